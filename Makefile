@@ -1,0 +1,86 @@
+# Everything runs in .venv, made on first use from requirements.lock.
+# Needed beforehand: python 3.11 or newer (with venv), git and make.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+TORCH ?= torch==2.13.0
+LOCK_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV_VENV := build/uv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-torch pytest lint format types lock bench-mnist clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## run the demo
+	$(BIN)/refmmr demo
+
+test: lint types pytest ## lint, check the types and run the tests
+
+# One thread per process: pytest already runs one process per core, and the tests'
+# matrices are small. Agg: no test may need a display.
+pytest: export OPENBLAS_NUM_THREADS = 1
+pytest: export OMP_NUM_THREADS = 1
+pytest: export MPLBACKEND = Agg
+pytest: $(READY) ## run the tests alone (PYTEST_ARGS="-k name" picks some)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+test-torch: export MPLBACKEND = Agg
+test-torch: $(VENV)/.torch-ready ## install PyTorch into .venv and run the tests that need it
+	$(BIN)/pytest -m torch $(PYTEST_ARGS)
+
+lint: $(READY) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## fix what ruff can fix, then format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## check the types
+	$(BIN)/mypy
+
+bench-mnist: $(READY) ## train and certify FC1 on MNIST (REFMMR_DATA: folder of the data sets)
+	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
+	$(BIN)/python benchmarks/mnist_fc1_mmr.py
+
+# uv respects the pins already in the file: LOCK_FLAGS=--upgrade takes the newest releases.
+# "fewest" prefers one version of a package for every supported Python to one for each.
+lock: $(UV_VENV)/.ready ## regenerate requirements.lock (LOCK_FLAGS=--upgrade for new versions)
+	$(UV_VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-header \
+		--extra test --group build $(LOCK_FLAGS) --output-file requirements.lock pyproject.toml
+	@{ echo "# Regenerate with: make lock"; cat requirements.lock; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+clean: ## remove .venv and everything generated
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find refmmr tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamps make later runs quick. A changed lock rebuilds .venv from nothing, so that
+# packages no longer in the lock do not linger; a changed pyproject.toml only reinstalls refmmr.
+$(VENV)/.locked: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "error: $(PYTHON) is not Python 3.11 or newer; name one with: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(READY): $(VENV)/.locked pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.torch-ready: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check "$(TORCH)"
+	@touch $@
+
+$(UV_VENV)/.ready:
+	$(PYTHON) -m venv --clear $(UV_VENV)
+	$(UV_VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@

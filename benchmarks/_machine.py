@@ -1,0 +1,36 @@
+"""What a figure was measured on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from importlib.metadata import version
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+
+def machine() -> dict[str, object]:
+    """Processor, cores, date and versions, as they go beside every figure."""
+    blas = threadpool_info()
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "blas_threads": max((pool["num_threads"] for pool in blas), default=1),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "refmmr": version("refmmr"),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

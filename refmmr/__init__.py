@@ -1,0 +1,86 @@
+"""refmmr: linear regions of ReLU networks, what they prove, and training that makes them large.
+
+The method is that of Croce, Andriushchenko and Hein, "Provable Robustness of ReLU networks via
+Maximization of Linear Regions", AISTATS 2019.  `refmmr.reference` is the book; everything a user
+calls is on this page.  What needs other packages than NumPy loads at first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from refmmr._backend import available_backends, get_backend, set_backend, use_backend
+from refmmr.attacks import pgd
+from refmmr.certify import Certificates, RobustError, certify, robust_error
+from refmmr.geometry import (
+    MMR,
+    Distances,
+    LinearRegion,
+    distances,
+    linear_region,
+    mmr,
+    mmr_gradient,
+)
+from refmmr.io import load, save
+from refmmr.network import Conv2d, Flatten, Linear, Network
+from refmmr.regions import Box, RegionComplex, Slice, enumerate_regions
+
+if TYPE_CHECKING:
+    from refmmr import datasets, plot, testing
+    from refmmr.training import History, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MMR",
+    "Box",
+    "Certificates",
+    "Conv2d",
+    "Distances",
+    "Flatten",
+    "History",
+    "Linear",
+    "LinearRegion",
+    "Network",
+    "RegionComplex",
+    "RobustError",
+    "Slice",
+    "available_backends",
+    "certify",
+    "datasets",
+    "distances",
+    "enumerate_regions",
+    "fit",
+    "get_backend",
+    "linear_region",
+    "load",
+    "mmr",
+    "mmr_gradient",
+    "pgd",
+    "plot",
+    "robust_error",
+    "save",
+    "set_backend",
+    "testing",
+    "use_backend",
+]
+
+_LAZY = {
+    "History": "refmmr.training",
+    "fit": "refmmr.training",
+    "datasets": "refmmr.datasets",
+    "plot": "refmmr.plot",
+    "testing": "refmmr.testing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'refmmr' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if _LAZY[name] == f"refmmr.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,161 @@
+"""Checks of arguments.  Every message names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from refmmr.reference.network import Network
+
+Box = tuple[np.ndarray, np.ndarray]
+
+
+def check_array(name: str, value: ArrayLike, ndim: int | None = None) -> np.ndarray:
+    """A finite float32 or float64 array (other real numbers become float64)."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected an array of numbers, got a ragged sequence") from error
+    if array.dtype not in (np.float32, np.float64):
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+        array = array.astype(np.float64)
+    if ndim is not None and array.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} axes, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0]
+        where = tuple(int(i) for i in bad)
+        raise ValueError(f"{name}: expected finite numbers, got {array[where]} at index {where}")
+    return array
+
+
+def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of exactly this shape."""
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    return array
+
+
+def check_inputs(net: Network, X: ArrayLike, name: str = "X") -> np.ndarray:
+    """A non-empty batch of inputs of the network, in the network's dtype or wider."""
+    array = check_array(name, X)
+    expected = "(n, " + ", ".join(str(size) for size in net.input_shape) + ")"
+    if array.shape[1:] != net.input_shape:
+        hint = ""
+        if array.shape == net.input_shape:
+            hint = f"; for a single input pass {name}[None]"
+        raise ValueError(f"{name}: expected shape {expected}, got {array.shape}{hint}")
+    if len(array) == 0:
+        raise ValueError(f"{name}: expected at least one sample, got shape {array.shape}")
+    return array
+
+
+def check_input(net: Network, x: ArrayLike, name: str = "x") -> np.ndarray:
+    """A single input of the network."""
+    return check_shape(name, check_array(name, x), net.input_shape)
+
+
+def check_labels(y: ArrayLike, n: int, n_classes: int, name: str = "y") -> np.ndarray:
+    """N class indices 0, ..., n_classes - 1."""
+    labels = np.asarray(y)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integer class indices, got dtype {labels.dtype}")
+    if labels.shape != (n,):
+        raise ValueError(f"{name}: expected shape ({n},), one label a sample, got {labels.shape}")
+    outside = labels[(labels < 0) | (labels >= n_classes)]
+    if len(outside):
+        raise ValueError(f"{name}: expected classes 0 to {n_classes - 1}, got {outside[0]}")
+    return labels.astype(np.intp)
+
+
+def check_p(p: Any) -> float:
+    """One of the norms 1, 2, inf (also the string "inf")."""
+    try:
+        number = float(p)
+    except (TypeError, ValueError):
+        number = np.nan
+    if number not in (1, 2, np.inf) or isinstance(p, bool):
+        raise ValueError(f"p: expected 1, 2 or inf, got {p!r}")
+    return number if number == np.inf else int(number)
+
+
+def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
+    """None, or (lo, hi) as arrays of the shape of one input, with all of X inside."""
+    if box is None:
+        return None
+    try:
+        lo, hi = box
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"box: expected None or a pair (lo, hi), got {box!r}") from error
+    lo, hi = check_bounds(lo, hi, X.shape[1:], "box")
+    outside = ((lo > X) | (hi < X)).reshape(len(X), -1).any(axis=1)
+    if outside.any():
+        i = int(outside.argmax())
+        raise ValueError(
+            f"{name}: expected points inside the box, got sample {i} with values from "
+            f"{X[i].min():g} to {X[i].max():g} for a box from {lo.min():g} to {hi.max():g}; "
+            "scale or clip the inputs, or pass box=None"
+        )
+    return lo, hi
+
+
+def check_bounds(lo: ArrayLike, hi: ArrayLike, shape: tuple[int, ...], name: str) -> Box:
+    """Two finite arrays with lo < hi everywhere, broadcast to a shape."""
+    sides = []
+    for side, value in (("lo", lo), ("hi", hi)):
+        array = check_array(f"{name} {side}", value).astype(np.float64)
+        try:
+            sides.append(np.broadcast_to(array, shape))
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: expected {side} of shape {shape} or a number, got shape {array.shape}"
+            ) from error
+    lower, upper = sides
+    if not (lower < upper).all():
+        i = tuple(int(j) for j in np.argwhere(~(lower < upper))[0])
+        at = f" at index {i}" if shape else ""
+        raise ValueError(f"{name}: expected lo < hi, got lo = {lower[i]:g}, hi = {upper[i]:g}{at}")
+    return lower, upper
+
+
+def check_count(name: str, value: Any, low: int, high: int | None = None, what: str = "") -> int:
+    """An integer from low to high."""
+    expected = (
+        f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    )
+    expected += what
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{name}: expected {expected}, got {value!r}") from error
+    if isinstance(value, bool):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return number
+
+
+def check_number(name: str, value: Any, low: float = 0.0, *, strict: bool = True) -> float:
+    """A finite number above low (or equal to it, unless strict)."""
+    expected = f"a finite number {'>' if strict else '>='} {low:g}"
+    if isinstance(value, (bool, str)):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: expected {expected}, got {value!r}") from error
+    if not np.isfinite(number) or number < low or (strict and number == low):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of a few strings."""
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+    return str(value)

@@ -1,0 +1,105 @@
+"""Attacks: adversarial examples, that is upper bounds on robustness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refmmr import _validate as check
+from refmmr._backend import kernel
+from refmmr.network import Network
+from refmmr.reference import attacks as _attacks
+
+__all__ = ["pgd"]
+
+_run_pgd = kernel(_attacks.pgd)
+
+
+def pgd(
+    net: Network,
+    X: ArrayLike,
+    y: ArrayLike,
+    p: float = np.inf,
+    *,
+    eps: float,
+    steps: int = 40,
+    step_size: float | None = None,
+    box: Any = (0, 1),
+    restarts: int = 1,
+    rng: int | np.random.Generator | None = 0,
+    keep: str = "best",
+) -> np.ndarray:
+    """Projected gradient ascent on the cross-entropy within an l_p ball and a box.
+
+    Parameters
+    ----------
+    net : Network
+    X : array_like, shape (n, *input_shape)
+    y : array_like of int, shape (n,)
+        True classes.
+    p : {1, 2, inf}
+    eps : float
+        Radius of the ball, in units of the input.
+    steps : int
+        Gradient steps.
+    step_size : float, optional
+        l_p length of a step; ``2 * eps / steps`` if not given, as in the authors' training.
+    box : (lo, hi) or None
+        The adversarial examples stay in it.
+    restarts : int
+        Number of runs; the first starts at X, the others at random points of the ball.
+    rng : int, numpy.random.Generator or None
+        Seed of the random starts.
+    keep : {"best", "last"}
+        What to return of a run: the point with the smallest margin (so a misclassified one, if one
+        was met), or the last one.  With several restarts the best run counts.
+
+    Returns
+    -------
+    ndarray, shape (n, *input_shape)
+        Not every point is misclassified: ask ``net.predict``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes or labels, NaN, infinite values, points outside the box, unknown norms,
+        eps or steps that are not positive.
+
+    References
+    ----------
+    Madry et al. (2018); Croce, Andriushchenko, Hein (2019), section 5.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network([rm.Linear([[1, 1], [-1, -1]], [-1, 1])], 2)
+    >>> rm.pgd(net, [[0.75, 0.5]], [0], p=float("inf"), eps=0.25, steps=1, step_size=0.25)
+    array([[0.5 , 0.25]])
+    """
+    X = check.check_inputs(net, X)
+    y = check.check_labels(y, len(X), net.n_classes)
+    p = check.check_p(p)
+    eps = check.check_number("eps", eps)
+    steps = check.check_count("steps", steps, 1)
+    restarts = check.check_count("restarts", restarts, 1)
+    step_size = 2 * eps / steps if step_size is None else check.check_number("step_size", step_size)
+    keep_last = check.check_choice("keep", keep, ("best", "last")) == "last"
+    limits = check.check_box(box, X)
+    if limits is not None:
+        limits = limits[0].astype(X.dtype), limits[1].astype(X.dtype)
+    rng = np.random.default_rng(rng)
+    best = _run_pgd(net, X, y, p, eps, steps, step_size, limits, X, keep_last)
+    for _ in range(restarts - 1):
+        start = _random_start(rng, X, p, eps, limits)
+        Z = _run_pgd(net, X, y, p, eps, steps, step_size, limits, start, keep_last)
+        better = _attacks.margins(net.logits(Z), y) < _attacks.margins(net.logits(best), y)
+        best = np.where(better.reshape(-1, *[1] * (X.ndim - 1)), Z, best)
+    return best
+
+
+def _random_start(rng, X, p, eps, box):
+    """A random point of the ball: a random direction, projected."""
+    direction = rng.uniform(-eps, eps, X.shape) if p == np.inf else rng.standard_normal(X.shape)
+    return _attacks.project(X, X + direction.astype(X.dtype), p, eps, box)

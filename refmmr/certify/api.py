@@ -1,0 +1,122 @@
+"""`certify`: bounds on the minimal adversarial perturbation of each point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refmmr import _validate as check
+from refmmr._backend import kernel
+from refmmr.certify import region
+from refmmr.network import Network
+
+__all__ = ["METHODS", "Certificates", "certify"]
+
+METHODS = ("region",)
+
+EXACT = 1e-6
+"""Bounds that agree to this relative tolerance are called exact."""
+
+_region_bounds = kernel(region.region_bounds)
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Bounds on the minimal adversarial perturbation of n points, in l_p, within the box.
+
+    Attributes
+    ----------
+    lower : ndarray, shape (n,)
+        Certified radius: no point of the box nearer than this has another class.  0 for points that
+        are misclassified.  Rounded down: it holds in real arithmetic.
+    upper : ndarray, shape (n,)
+        Distance of the nearest adversarial example that was found; infinite where none was.
+    exact : ndarray of bool, shape (n,)
+        Whether the two agree, to a millionth: the minimal perturbation is known.
+    adversarial : ndarray, shape (n, *input_shape)
+        That adversarial example (the point itself where it is misclassified), float64; NaN where
+        none was found.
+    p : {1, 2, inf}
+    method : str
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    exact: np.ndarray
+    adversarial: np.ndarray
+    p: float
+    method: str
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def __repr__(self) -> str:
+        return (
+            f"Certificates({len(self)} points, l_{self.p}, {self.method}: mean certified radius "
+            f"{self.lower.mean():.4g}, exact for {100 * self.exact.mean():.1f}%)"
+        )
+
+
+def certify(
+    net: Network,
+    X: ArrayLike,
+    y: ArrayLike | None = None,
+    p: float = np.inf,
+    box: Any = (0, 1),
+    method: str = "region",
+) -> Certificates:
+    """Certify points: how far must an attacker move each of them, at least and at most.
+
+    Parameters
+    ----------
+    net : Network
+        Its weights are taken as exact real numbers; the computation is in float64.
+    X : array_like, shape (n, *input_shape)
+    y : array_like of int, shape (n,), optional
+        True classes; points of another predicted class have radius 0.  If not given, the predicted
+        classes are meant.
+    p : {1, 2, inf}
+        The norm.
+    box : (lo, hi) or None
+        Where the attacker must stay (all of X lies in it); None for the whole space.
+    method : {"region"}
+        "region": the distances to the walls of the point's own linear region and to the decision
+        boundaries of the affine map there.
+
+    Returns
+    -------
+    Certificates
+        ``.lower``, ``.upper``, ``.exact``, ``.adversarial``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes or labels, NaN, infinite values, points outside the box, unknown norms or
+        methods.
+
+    References
+    ----------
+    Croce, Andriushchenko, Hein (2019), section 3.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
+    >>> certificates = rm.certify(net, [[1.0, 0.5]], [0], p=2)
+    >>> certificates.lower.round(6), certificates.exact
+    (array([0.8]), array([ True]))
+    """
+    X = check.check_inputs(net, X).astype(np.float64)
+    net = net.astype(np.float64)
+    if net.n_classes < 2:
+        raise ValueError(f"net: expected at least two classes, got {net.n_classes}")
+    p = check.check_p(p)
+    limits = check.check_box(box, X)
+    check.check_choice("method", method, METHODS)
+    labels = net.predict(X) if y is None else check.check_labels(y, len(X), net.n_classes)
+    bounds = _region_bounds(net, X, labels, p, limits)
+    exact = bounds.upper <= bounds.lower * (1 + EXACT)
+    return Certificates(bounds.lower, bounds.upper, exact, bounds.adversarial, p, method)

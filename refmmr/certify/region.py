@@ -1,0 +1,237 @@
+"""What the linear region of a point proves (PAPER, section 3).
+
+No point nearer than ``min(d_B, d_D)`` changes the class: inside the region the network is affine,
+so only the decision boundaries of that affine map count; and nobody leaves the region before d_B.
+If ``d_D <= d_B`` the projection onto the nearest decision boundary lies in the region, so it *is*
+the minimal adversarial example, and d_D the exact minimal perturbation.  The same with distances in
+the box.
+
+The lower bound holds in real arithmetic for the network whose weights are these floats: every
+distance is computed for the worst wall within the rounding error (`refmmr.reference.rounding`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refmmr.reference import rounding
+from refmmr.reference.affine import chunks
+from refmmr.reference.attacks import margins
+from refmmr.reference.distances import (
+    Walls,
+    cheapest_moves,
+    dual_norm,
+    free_moves,
+    norm,
+    walls_around,
+)
+from refmmr.reference.network import Network, flat
+
+HAIRS = (1e-12, 1e-9, 3e-7)
+"""How far beyond the wall to look for the adversarial example, relative to the distance."""
+
+PAIRS = 2**22
+"""Walls times dimensions that are handled at once."""
+
+
+class Bounds(NamedTuple):
+    """Bounds on the minimal adversarial perturbation of each sample."""
+
+    lower: np.ndarray  # (n,)
+    upper: np.ndarray  # (n,), infinite where no adversarial example was found
+    adversarial: np.ndarray  # (n, *input_shape), NaN where none was found
+
+
+class Errors(NamedTuple):
+    """Bounds on the rounding error of a `Walls`: values in units of f, gradients in any l_q."""
+
+    f: np.ndarray  # (n, N)
+    V: np.ndarray  # (n, N)
+    margin: np.ndarray  # (n, K)
+    R: np.ndarray  # (n, K)
+
+
+def region_bounds(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    box: tuple[np.ndarray, np.ndarray] | None,
+) -> Bounds:
+    """Certified lower bound, and upper bound by projection, for each sample.
+
+    Parameters
+    ----------
+    net : Network
+        With float64 weights.
+    X : ndarray of float64, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+    p : {1, 2, inf}
+    box : (lo, hi) or None
+        Arrays of the shape of an input, with X inside.
+
+    Returns
+    -------
+    Bounds
+        Misclassified samples have lower = upper = 0 and are their own adversarial example.
+    """
+    parts = [_region_bounds(net, X[rows], y[rows], p, box) for rows in chunks(net, len(X))]
+    return Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _region_bounds(net, X, y, p, box):
+    # Overflow ends in a NaN, which no comparison accepts: a bound of 0, never a wrong one.
+    with np.errstate(over="ignore", invalid="ignore"):
+        walls = walls_around(net, X, y)
+        errors = wall_errors(net, X, y, walls)
+        upper, adversarial = nearest_projection(net, X, y, walls, p, box)
+        if box is None:
+            boundary, decision = _free_lower(walls, errors, p, y)
+            lower = np.minimum(boundary.min(axis=1, initial=np.inf), decision.min(axis=1))
+        else:
+            lower = _box_lower(X, y, walls, errors, p, box)
+        certain = (np.abs(walls.f) > errors.f).all(axis=1)
+        lower = np.where(certain & (lower > 0) & (upper > 0), lower, 0)
+    return Bounds(lower, upper, adversarial)
+
+
+def wall_errors(net: Network, X: np.ndarray, y: np.ndarray, walls: Walls) -> Errors:
+    """Rounding errors of everything in `walls`."""
+    masks = walls.trail.masks
+    f_errors = rounding.value_errors(net, X, masks)
+    V_errors = rounding.gradient_errors(net, masks)
+    n, rows = len(X), np.arange(len(X))
+    logits, columns = (
+        np.broadcast_to(error.reshape(len(error), -1), (n, net.n_classes))
+        for error in (f_errors[-1], V_errors[-1])
+    )
+    none = np.zeros((n, 0))
+    return Errors(
+        f=flat([*f_errors[:-1], none]),
+        V=flat([*V_errors[:-1], none]),
+        # The subtraction itself rounds too: at most as much again.
+        margin=2 * (logits + logits[rows, y][:, None]),
+        R=2 * (columns + columns[rows, y][:, None]),
+    )
+
+
+def _free_lower(walls, errors, p, y):
+    """Lower bounds on d_B and d_D: smaller value, larger gradient."""
+    slack = 1 - rounding.gamma(4 * walls.R.shape[1] + 32)
+    boundary = _quotient(np.abs(walls.f) - errors.f, walls.boundary_norms(p) / slack + errors.V)
+    decision = _quotient(walls.margin - errors.margin, dual_norm(walls.R, p, 1) / slack + errors.R)
+    decision[np.arange(len(y)), y] = np.inf
+    return boundary * slack, decision * slack
+
+
+def _quotient(value, slope):
+    """Value / slope; a slope cannot be 0 here, as every error bound is positive."""
+    return np.maximum(value, 0) / slope
+
+
+def _box_lower(X, y, walls, errors, p, box):
+    """The minimum of the distances in the box, evaluating only the walls that can attain it.
+
+    A free distance is a lower bound of the distance in the box.  So the decision boundaries and the
+    nearest region boundary give a radius, and only walls that are nearer than it in the free sense
+    need a second look.
+    """
+    lo, hi = (side.reshape(-1) for side in box)
+    x = X.reshape(len(X), -1)
+    free_boundary, _ = _free_lower(walls, errors, p, y)
+
+    def within_box(samples, w, value, value_error, w_error):
+        """A step in the box of length r changes the wall by at most ``w_error * r`` unknown."""
+        distance, _ = cheapest_moves(x[samples], w, value, lo, hi, p)
+        longest = np.minimum(distance, norm(hi - lo, p))
+        slack = 1 - rounding.gamma(16 * len(lo) + 64)
+        value = (value - value_error - w_error * longest / slack) * slack
+        safe = np.where(value > 0, value, 0)
+        return np.where(value > 0, cheapest_moves(x[samples], w, safe, lo, hi, p)[0] * slack, 0)
+
+    lower = np.full(len(X), np.inf)
+    for s in range(walls.margin.shape[1]):
+        samples = np.flatnonzero(y != s)
+        if len(samples):
+            value = np.maximum(walls.margin[samples, s], 0)
+            error, w_error = errors.margin[samples, s], errors.R[samples, s]
+            distance = within_box(samples, walls.R[samples, :, s], value, error, w_error)
+            lower[samples] = np.minimum(lower[samples], distance)
+
+    def boundaries(samples, units):
+        """Lower the radius of some samples to the distance of some of their region boundaries."""
+        size = max(1, PAIRS // x.shape[1])
+        for start in range(0, len(samples), size):
+            i, j = samples[start : start + size], units[start : start + size]
+            value = np.abs(walls.f[i, j])
+            w = np.sign(walls.f[i, j])[:, None] * walls.boundary_rows(i, j)
+            distance = within_box(i, w, value, errors.f[i, j], errors.V[i, j])
+            np.minimum.at(lower, i, distance)
+
+    if free_boundary.shape[1]:
+        everyone = np.arange(len(X))
+        boundaries(everyone, free_boundary.argmin(axis=1))
+        boundaries(*np.nonzero(free_boundary < lower[:, None]))
+    return lower
+
+
+def nearest_projection(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    walls: Walls,
+    p: float,
+    box: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Project onto each decision boundary, step a hair across, keep the nearest adversarial one.
+
+    Every example is checked by a forward pass, with a margin below its rounding error.  So it is
+    genuine also where the projection has left the region (it is then merely not known to be the
+    nearest).
+
+    Returns
+    -------
+    upper : ndarray, shape (n,)
+        l_p distance of the example, infinite where there is none.
+    adversarial : ndarray, shape (n, *input_shape)
+        NaN where there is none.
+    """
+    n, d, classes = walls.R.shape
+    w = walls.R.swapaxes(1, 2)
+    wrong = walls.trail.outputs[-1].reshape(n, -1).argmax(axis=1) != y
+    upper = np.where(wrong, 0, np.inf)
+    adversarial = np.where(wrong[:, None], X.reshape(n, -1), np.nan)
+    label = np.repeat(y, classes)
+    for hair in HAIRS:
+        Z = X.reshape(n, 1, d) + _moves(X, w, walls.margin * (1 + hair), p, box)
+        if box is not None:
+            Z = np.clip(Z, *(side.reshape(-1) for side in box))
+        length = norm(Z - X.reshape(n, 1, d), p) * (1 + rounding.gamma(4 * d))
+        crossed = surely_misclassified(net, Z.reshape(-1, *net.input_shape), label)
+        length = np.where(crossed.reshape(n, -1), length, np.inf)
+        nearest = length.argmin(axis=1)
+        rows = np.arange(n)
+        better = length[rows, nearest] < upper
+        upper[better] = length[rows, nearest][better]
+        adversarial[better] = Z[rows, nearest][better]
+    return upper, adversarial.reshape(X.shape)
+
+
+def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Points whose margin is negative in real arithmetic, not only in floats, shape (n,) bool."""
+    # A float on the wrong side of a ReLU is off by no more than the pre-activation itself is, so
+    # the bound holds for any masks if the magnitudes are summed without masks.
+    everything = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
+    error = rounding.value_errors(net, Z, everything)[-1].reshape(len(Z), -1).max(axis=1)
+    return margins(net.logits(Z), y) < -4 * error
+
+
+def _moves(X, w, value, p, box):
+    """The shortest steps onto walls, zero where there is no such step."""
+    if box is not None:
+        lo, hi = (side.reshape(-1) for side in box)
+        return cheapest_moves(X.reshape(len(X), 1, -1), w, value, lo, hi, p)[1]
+    wall = (w != 0).any(axis=2)
+    return np.where(wall[:, :, None], free_moves(np.where(wall[:, :, None], w, 1), value, p), 0)

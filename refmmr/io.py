@@ -1,0 +1,169 @@
+"""Networks to files and back: .npz with a versioned header, and nothing in it that could run."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from refmmr.network import Conv2d, Flatten, Linear, Network
+from refmmr.reference.layers import Layer
+
+__all__ = ["load", "save"]
+
+FORMAT = "refmmr-network"
+VERSION = 1
+
+
+def save(net: Network, path: str | os.PathLike[str]) -> None:
+    """Write a network to an .npz file.
+
+    The file is written beside its place and moved there when it is complete, so what was there
+    before survives an interruption.
+
+    Parameters
+    ----------
+    net : Network
+    path : path-like
+        Must end in ``.npz``.
+
+    Raises
+    ------
+    ValueError
+        For another ending.
+    """
+    write_npz(npz_path(path), network_arrays(net))
+
+
+def load(path: str | os.PathLike[str]) -> Network:
+    """Read a network that `save` wrote.
+
+    Nothing in the file is executed: pickled objects are refused.
+
+    Parameters
+    ----------
+    path : path-like
+        An ``.npz`` file.
+
+    Returns
+    -------
+    Network
+        The same weights, bit for bit.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        For a file that is truncated, not an .npz of this library, of a newer version, or that holds
+        a network that cannot be.
+    """
+    path = npz_path(path)
+    return network_from_arrays(read_npz(path, FORMAT, VERSION), str(path))
+
+
+def network_arrays(net: Network) -> dict[str, Any]:
+    """Everything that makes a network, as arrays by name."""
+    arrays: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "input_shape": np.array(net.input_shape, dtype=np.int64),
+        "layers": json.dumps([_describe(layer) for layer in net.layers]),
+    }
+    for i, (W, b) in zip(net.affine, net.parameters, strict=True):
+        arrays[f"W{i}"], arrays[f"b{i}"] = W, b
+    return arrays
+
+
+def network_from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> Network:
+    """Undo `network_arrays`; `source` names the file in errors."""
+    try:
+        described = json.loads(str(arrays["layers"]))
+        layers = [_rebuild(i, options, arrays) for i, options in enumerate(described)]
+        return Network(layers, [int(size) for size in arrays["input_shape"]])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{source}: expected a network, got a damaged one ({error})") from error
+
+
+def _describe(layer: Layer) -> dict[str, Any]:
+    if isinstance(layer, Conv2d):
+        return {"type": "Conv2d", "stride": layer.stride, "padding": layer.padding}
+    return {"type": "Linear" if isinstance(layer, Linear) else "Flatten"}
+
+
+def _rebuild(i: int, options: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Layer:
+    if options["type"] == "Flatten":
+        return Flatten()
+    W, b = arrays[f"W{i}"], arrays[f"b{i}"]
+    if options["type"] == "Linear":
+        return Linear(W, b)
+    if options["type"] == "Conv2d":
+        return Conv2d(W, b, options["stride"], options["padding"])
+    raise ValueError(f"unknown layer type {options['type']!r}")
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an .npz file atomically."""
+    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Fill a temporary file in the same folder, then move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files only their owner can read; give them the usual rights.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_npz(path: Path, format: str, version: int) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file with the right header; never unpickles."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            arrays = {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: expected an .npz file without objects, got {error}") from error
+    found = str(arrays.get("format", "no header"))
+    if found != format:
+        raise ValueError(f"{path}: expected format {format!r}, got {found!r}")
+    try:
+        number = int(arrays["version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected a version number, got a damaged header") from error
+    if number != version:
+        raise ValueError(f"{path}: expected version {version} of {format}, got {number}")
+    return arrays
+
+
+def npz_path(path: str | os.PathLike[str]) -> Path:
+    """A path that ends in .npz."""
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path: expected a file ending in .npz, got {str(path)!r}")
+    return path

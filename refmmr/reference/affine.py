@@ -1,0 +1,105 @@
+"""The linear region of a point: the affine map V z + a that the network is there, and its walls.
+
+With the masks of x frozen the network is affine (PAPER, section 2): ``f_k(z) = V_k z + a_k`` for
+every z in the polytope
+
+    Q(x) = { z : (2 s_k - 1) (V_k z + a_k) >= 0  for every hidden layer k }.
+
+Nobody needs to multiply matrices to get V.  Column j of ``V_k`` is what comes out at layer k when
+the basis vector ``e_j`` is pushed through the frozen network without biases: e_j is a **probe**.
+That holds for any layer that can be applied to a direction, convolutions included; and because a
+probe is an ordinary forward pass, the gradient of anything that reads V is an ordinary backward
+pass over the probes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from refmmr.reference.network import Network, Pass, flat
+
+CHUNK_BYTES = 2**26
+"""Probes are sent in groups of samples so that no array of them is larger than this."""
+
+
+class LinearRegion(NamedTuple):
+    """The linear region of one point, a polytope with the affine map that holds on it.
+
+    Inputs are flat here: an image is the vector of its d pixels.
+    """
+
+    x: np.ndarray  # (d,), the point
+    pattern: np.ndarray  # (N,) bool, the activation pattern of all hidden units
+    V: list[np.ndarray]  # (N_k, d) per affine layer: f_k(z) = V_k z + a_k on the region
+    a: list[np.ndarray]  # (N_k,) per affine layer
+
+    @property
+    def halfspaces(self) -> tuple[np.ndarray, np.ndarray]:
+        """``(A, b)``, shapes (N, d) and (N,), with ``Q(x) = { z : A z <= b }``: a row per unit."""
+        side = np.where(self.pattern, 1.0, -1.0).astype(self.x.dtype)
+        A = -side[:, None] * np.concatenate([*self.V[:-1], self.V[-1][:0]])
+        b = side * np.concatenate([*self.a[:-1], self.a[-1][:0]])
+        return A, b
+
+    def contains(self, Z: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
+        """Which points lie in the region: ``(n, *input_shape) -> (n,)`` bool.
+
+        A point on a wall belongs to it.  `tolerance` is how far, in l_2, a point may stick out.
+        """
+        A, b = self.halfspaces
+        Z = np.reshape(Z, (len(Z), -1))
+        return (Z @ A.T - b <= tolerance * np.linalg.norm(A, axis=1)).all(axis=1)
+
+    def logits(self, Z: np.ndarray) -> np.ndarray:
+        """The affine map of the region at any points: ``(n, *input_shape) -> (n, K)``."""
+        return np.reshape(Z, (len(Z), -1)) @ self.V[-1].T + self.a[-1]
+
+
+def linear_region(net: Network, x: np.ndarray) -> LinearRegion:
+    """The linear region of one point, shape ``input_shape``, with V, a of every layer."""
+    masks = net.forward(x[None]).masks
+    columns = probe(net, masks, basis(net, x.dtype)).outputs
+    offsets = net.forward(np.zeros_like(x[None]), masks).outputs
+    return LinearRegion(
+        x=x.reshape(-1),
+        pattern=flat(masks)[0] if masks else np.zeros(0, dtype=bool),
+        V=[column.reshape(x.size, -1).T for column in columns],
+        a=[offset.reshape(-1) for offset in offsets],
+    )
+
+
+def basis(net: Network, dtype: np.dtype) -> np.ndarray:
+    """The d basis vectors of the input space, shape (d, *input_shape)."""
+    d = int(np.prod(net.input_shape))
+    return np.eye(d, dtype=dtype).reshape(d, *net.input_shape)
+
+
+def probe(net: Network, masks: Sequence[np.ndarray], directions: np.ndarray) -> Pass:
+    """Push directions through the frozen network of each sample.
+
+    Parameters
+    ----------
+    net : Network
+    masks : sequence of ndarray, shapes (n, *unit_shape)
+        Activation patterns of n samples.
+    directions : ndarray, shape (m, *input_shape)
+        The same for all samples; `basis` gives all of V.
+
+    Returns
+    -------
+    Pass
+        ``outputs[k]`` has shape (n, m, *unit_shape): ``V_k`` of each sample times each direction.
+        The first layer comes before the first mask, so all samples share it: shape (1, m, ...).
+    """
+    return net.forward(directions[None], [mask[:, None] for mask in masks], bias=False)
+
+
+def chunks(net: Network, n: int, itemsize: int = 8) -> Iterator[slice]:
+    """Cut n samples into runs whose probes fit into `CHUNK_BYTES` (at least one sample each)."""
+    widest = max(int(np.prod(shape)) for shape in net.shapes[1:])
+    size = max(1, CHUNK_BYTES // (int(np.prod(net.input_shape)) * widest * itemsize))
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))

@@ -1,0 +1,136 @@
+"""Projected gradient descent: the attack that an upper bound on robustness comes from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refmmr.reference.distances import norm
+from refmmr.reference.loss import input_gradient
+from refmmr.reference.network import Network
+
+
+def pgd(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    eps: float,
+    steps: int,
+    step_size: float,
+    box: tuple[np.ndarray, np.ndarray] | None,
+    start: np.ndarray,
+    keep_last: bool = False,
+) -> np.ndarray:
+    """Climb the cross-entropy within ``||x' - x||_p <= eps`` and the box.
+
+    Parameters
+    ----------
+    net : Network
+    X : ndarray, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+        True classes.
+    p : {1, 2, inf}
+    eps, step_size : float
+    steps : int
+    box : (lo, hi) or None
+        Arrays that broadcast against an input.
+    start : ndarray, shape (n, *input_shape)
+        First points, in the ball and the box.
+    keep_last : bool
+        Return the last points, rather than those with the smallest margin on the way.
+
+    Returns
+    -------
+    ndarray, shape (n, *input_shape)
+    """
+    Z = start
+    best, best_margin = Z, np.full(len(X), np.inf, dtype=X.dtype)
+    for _ in range(steps):
+        logits, gradient = input_gradient(net, Z, y)
+        best, best_margin = _better(best, best_margin, Z, margins(logits, y))
+        Z = project(X, Z + step_size * steepest(_inward(gradient, Z, box), p), p, eps, box)
+    if keep_last:
+        return Z
+    return _better(best, best_margin, Z, margins(net.logits(Z), y))[0]
+
+
+def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``f_y - max_{s != y} f_s`` of each sample, shape (n,); negative is misclassified."""
+    rows = np.arange(len(y))
+    rivals = logits.copy()
+    rivals[rows, y] = -np.inf
+    return logits[rows, y] - rivals.max(axis=1)
+
+
+def steepest(gradient: np.ndarray, p: float) -> np.ndarray:
+    """The direction of l_p length 1 that climbs fastest, for each sample (0 for a zero gradient).
+
+    l_inf: the sign.  l_2: the gradient itself.  l_1: the largest coordinate alone; coordinates that
+    share the largest size share the step.
+    """
+    g = gradient.reshape(len(gradient), -1)
+    if p == np.inf:
+        direction = np.sign(g)
+    elif p == 2:
+        length = norm(g, 2)[:, None]
+        direction = g / np.where(length > 0, length, 1)
+    else:
+        size = np.abs(g)
+        direction = np.sign(g) * (size == size.max(axis=1, keepdims=True))
+        direction = direction / np.maximum(norm(direction, 1), 1)[:, None]
+    return direction.reshape(gradient.shape)
+
+
+def project(
+    X: np.ndarray,
+    Z: np.ndarray,
+    p: float,
+    eps: float,
+    box: tuple[np.ndarray, np.ndarray] | None,
+) -> np.ndarray:
+    """Bring Z into the ball around X and into the box.
+
+    First the ball, then the box: as X is in the box, clipping moves every coordinate towards X, and
+    the point stays in the ball.
+    """
+    delta = (Z - X).reshape(len(X), -1)
+    if p == np.inf:
+        delta = np.clip(delta, -eps, eps)
+    elif p == 2:
+        length = norm(delta, 2)[:, None]
+        delta = delta * np.minimum(1, eps / np.where(length > 0, length, 1))
+    else:
+        delta = _onto_l1_ball(delta, eps)
+    Z = X + delta.reshape(X.shape)
+    return Z if box is None else np.clip(Z, *box)
+
+
+def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:
+    """The nearest point (l_2) of the l_1 ball: shrink all sizes by one threshold, to 0 at most.
+
+    With the sizes sorted, largest first, the threshold that leaves i of them is
+    ``(sum of those - eps) / i``; the last i whose smallest survives it is the right one.
+    """
+    size = np.abs(delta)
+    descending = -np.sort(-size, axis=1)
+    counts = np.arange(1, delta.shape[1] + 1)
+    thresholds = (np.cumsum(descending, axis=1) - eps) / counts
+    last = np.maximum((descending > thresholds).sum(axis=1) - 1, 0)
+    threshold = np.maximum(thresholds[np.arange(len(delta)), last], 0)[:, None]
+    return np.sign(delta) * np.maximum(size - threshold, 0)
+
+
+def _inward(gradient, Z, box):
+    """Forget the coordinates that climb out of the box: a step must not be spent on them."""
+    if box is None:
+        return gradient
+    lo, hi = box
+    stuck = ((lo >= Z) & (gradient < 0)) | ((hi <= Z) & (gradient > 0))
+    return np.where(stuck, 0, gradient)
+
+
+def _better(best, best_margin, Z, margin):
+    """Keep, for each sample, the point with the smaller margin."""
+    better = margin < best_margin
+    keep = better.reshape(-1, *[1] * (Z.ndim - 1))
+    return np.where(keep, Z, best), np.where(better, margin, best_margin)

@@ -1,0 +1,75 @@
+"""The cross-entropy loss, value beside gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refmmr.reference.network import Gradients, Network, Pass
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Class probabilities: ``(n, K) -> (n, K)``, rows add up to 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``-log softmax(logits)[y]`` of each sample, shape (n,)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(y)), y]
+
+
+def cross_entropy_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Gradient of `cross_entropy` to the logits, ``softmax(logits) - onehot(y)``, shape (n, K)."""
+    gradient = softmax(logits)
+    gradient[np.arange(len(y)), y] -= 1
+    return gradient
+
+
+def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gradients]:
+    """Mean cross-entropy of a batch, and its gradient to the weights.
+
+    Parameters
+    ----------
+    net : Network
+    X : ndarray, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+
+    Returns
+    -------
+    value : float
+    gradients : list of (dW, db), one per affine layer
+    """
+    trail, logits, deltas = _forward_and_back(net, X, y)
+    gradients = net.weight_gradients(trail, [delta / len(X) for delta in deltas])
+    return float(cross_entropy(logits, y).mean()), gradients
+
+
+def input_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and the gradient of each sample's own cross-entropy to its input.
+
+    Parameters
+    ----------
+    net : Network
+    X : ndarray, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+
+    Returns
+    -------
+    logits : ndarray, shape (n, K)
+    gradient : ndarray, shape (n, *input_shape)
+    """
+    _, logits, deltas = _forward_and_back(net, X, y)
+    return logits, net.input_gradient(deltas)
+
+
+def _forward_and_back(
+    net: Network, X: np.ndarray, y: np.ndarray
+) -> tuple[Pass, np.ndarray, list[np.ndarray]]:
+    """The pass, its logits, and each sample's own gradient to all pre-activations."""
+    trail = net.forward(X)
+    logits = trail.outputs[-1].reshape(len(X), -1)
+    # The loss reads the logits and no other layer.
+    direct = cross_entropy_gradient(logits, y).reshape(trail.outputs[-1].shape)
+    deltas = net.backward(trail, [*(None for _ in net.unit_shapes), direct])
+    return trail, logits, deltas

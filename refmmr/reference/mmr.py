@@ -1,0 +1,205 @@
+"""The Maximum Margin Regularizer and its gradient, derived by hand.
+
+For one sample (PAPER, section 4)
+
+    MMR = 1/k_B sum_{j <= k_B} max(0, 1 - d_B^(j) / gamma_B)
+        + 1/k_D sum_{j <= k_D} max(0, 1 - d_D^(j) / gamma_D),
+
+with d^(j) the j-th smallest distance: push the nearest walls away, until they are gamma far.
+
+The gradient goes three steps back.
+
+1. From the hinge to the distance: ``-1 / (k gamma)`` for the selected walls nearer than gamma.
+2. From the distance ``d = |f| / ||v||_q`` to the wall: ``dd/df = sign(f) / ||v||`` and
+   ``dd/dv = -|f| / ||v||^2 * grad ||v||``.
+3. From the walls to the weights: f is what the *sample* gives at that unit, and the entries of v
+   are what the *probes* give there.  So it is backprop twice: once over the sample, once over the
+   probes.
+
+The masks are constant along the way: they only change where some distance is 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refmmr.reference.affine import chunks
+from refmmr.reference.distances import (
+    Distances,
+    Walls,
+    distances,
+    dual_norm,
+    hyperplane_distance,
+    walls_around,
+)
+from refmmr.reference.network import Gradients, Network, unflat
+
+
+class MMR(NamedTuple):
+    """The regularizer of each sample and its two terms."""
+
+    value: np.ndarray  # (n,), the sum of the two terms
+    boundary_term: np.ndarray  # (n,), from the region boundaries
+    decision_term: np.ndarray  # (n,), from the decision boundaries
+
+
+def mmr(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    gamma_b: float,
+    gamma_d: float,
+    k_b: int,
+    k_d: int,
+) -> MMR:
+    """Value of the regularizer for each sample.
+
+    Parameters
+    ----------
+    net : Network
+    X : ndarray, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+        True classes.
+    p : {1, 2, inf}
+        The norm that distances are measured in.
+    gamma_b, gamma_d : float
+        Distances from which on a region boundary, a decision boundary, costs nothing.
+    k_b, k_d : int
+        How many of the nearest boundaries count.  The class's own column counts as infinitely far.
+
+    Returns
+    -------
+    MMR
+    """
+    d = distances(net, X, y, p)
+    boundary_term = _mean_hinge(d.boundary, gamma_b, k_b)
+    decision_term = _mean_hinge(d.decision, gamma_d, k_d)
+    return MMR(boundary_term + decision_term, boundary_term, decision_term)
+
+
+def mmr_gradient(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    gamma_b: float,
+    gamma_d: float,
+    k_b: int,
+    k_d: int,
+) -> tuple[float, Gradients]:
+    """Mean of the regularizer over the batch, and its gradient to the weights.
+
+    Parameters are those of `mmr`.
+
+    Returns
+    -------
+    value : float
+    gradients : list of (dW, db), one per affine layer
+    """
+    value, gradients = 0.0, [(np.zeros_like(W), np.zeros_like(b)) for W, b in net.parameters]
+    for rows in chunks(net, len(X), X.itemsize):
+        part, dparameters = _mmr_gradient(net, X[rows], y[rows], p, gamma_b, gamma_d, k_b, k_d)
+        value += part / len(X)
+        for (sum_W, sum_b), (dW, db) in zip(gradients, dparameters, strict=True):
+            sum_W += dW / len(X)
+            sum_b += db / len(X)
+    return value, gradients
+
+
+def _mmr_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
+    """Sum of the values over the samples, and the gradient of that sum."""
+    walls = walls_around(net, X, y)
+    own_class = (np.arange(len(X)), y)
+    boundary_norms, decision_norms = walls.boundary_norms(p), dual_norm(walls.R, p, axis=1)
+    d = Distances(
+        boundary=hyperplane_distance(np.abs(walls.f), boundary_norms),
+        decision=hyperplane_distance(walls.margin, decision_norms),
+    )
+    d.decision[own_class] = np.inf
+    slope_b = _hinge_slope(d.boundary, gamma_b, k_b)
+    slope_d = _hinge_slope(d.decision, gamma_d, k_d)
+
+    # Step 2: dd/dvalue = 1 / norm and dd/dnorm = -d / norm, wherever the hinge has a slope.
+    df = np.sign(walls.f) * _divide(slope_b, boundary_norms)
+    dmargin = _divide(slope_d, decision_norms)
+    dboundary_norms = -_divide(slope_b * np.where(slope_b != 0, d.boundary, 0), boundary_norms)
+    ddecision_norms = -_divide(slope_d * np.where(slope_d != 0, d.decision, 0), decision_norms)
+
+    # A margin is f_y - f_s: +1 for the class itself, -1 for each rival.
+    dlogits = -dmargin
+    dlogits[own_class] += dmargin.sum(axis=1)
+    dR = ddecision_norms[:, None, :] * dual_norm_gradient(walls.R, p, axis=1)
+    dV_out = -dR
+    dV_out[own_class[0], :, y] += dR.sum(axis=2)
+
+    # Step 3: backprop over the samples, and over the probes.
+    trail, probes = walls.trail, walls.probes
+    direct = [*unflat(df, net.unit_shapes), dlogits.reshape(trail.outputs[-1].shape)]
+    from_samples = net.weight_gradients(trail, net.backward(trail, direct))
+    dV = _boundary_gradients(walls, p, dboundary_norms)
+    dV.append(_as_shared(dV_out, probes.outputs[-1]).reshape(probes.outputs[-1].shape))
+    from_probes = net.weight_gradients(probes, net.backward(probes, dV))
+    # The probes meet no bias, so they have nothing to say about db.
+    gradients = [
+        (dW + dW_probes, db)
+        for (dW, db), (dW_probes, _) in zip(from_samples, from_probes, strict=True)
+    ]
+    values = _mean_hinge(d.boundary, gamma_b, k_b) + _mean_hinge(d.decision, gamma_d, k_d)
+    return float(values.sum()), gradients
+
+
+def _boundary_gradients(walls: Walls, p: float, dnorms: np.ndarray) -> list[np.ndarray]:
+    """Gradient to V of each hidden layer, in the shape of the probes' outputs."""
+    per_layer = unflat(dnorms, [(v.shape[2],) for v in walls.V])
+    return [
+        (_as_shared(dnorm, v)[:, None, :] * dual_norm_gradient(v, p, axis=1)).reshape(output.shape)
+        for v, dnorm, output in zip(walls.V, per_layer, walls.probes.outputs, strict=False)
+    ]
+
+
+def dual_norm_gradient(w: np.ndarray, p: float, axis: int) -> np.ndarray:
+    """Gradient of ``||w||_q`` along an axis: 0 at w = 0; for q = inf the first largest entry."""
+    if p == 2:
+        return _divide(w, np.expand_dims(dual_norm(w, p, axis), axis))
+    if p == np.inf:
+        return np.sign(w)
+    largest = np.expand_dims(np.abs(w).argmax(axis=axis), axis)
+    gradient = np.zeros_like(w)
+    np.put_along_axis(gradient, largest, np.sign(np.take_along_axis(w, largest, axis)), axis)
+    return gradient
+
+
+def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
+    """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of each row.
+
+    A wall that is not there (infinitely far, on either side) costs nothing.
+    """
+    if d.shape[1] == 0:
+        return np.zeros_like(d, shape=len(d))
+    d = np.where(d == -np.inf, np.inf, d)
+    nearest = np.partition(d, k - 1, axis=1)[:, :k]
+    return np.maximum(0, 1 - nearest / gamma).mean(axis=1)
+
+
+def _hinge_slope(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
+    """Derivative of `_mean_hinge` to each distance: ``-1 / (k gamma)`` or 0."""
+    slope = np.zeros_like(d)
+    if d.shape[1] > 0:
+        d = np.where(d == -np.inf, np.inf, d)
+        nearest = np.argpartition(d, k - 1, axis=1)[:, :k]
+        hinge = np.take_along_axis(d, nearest, axis=1) < gamma
+        np.put_along_axis(slope, nearest, np.where(hinge, -1 / (k * gamma), 0), axis=1)
+    return slope
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``a / b``, and 0 where b = 0: a wall that does not exist has no gradient."""
+    return np.where(b > 0, a / np.where(b > 0, b, 1), 0)
+
+
+def _as_shared(g: np.ndarray, shared: np.ndarray) -> np.ndarray:
+    """Add up over the samples where they all read one shared array."""
+    return g.sum(axis=0, keepdims=True) if len(shared) < len(g) else g

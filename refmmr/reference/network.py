@@ -1,0 +1,172 @@
+"""A ReLU network: affine layers with a ReLU between, forward and backward on one page.
+
+Notation (PAPER, section 2).  Affine layers are counted ``k = 1, ..., L + 1``:
+
+    f_k = W_k g_{k-1} + b_k          pre-activations, ``f_{L+1}`` are the logits
+    g_k = max(f_k, 0) = s_k * f_k    activations, ``g_0 = x``
+    s_k = 1[f_k > 0]                 the activation pattern, a mask per hidden layer
+
+Forward and backward both come in one function, because a ReLU *is* a mask: the point x chooses its
+own masks, and any other thing that is pushed through the network (a basis vector, a direction of a
+plane) can be sent through the masks that x chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from refmmr.reference.layers import Flatten, Layer
+
+Gradients = list[tuple[np.ndarray, np.ndarray]]
+"""One ``(dW, db)`` per affine layer, as the parameters are one ``(W, b)`` each."""
+
+
+class Pass(NamedTuple):
+    """What one pass through the network leaves behind for the way back."""
+
+    inputs: list[np.ndarray]  # the input of every layer
+    outputs: list[np.ndarray]  # f_k for k = 1, ..., L + 1, shape (n, ..., *shape of layer k)
+    masks: list[np.ndarray]  # s_k for k = 1, ..., L, shapes that broadcast against f_k
+
+
+class Network:
+    """A ReLU network.
+
+    Parameters
+    ----------
+    layers : sequence of Linear, Conv2d and Flatten
+        A ReLU follows every layer with weights except the last.
+    input_shape : tuple of int
+        Shape of one input, ``(d,)`` or ``(channels, height, width)``.
+    """
+
+    def __init__(self, layers: Sequence[Layer], input_shape: tuple[int, ...]) -> None:
+        self.layers = list(layers)
+        self.input_shape = tuple(input_shape)
+        # Shape of the input of each layer, then of the logits.
+        self.shapes = [self.input_shape]
+        for layer in self.layers:
+            self.shapes.append(layer.output_shape(self.shapes[-1]))
+        # The layers with weights, and their positions in `layers`.
+        self.affine_layers = [layer for layer in self.layers if not isinstance(layer, Flatten)]
+        self.affine = [i for i, layer in enumerate(self.layers) if not isinstance(layer, Flatten)]
+        self.unit_shapes = [self.shapes[i + 1] for i in self.affine[:-1]]
+
+    @property
+    def n_hidden(self) -> int:
+        """Number of hidden units, N."""
+        return sum(int(np.prod(shape)) for shape in self.unit_shapes)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of logits, K."""
+        return int(np.prod(self.shapes[-1]))
+
+    @property
+    def parameters(self) -> Gradients:
+        """One ``(W, b)`` per affine layer."""
+        return [(layer.W, layer.b) for layer in self.affine_layers]
+
+    def forward(
+        self, X: np.ndarray, masks: Sequence[np.ndarray] | None = None, *, bias: bool = True
+    ) -> Pass:
+        """Push points, or directions, through the network.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n, ..., *input_shape)
+            Points or directions.
+        masks : sequence of ndarray, optional
+            Frozen activation patterns, shapes that broadcast against the pre-activations.
+            Without them each point sets its own, ``s_k = 1[f_k > 0]``.
+        bias : bool
+            False for directions: differences of points, which no bias moves.
+
+        Returns
+        -------
+        Pass
+            Inputs of all layers, pre-activations ``f_1, ..., f_{L+1}`` and masks.
+        """
+        inputs: list[np.ndarray] = []
+        outputs: list[np.ndarray] = []
+        used: list[np.ndarray] = []
+        g = X
+        for i, layer in enumerate(self.layers):
+            inputs.append(g)
+            g = layer.apply(g) if bias else layer.linear(g)
+            if i in self.affine:
+                outputs.append(g)
+                if i != self.affine[-1]:
+                    used.append(g > 0 if masks is None else masks[len(used)])
+                    g = g * used[-1]
+        return Pass(inputs, outputs, used)
+
+    def backward(self, trail: Pass, direct: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """Carry gradients back from the pre-activations that a loss reads to all of them.
+
+        Parameters
+        ----------
+        trail : Pass
+            What `forward` left behind.
+        direct : sequence of (ndarray or None), one per affine layer
+            What the loss J feels of ``f_k`` directly (the cross-entropy reads only the logits, MMR
+            reads all layers).  None is zero.
+
+        Returns
+        -------
+        list of ndarray, one per affine layer
+            ``delta_k = dJ / df_k``, also through the layers behind: ``delta_k = direct_k +
+            s_k * (W_{k+1}^T delta_{k+1})``.
+        """
+        deltas = [_or_zero(direct[-1], trail.outputs[-1])]
+        for k in reversed(range(len(self.affine) - 1)):
+            g = deltas[0]
+            for i in reversed(range(self.affine[k] + 1, self.affine[k + 1] + 1)):
+                g = self.layers[i].transpose(g, self.shapes[i])
+            g = g * trail.masks[k]
+            if len(trail.outputs[k]) < len(g):  # all samples shared this one pass
+                g = g.sum(axis=0, keepdims=True)
+            deltas.insert(0, g if direct[k] is None else g + direct[k])
+        return deltas
+
+    def weight_gradients(self, trail: Pass, deltas: Sequence[np.ndarray]) -> Gradients:
+        """``dJ / dW_k = delta_k g_{k-1}^T`` and ``dJ / db_k = delta_k``, summed over samples."""
+        inputs = [trail.inputs[i] for i in self.affine]
+        layers = zip(self.affine_layers, inputs, deltas, strict=True)
+        return [layer.gradient(g, delta) for layer, g, delta in layers]
+
+    def input_gradient(self, deltas: Sequence[np.ndarray]) -> np.ndarray:
+        """``dJ / dx = W_1^T delta_1``, shape of the input of the pass."""
+        g = deltas[0]
+        for i in reversed(range(self.affine[0] + 1)):
+            g = self.layers[i].transpose(g, self.shapes[i])
+        return g
+
+    def logits(self, X: np.ndarray) -> np.ndarray:
+        """Outputs of the network, shape (n, K)."""
+        logits = self.forward(X).outputs[-1]
+        return logits.reshape(len(logits), -1)
+
+
+def flat(layers: Sequence[np.ndarray]) -> np.ndarray:
+    """Lay the units of all layers side by side: arrays ``(n, *unit_shape)`` to one ``(n, N)``.
+
+    A first axis of length 1 (the same for all samples) is broadcast to n.
+    """
+    n = max(len(layer) for layer in layers)
+    parts = [layer.reshape(len(layer), -1) for layer in layers]
+    return np.concatenate([np.broadcast_to(part, (n, part.shape[1])) for part in parts], axis=1)
+
+
+def unflat(units: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Undo `flat`: ``(n, N)`` to one ``(n, *unit_shape)`` per layer."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=int)
+    parts = np.split(units, ends, axis=1)[:-1]
+    return [part.reshape(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _or_zero(g: np.ndarray | None, like: np.ndarray) -> np.ndarray:
+    return np.zeros_like(like) if g is None else g

@@ -1,0 +1,68 @@
+"""How wrong floats can be: a-priori bounds on the rounding error of f and V.
+
+A sum of n products, added in any order, is off by at most ``gamma_n |w| . |x|`` with
+``gamma_n = n u / (1 - n u)`` and u the unit roundoff; and a chain of such products by at most
+``gamma`` of all the terms together, times the same chain of *absolute values* (Higham, Accuracy and
+Stability of Numerical Algorithms, sections 3.1 and 3.5).  A ReLU does not add to it: with the right
+masks it is an exact product with 0 or 1.  So one forward pass through the network of absolute
+weights bounds the error of a forward pass, at every unit:
+
+    |computed f_k - f_k|          <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... (|W_1| |x| + |b_1|) ...
+    ||computed V_k - V_k||_q      <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... |W_1| 1
+
+(the second is the l_1 norm of the row, which is at least its l_q norm).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refmmr.reference.network import Network, Pass
+
+UNDERFLOW = 1e-250
+"""Added to every bound: products too small for a float lose far less than this."""
+
+
+def gamma(n: int) -> float:
+    """``n u / (1 - n u)`` for float64."""
+    u = np.finfo(np.float64).eps / 2
+    return n * u / (1 - n * u)
+
+
+def roundings(net: Network) -> list[int]:
+    """Roundings on the way from the input to f_k: terms of all sums so far, biases included.
+
+    Twice as many as there are, which covers the rounding of the bound itself.
+    """
+    terms = [int(np.prod(W.shape[1:])) + 1 for W, _ in net.parameters]
+    return [2 * int(total) + 8 for total in np.cumsum(terms)]
+
+
+def absolute(net: Network) -> Network:
+    """The network of absolute weights and biases."""
+    layers = list(net.layers)
+    for i, layer in zip(net.affine, net.affine_layers, strict=True):
+        layers[i] = layer.with_weights(np.abs(layer.W), np.abs(layer.b))
+    return Network(layers, net.input_shape)
+
+
+def value_errors(net: Network, X: np.ndarray, masks: list[np.ndarray]) -> list[np.ndarray]:
+    """Bounds on the error of ``f_1, ..., f_{L+1}`` at X, shapes (n, *unit_shape).
+
+    They hold if the masks are right: where ``|f_k| <= bound`` in a hidden layer, the mask of that
+    unit is uncertain and the bounds of the layers behind it are void.
+    """
+    return _bounds(net, absolute(net).forward(np.abs(X), masks))
+
+
+def gradient_errors(net: Network, masks: list[np.ndarray]) -> list[np.ndarray]:
+    """Bounds on the l_q error, any q, of the rows of ``V_1, ..., V_{L+1}``, as `value_errors`."""
+    ones = np.ones((1, *net.input_shape))
+    return _bounds(net, absolute(net).forward(ones, masks, bias=False))
+
+
+def _bounds(net: Network, magnitudes: Pass) -> list[np.ndarray]:
+    return [
+        gamma(count) * magnitude + UNDERFLOW
+        for count, magnitude in zip(roundings(net), magnitudes.outputs, strict=True)
+    ]

@@ -44,7 +44,7 @@ class Dataset(NamedTuple):
 
 
 def load(
-    name: str,
+    name: str | os.PathLike[str],
     data: str | os.PathLike[str] | None = None,
     *,
     images: bool = False,
@@ -54,10 +54,11 @@ def load(
 
     Parameters
     ----------
-    name : {"digits", "moons", "mnist", "fashion-mnist"}
+    name : {"digits", "moons", "mnist", "fashion-mnist"} or path-like
         ``digits``: scikit-learn's 1,797 digits of 8x8 pixels, a fixed stratified fifth as test.
         ``moons``: scikit-learn's two moons, 2-D, 2,000 points, half for the test.
         ``mnist``, ``fashion-mnist``: IDX files (gzip or not) in a folder of that name.
+        Any other folder with IDX files of these names: its path.
     data : path-like, optional
         Folder that holds the folder ``mnist`` or ``fashion-mnist``; the environment variable
         ``REFMMR_DATA`` if not given.
@@ -83,8 +84,13 @@ def load(
     >>> datasets.load("digits").X_train.shape
     (1437, 64)
     """
-    name = check.check_choice("name", name, NAMES)
-    X_train, y_train, X_test, y_test = _LOADERS[name](name, data)
+    if name not in NAMES and Path(name).is_dir():
+        name, data = Path(name).resolve().name, Path(name).resolve().parent
+        loader: Loader = _idx
+    else:
+        loader = _LOADERS[check.check_choice("name", name, NAMES)]
+    name = str(name)
+    X_train, y_train, X_test, y_test = loader(name, data)
     if name != "moons" and images:
         side = round(X_train.shape[1] ** 0.5)
         X_train, X_test = (X.reshape(-1, 1, side, side) for X in (X_train, X_test))
@@ -127,6 +133,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Loader = Callable[[str, str | os.PathLike[str] | None], Arrays]
 
 
 def _digits(name: str, data: object) -> Arrays:
@@ -175,7 +182,7 @@ def _find(name: str, data: str | os.PathLike[str] | None, file: str) -> Path:
     raise FileNotFoundError(f"{name}: expected {Path(folder, name, file)} (or .gz), found neither")
 
 
-_LOADERS: dict[str, Callable[[str, str | os.PathLike[str] | None], Arrays]] = {
+_LOADERS: dict[str, Loader] = {
     "digits": _digits,
     "moons": _moons,
     "mnist": _idx,

@@ -252,9 +252,9 @@ class RegionComplex:
 
     def plot(self, color: str = "region", ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the regions; see `refmmr.plot.regions`."""
-        from refmmr import plot
+        from refmmr.plot import regions as draw
 
-        return plot.regions(self, color=color, ax=ax, **options)
+        return draw(self, color=color, ax=ax, **options)
 
 
 def enumerate_regions(

@@ -21,7 +21,6 @@ from typing import Literal
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-
 Pads = tuple[tuple[int, int], tuple[int, int]]
 """((top, bottom), (left, right))"""
 

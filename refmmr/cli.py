@@ -1,0 +1,313 @@
+"""The command line: ``refmmr demo | train | certify | regions | info``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Callable
+from functools import wraps
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import refmmr as rm
+from refmmr import datasets
+from refmmr._backend import available_backends, get_backend, set_backend
+from refmmr.training import SCHEMES
+
+INTERRUPTED = 130
+
+DATA = click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    help="Data set: digits, moons, mnist, fashion-mnist (both from the folder $REFMMR_DATA), or a "
+    "folder with four IDX files.",
+)
+NORM = click.option(
+    "--p", type=click.Choice(["1", "2", "inf"]), default="2", show_default=True, help="Norm."
+)
+MODEL = click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
+EPS = click.option(
+    "--eps", type=float, default=0.3, show_default=True, help="Radius of the attacks."
+)
+
+
+class _Commands(click.Group):
+    """Errors of the library become one line and exit code 1; Ctrl-C becomes exit code 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, ArithmeticError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split())
+
+
+def _interruptible(command: Callable) -> Callable:
+    """Ctrl-C ends a command with one line and exit code 130."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("stopped by hand", err=True)
+            sys.exit(INTERRUPTED)
+
+    return run
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(rm.__version__, prog_name="refmmr")
+@click.option(
+    "--backend",
+    help="Implementation of the hot paths, see 'refmmr info'. [default: $REFMMR_BACKEND or numpy]",
+)
+def main(backend: str | None) -> None:
+    """Linear regions of ReLU networks: train with MMR, certify, draw.
+
+    A ReLU network is affine on polytopes.  The distance of a point to the walls of its polytope and
+    to the decision boundary proves how far an attacker must move it; MMR training pushes both away.
+
+    Start with 'refmmr demo'.
+    """
+    if backend is not None:
+        set_backend(backend)
+    else:
+        get_backend()
+
+
+@main.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/demo"),
+    show_default=True,
+    help="Folder for networks, figures, results.json and report.html.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Length of each training. [default: 100]"
+)
+@_interruptible
+def demo(out: Path, epochs: int | None) -> None:
+    """Train four ways on digits, certify, compare: the whole method in a minute.
+
+    Trains the same small network plain, at (adversarial), mmr and mmr+at, certifies the test set
+    and prints the table; everything else is in report.html.
+    """
+    _headless()
+    from refmmr import demo as job
+
+    job.run(out, click.echo, epochs)
+
+
+@main.command()
+@DATA
+@click.option(
+    "--scheme",
+    type=click.Choice(SCHEMES),
+    default="mmr",
+    show_default=True,
+    help="Plain cross-entropy, adversarial training, MMR, or both.",
+)
+@click.option(
+    "--hidden",
+    default="64",
+    show_default=True,
+    help="Units of the hidden layers, e.g. 1024 or 64,64; 'lenet' for the paper's CNN.",
+)
+@NORM
+@EPS
+@click.option("--lam", type=float, default=1.0, show_default=True, help="Weight of MMR.")
+@click.option(
+    "--gamma", type=float, default=0.6, show_default=True, help="Distances that MMR asks for."
+)
+@click.option("--epochs", type=int, default=50, show_default=True)
+@click.option("--batch-size", type=int, default=128, show_default=True)
+@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of Adam.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--float32", is_flag=True, help="Train in single precision.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="The trained network, an .npz file.",
+)
+@_interruptible
+def train(
+    data: str, scheme: str, hidden: str, p: str, eps: float, lam: float, gamma: float,
+    epochs: int, batch_size: int, lr: float, seed: int, float32: bool, out: Path,
+) -> None:  # fmt: skip
+    """Train a network and save it.
+
+    A checkpoint is written beside the network after every epoch (OUT.checkpoint.npz).  The same
+    command goes on from it after an interruption; it is removed when the training is complete.
+    """
+    from refmmr.io import npz_path
+
+    npz_path(out)
+    dtype = np.float32 if float32 else np.float64
+    points = datasets.load(data, images=hidden == "lenet", dtype=dtype)
+    net = _architecture(hidden, points, seed).astype(dtype)
+    checkpoint = out.with_suffix(".checkpoint.npz")
+    net, history = rm.fit(
+        net, points.X_train, points.y_train, scheme, p=float(p), eps=eps, lam=lam, gamma=gamma,
+        epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, checkpoint=checkpoint,
+    )  # fmt: skip
+    if history.interrupted:
+        click.echo(f"{len(history)} of {epochs} epochs are kept in {checkpoint}", err=True)
+        raise KeyboardInterrupt
+    rm.save(net, out)
+    checkpoint.unlink()
+    error = float((net.predict(points.X_test) != points.y_test).mean())
+    click.echo(f"{net}")
+    click.echo(f"loss {history['loss'][-1]:.4f}, test error {100 * error:.2f} %, saved to {out}")
+
+
+@main.command()
+@MODEL
+@DATA
+@NORM
+@EPS
+@click.option("--n", type=click.IntRange(min=1), help="Only the first N test points.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write one line a point (CSV).",
+)
+@_interruptible
+def certify(model: Path, data: str, p: str, eps: float, n: int | None, out: Path | None) -> None:
+    """Certify MODEL (an .npz file) on a test set: test error and bounds on the robust error."""
+    net = rm.load(model)
+    points = datasets.load(data, images=len(net.input_shape) == 3)
+    X, y = points.X_test[:n], points.y_test[:n]
+    result = rm.robust_error(net, X, y, p=float(p), eps=eps)
+    click.echo(result.table())
+    if out is not None:
+        _write_points(out, result, y)
+        click.echo(f"one line a point in {out}")
+
+
+@main.command()
+@MODEL
+@DATA
+@click.option(
+    "--points",
+    nargs=3,
+    type=int,
+    default=(0, 1, 2),
+    show_default=True,
+    help="Test points that the plane goes through, for networks of more than two inputs.",
+)
+@click.option(
+    "--color",
+    type=click.Choice(["lines", "region", "class"]),
+    default="lines",
+    show_default=True,
+    help="Bent lines of the units, or polygons coloured by region or by class.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("regions.png"),
+    show_default=True,
+    help="The picture.",
+)
+@_interruptible
+def regions(model: Path, data: str, points: tuple[int, int, int], color: str, out: Path) -> None:
+    """Enumerate and draw the linear regions of MODEL, exactly.
+
+    In the unit square for a network of two inputs, else in the plane through three test points.
+    """
+    _headless()
+    from refmmr import plot
+
+    net = rm.load(model)
+    marked, names = None, None
+    if net.input_shape == (2,):
+        domain: rm.Box | rm.Slice = rm.Box([0, 0], [1, 1])
+    else:
+        chosen = datasets.load(data, images=len(net.input_shape) == 3)
+        if max(points) >= len(chosen.X_test) or min(points) < 0:
+            raise ValueError(
+                f"points: expected numbers of test points, 0 to {len(chosen.X_test) - 1}, "
+                f"got {points}"
+            )
+        domain = rm.Slice(*chosen.X_test[list(points)])
+        marked, names = domain.points, [f"class {label}" for label in chosen.y_test[list(points)]]
+    cx = rm.enumerate_regions(net, domain)
+    if color == "lines":
+        ax = plot.bent_lines(cx, points=marked, labels=names)
+    else:
+        ax = plot.regions(cx, color, points=marked, labels=names)
+    ax.set_title(f"{len(cx)} linear regions")
+    plot.save(ax, out)
+    click.echo(f"{len(cx)} linear regions, drawn in {out}")
+
+
+@main.command()
+def info() -> None:
+    """Print versions, the backends here, and where data is looked for."""
+    click.echo(f"refmmr {rm.__version__}, Python {platform.python_version()}")
+    for package in ("numpy", "matplotlib", "scikit-learn", "tqdm", "click"):
+        try:
+            click.echo(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            click.echo(f"{package} is not installed")
+    click.echo(f"backend {get_backend()} of {', '.join(available_backends())}")
+    folder = os.environ.get("REFMMR_DATA")
+    click.echo(f"REFMMR_DATA {folder or 'is not set'}")
+    for name in ("mnist", "fashion-mnist"):
+        there = folder is not None and Path(folder, name).is_dir()
+        click.echo(f"  {name}: {'found' if there else 'not found'}")
+
+
+def _architecture(hidden: str, points: datasets.Dataset, seed: int) -> rm.Network:
+    if hidden == "lenet":
+        if points.X_train.ndim != 4:
+            raise ValueError(f"hidden: expected images for 'lenet', got {points.name}")
+        _, *shape = points.X_train.shape
+        return rm.Network.lenet_small(tuple(shape), points.n_classes, rng=seed)
+    try:
+        units = [int(width) for width in hidden.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"hidden: expected numbers of units such as 64,64, or 'lenet', got {hidden!r}"
+        ) from error
+    return rm.Network.mlp([points.X_train.shape[1], *units, points.n_classes], rng=seed)
+
+
+def _write_points(out: Path, result: rm.RobustError, y: np.ndarray) -> None:
+    """One CSV line a point; repr of a float reads back to the same float."""
+    from refmmr import io
+
+    c = result.certificates
+    checks = (result.misclassified, result.attacked, result.certified)
+    columns = (y, *checks, c.lower, c.upper, c.exact)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    lines = ["point,class,misclassified,attacked,certified,lower,upper,exact"]
+    lines += [",".join(map(_cell, (i, *row))) for i, row in enumerate(rows)]
+    io.write_text(out, "\n".join(lines) + "\n")
+
+
+def _cell(value: float) -> str:
+    return str(int(value) if isinstance(value, bool) else value)
+
+
+def _headless() -> None:
+    """Figures go to files: no window system is needed."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")

@@ -1,0 +1,204 @@
+"""The main job in one command: train a small network four ways on digits, certify, draw, report.
+
+The settings were chosen on a validation split of the training set (``benchmarks/tune_digits.py``);
+the test set is only looked at here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refmmr import datasets, io
+from refmmr._backend import get_backend
+from refmmr.certify import RobustError, robust_error
+from refmmr.network import Network
+from refmmr.regions import RegionComplex, Slice, enumerate_regions
+from refmmr.training import SCHEMES, fit
+
+SIZES = (64, 64, 10)
+SEED = 0
+P, EPS = 2, 0.3
+TRAINING: dict[str, Any] = {
+    "p": P,
+    "eps": EPS,
+    "epochs": 100,
+    "batch_size": 64,
+    "lr": 2e-3,
+    "pgd_steps": 10,
+    "seed": SEED,
+}
+REGULARIZER: dict[str, dict[str, float]] = {
+    "mmr": {"lam": 1.0, "gamma": 0.6},
+    "mmr+at": {"lam": 1.0, "gamma": 0.6},
+}
+SHOWN = 8
+"""Minimal adversarial examples in the picture."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One row of the table."""
+
+    scheme: str
+    net: Network
+    result: RobustError
+    seconds: float
+
+    def figures(self) -> dict[str, float | str]:
+        """The row as plain numbers."""
+        certificates = self.result.certificates
+        return {
+            "scheme": self.scheme,
+            "test_error": self.result.test_error,
+            "robust_error_lower_bound": self.result.lower_bound,
+            "robust_error_upper_bound": self.result.upper_bound,
+            "mean_certified_radius": float(certificates.lower.mean()),
+            "exact_share": float(certificates.exact.mean()),
+            "training_seconds": round(self.seconds, 2),
+        }
+
+
+def run(
+    out: Path, say: Callable[[str], object] = print, epochs: int | None = None
+) -> list[Trained]:
+    """Do all of it and write it into a folder.
+
+    Parameters
+    ----------
+    out : Path
+        The folder; made if it is not there.
+    say : callable
+        Told each line of what is going on.
+    epochs : int, optional
+        Shorter or longer training than the default of 100 epochs.
+
+    Returns
+    -------
+    list of Trained
+        Plain, at, mmr, mmr+at.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        When a training is stopped by hand; networks trained before are on disk.
+    """
+    data = datasets.load("digits")
+    say(
+        f"digits: {len(data.X_train)} training and {len(data.X_test)} test images of 8x8 pixels; "
+        f"network {'-'.join(map(str, SIZES))}; l_{P}, eps = {EPS}"
+    )
+    rows = []
+    for scheme in SCHEMES:
+        row = _train(scheme, data, epochs)
+        io.save(row.net, out / f"{scheme}.npz")
+        rows.append(row)
+    say("\n" + table(rows) + "\n")
+    complexes, plane = _slices(rows, data)
+    for name, cx in complexes.items():
+        say(f"plane through three digits: {len(cx)} linear regions of the {name} network")
+    report = {
+        "dataset": data.name,
+        "network": list(SIZES),
+        "p": P,
+        "eps": EPS,
+        "training": {**TRAINING, "epochs": epochs or TRAINING["epochs"]},
+        "regularizer": REGULARIZER,
+        "backend": get_backend(),
+        "rows": [row.figures() for row in rows],
+        "regions_in_the_plane": {name: len(cx) for name, cx in complexes.items()},
+    }
+    io.write_text(out / "results.json", json.dumps(report, indent=1) + "\n")
+    _draw(out, rows, data, complexes, plane)
+    from refmmr import report as page
+
+    io.write_text(out / "report.html", page.html(report, out))
+    say(f"networks, results.json, figures and report.html are in {out}")
+    return rows
+
+
+def table(rows: list[Trained]) -> str:
+    """The comparison as text."""
+    head = (
+        f"{'scheme':<8}{'test':>8}{'robust error':>18}{'mean certified':>17}{'exact minimal':>16}"
+    )
+    below = f"{'':<8}{'error':>8}{'at least - most':>18}{'radius':>17}{'change exact':>16}"
+    lines = [head, below, "-" * len(head)]
+    for row in rows:
+        r, c = row.result, row.result.certificates
+        bounds = f"{100 * r.lower_bound:.1f} - {100 * r.upper_bound:.1f} %"
+        lines.append(
+            f"{row.scheme:<8}{100 * r.test_error:>6.1f} %{bounds:>18}{c.lower.mean():>17.4f}"
+            f"{100 * c.exact.mean():>14.1f} %"
+        )
+    return "\n".join(lines)
+
+
+def _train(scheme: str, data: datasets.Dataset, epochs: int | None) -> Trained:
+    start = time.perf_counter()
+    settings = {**TRAINING, **REGULARIZER.get(scheme, {})}
+    settings["epochs"] = epochs or settings["epochs"]
+    net, history = fit(Network.mlp(SIZES, rng=SEED), data.X_train, data.y_train, scheme, **settings)
+    if history.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.perf_counter() - start
+    return Trained(scheme, net, robust_error(net, data.X_test, data.y_test, P, eps=EPS), seconds)
+
+
+def _slices(
+    rows: list[Trained], data: datasets.Dataset
+) -> tuple[Mapping[str, RegionComplex], Slice]:
+    """The plane through the first test images of three classes that all networks get right."""
+    right = ~np.any([row.result.misclassified for row in rows], axis=0)
+    chosen = [np.flatnonzero(right & (data.y_test == digit))[0] for digit in (3, 5, 8)]
+    plane = Slice(*data.X_test[chosen])
+    nets = {row.scheme: row.net for row in rows}
+    return {name: enumerate_regions(nets[name], plane) for name in ("plain", "mmr")}, plane
+
+
+def _draw(
+    out: Path,
+    rows: list[Trained],
+    data: datasets.Dataset,
+    complexes: Mapping[str, RegionComplex],
+    plane: Slice,
+) -> None:
+    from matplotlib import pyplot as plt
+
+    from refmmr import plot
+
+    names = ("a 3", "a 5", "an 8")
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
+    for ax, (name, cx) in zip(axes, complexes.items(), strict=True):
+        plot.bent_lines(cx, ax, points=plane.points, labels=names)
+        ax.set_title(f"trained {name}: {len(cx)} linear regions in this plane")
+    plot.save(figure, out / "regions.png")
+
+    figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
+    for ax, (name, cx) in zip(axes, complexes.items(), strict=True):
+        plot.regions(cx, "class", ax, points=plane.points, labels=names)
+        ax.set_title(f"trained {name}: who wins where")
+        ax.legend(loc="lower right", fontsize=8)
+    plot.save(figure, out / "classes.png")
+
+    certificates = {row.scheme: row.result.certificates for row in rows}
+    ax = plot.radii(certificates, EPS)
+    plot.save(ax, out / "radii.png")
+
+    row = next(row for row in rows if row.scheme == "mmr")
+    c = row.result.certificates
+    shown = np.flatnonzero(c.exact & (c.lower > 0))[:SHOWN]
+    picked = type(c)(
+        c.lower[shown], c.upper[shown], c.exact[shown], c.adversarial[shown], c.p, c.method
+    )
+    predictions = row.net.predict(picked.adversarial)
+    figure = plot.adversarial_examples(
+        data.X_test[shown], data.y_test[shown], picked, predictions, (8, 8)
+    )
+    plot.save(figure, out / "adversarial.png")

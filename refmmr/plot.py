@@ -1,0 +1,283 @@
+"""Figures: linear regions, bent lines, certified radii, adversarial examples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from refmmr import _validate as check
+from refmmr import io
+from refmmr.certify import Certificates
+from refmmr.regions import Box, RegionComplex
+
+__all__ = ["adversarial_examples", "bent_lines", "radii", "regions", "save"]
+
+# Okabe and Ito's colours, told apart with any colour vision; classes repeat after eight.
+CLASS_COLORS = (
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999",
+)  # fmt: skip
+SCHEME_STYLES = {
+    "plain": ("#000000", "-"),
+    "at": ("#D55E00", "--"),
+    "mmr": ("#0072B2", "-."),
+    "mmr+at": ("#009E73", ":"),
+}
+
+
+def regions(
+    cx: RegionComplex,
+    color: str = "region",
+    ax: Axes | None = None,
+    *,
+    boundary: bool = True,
+    points: ArrayLike | None = None,
+    labels: Sequence[str] | None = None,
+) -> Axes:
+    """Draw the linear regions of a plane complex.
+
+    Parameters
+    ----------
+    cx : RegionComplex
+    color : {"region", "class", "none"}
+        What the colour of a polygon tells: only that it is another region than its neighbours; the
+        class that wins there; nothing.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure if not given.
+    boundary : bool
+        Draw the decision boundary as a thick line.
+    points : array_like, shape (m, 2), optional
+        Points to mark, in coordinates of the plane.
+    labels : sequence of str, optional
+        Their names.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        For another `color`.
+    """
+    check.check_choice("color", color, ("region", "class", "none"))
+    ax = _new_axes(cx, ax)
+    edges = 0.6 if len(cx) < 1000 else 0.2
+    if color == "class":
+        pieces = cx.class_polygons()
+        faces = [CLASS_COLORS[winner % len(CLASS_COLORS)] for winner, _ in pieces]
+        shapes = PolyCollection([corners for _, corners in pieces], facecolors=faces, alpha=0.45)
+        ax.add_collection(shapes)
+        for winner in sorted({winner for winner, _ in pieces}):
+            face = CLASS_COLORS[winner % len(CLASS_COLORS)]
+            ax.plot([], [], "s", color=face, alpha=0.45, label=f"class {winner}")
+    # Random shades of one colour map, so that neighbours differ; seeded, so that they stay.
+    shades = mpl.colormaps["cividis"](np.random.default_rng(0).uniform(0.15, 1, len(cx)))
+    outlines = PolyCollection(
+        cx.vertices,
+        facecolors=shades if color == "region" else "none",
+        edgecolors="0.25" if color == "region" else "0.45",
+        linewidths=edges,
+    )
+    ax.add_collection(outlines)
+    if boundary:
+        _draw_boundary(cx, ax)
+    _mark(ax, points, labels)
+    return ax
+
+
+def bent_lines(
+    cx: RegionComplex,
+    ax: Axes | None = None,
+    *,
+    boundary: bool = True,
+    points: ArrayLike | None = None,
+    labels: Sequence[str] | None = None,
+) -> Axes:
+    """Draw the paper's figure: where each hidden unit changes sign, each in its own colour.
+
+    Parameters
+    ----------
+    cx : RegionComplex
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure if not given.
+    boundary : bool
+        Draw the decision boundary as a thick black line.
+    points : array_like, shape (m, 2), optional
+        Points to mark, in coordinates of the plane.
+    labels : sequence of str, optional
+        Their names.
+
+    Returns
+    -------
+    Axes
+
+    References
+    ----------
+    Croce, Andriushchenko, Hein (2019), Figure 1.
+    """
+    ax = _new_axes(cx, ax)
+    segments, units = cx.bent_lines()
+    # A step of the golden ratio spreads any number of units over the colour map.
+    colors = mpl.colormaps["turbo"]((units * 0.618034) % 1)
+    ax.add_collection(LineCollection(list(segments), colors=colors, linewidths=0.9))
+    if boundary:
+        _draw_boundary(cx, ax)
+    _mark(ax, points, labels)
+    return ax
+
+
+def radii(
+    certificates: Mapping[str, Certificates], eps: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """Draw histograms of certified radii, one outline a training scheme.
+
+    Parameters
+    ----------
+    certificates : mapping of str to Certificates
+        By name of the scheme; all in the same norm.
+    eps : float, optional
+        Marked by a vertical line.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure if not given.
+
+    Returns
+    -------
+    Axes
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    largest = max(float(c.lower.max()) for c in certificates.values())
+    bins = np.linspace(0, largest * 1.02 or 1, 41).tolist()
+    for name, c in certificates.items():
+        color, line = SCHEME_STYLES.get(name, ("#CC79A7", "-"))
+        label = f"{name} (mean {c.lower.mean():.3f})"
+        ax.hist(c.lower, bins=bins, histtype="step", color=color, ls=line, lw=1.8, label=label)
+    if eps is not None:
+        ax.axvline(eps, color="0.5", lw=1)
+        ax.text(eps, 0.97, f" eps = {eps:g}", color="0.35", va="top",
+                transform=ax.get_xaxis_transform())  # fmt: skip
+    norm = _norm(next(iter(certificates.values())).p)
+    ax.set_xlabel(f"certified radius ({norm} distance in input space)")
+    ax.set_ylabel("test points")
+    ax.set_yscale("symlog", linthresh=10)
+    ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
+    ax.legend(title="trained with", frameon=False)
+    return ax
+
+
+def adversarial_examples(
+    X: ArrayLike,
+    y: ArrayLike,
+    certificates: Certificates,
+    predictions: ArrayLike,
+    shape: tuple[int, int],
+) -> Figure:
+    """Draw images, their minimal adversarial examples and the difference between them.
+
+    Parameters
+    ----------
+    X : array_like, shape (n, height * width)
+        A few images in [0, 1].
+    y : array_like of int, shape (n,)
+        Their classes.
+    certificates : Certificates
+        Of these images.
+    predictions : array_like of int, shape (n,)
+        Classes of ``certificates.adversarial``.
+    shape : (height, width)
+
+    Returns
+    -------
+    Figure
+    """
+    X, Z = np.asarray(X), certificates.adversarial
+    n = len(X)
+    change = float(np.abs(Z - X).max()) or 1.0
+    figure, axes = plt.subplots(
+        3, n, figsize=(1.25 * n + 1.2, 4.6), squeeze=False, layout="constrained"
+    )
+    for column in range(n):
+        images = (X[column], Z[column], Z[column] - X[column])
+        for row, image in enumerate(images):
+            ax = axes[row, column]
+            limits = {"cmap": "gray", "vmin": 0, "vmax": 1}
+            if row == 2:
+                limits = {"cmap": "PuOr_r", "vmin": -change, "vmax": change}
+            picture = ax.imshow(image.reshape(shape), interpolation="nearest", **limits)
+            ax.set_xticks([])
+            ax.set_yticks([])
+        distance = f"{certificates.upper[column]:.2f}"
+        axes[0, column].set_title(f"{np.asarray(y)[column]}", fontsize=11)
+        axes[1, column].set_title(f"{np.asarray(predictions)[column]}", fontsize=11)
+        axes[2, column].set_xlabel(f"distance {distance}", fontsize=9)
+    names = ("image", "adversarial", "difference")
+    for row, name in enumerate(names):
+        axes[row, 0].set_ylabel(name, fontsize=11)
+    figure.colorbar(picture, ax=axes[2, :].tolist(), shrink=0.8, label="gray value")
+    return figure
+
+
+def save(figure: Figure | Axes, path: str | os.PathLike[str], dpi: float = 130) -> None:
+    """Write a figure to a PNG file, atomically, and close it.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure or Axes
+        The figure, or any axes of it.
+    path : path-like
+    dpi : float
+        Pixels per inch.
+    """
+    if isinstance(figure, Axes):
+        parent = figure.get_figure(root=True)
+        assert parent is not None
+        figure = parent
+    io.write_atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=dpi))
+    plt.close(figure)
+
+
+def _new_axes(cx: RegionComplex, ax: Axes | None) -> Axes:
+    if ax is None:
+        _, ax = plt.subplots(figsize=(5.5, 5.5), layout="constrained")
+    (left, bottom), (right, top) = cx.domain.rectangle
+    ax.set_xlim(left, right)
+    ax.set_ylim(bottom, top)
+    ax.set_aspect("equal")
+    if isinstance(cx.domain, Box):
+        ax.set_xlabel("input 1")
+        ax.set_ylabel("input 2")
+    else:
+        ax.set_xlabel("distance along the plane (l_2, from point 1 to point 2)")
+        ax.set_ylabel("distance across (l_2, towards point 3)")
+    return ax
+
+
+def _draw_boundary(cx: RegionComplex, ax: Axes) -> None:
+    segments = cx.decision_boundary().segments
+    lines = LineCollection(list(segments), colors="black", linewidths=2.2, capstyle="round")
+    ax.add_collection(lines)
+
+
+def _mark(ax: Axes, points: ArrayLike | None, labels: Sequence[str] | None) -> None:
+    if points is None:
+        return
+    points = np.asarray(points)
+    ax.plot(*points.T, "o", color="white", markeredgecolor="black", markersize=9, zorder=5)
+    halo: Any = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "lw": 0}
+    for point, label in zip(points, labels or [""] * len(points), strict=True):
+        if label:
+            ax.annotate(label, point, (9, 7), textcoords="offset points", bbox=halo, zorder=6)
+
+
+def _norm(p: float) -> str:
+    return "l_inf" if p == np.inf else f"l_{p}"

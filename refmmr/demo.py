@@ -38,6 +38,8 @@ REGULARIZER: dict[str, dict[str, float]] = {
     "mmr": {"lam": 1.0, "gamma": 0.6},
     "mmr+at": {"lam": 1.0, "gamma": 0.6},
 }
+MARGIN = 1.0
+"""Space around the three points of the plane, as a share of their spread."""
 SHOWN = 8
 """Minimal adversarial examples in the picture."""
 
@@ -102,7 +104,7 @@ def run(
     say("\n" + table(rows) + "\n")
     complexes, plane = _slices(rows, data)
     for name, cx in complexes.items():
-        say(f"plane through three digits: {len(cx)} linear regions of the {name} network")
+        say(f"linear regions in the plane through three digits, {name}: {len(cx)}")
     report = {
         "dataset": data.name,
         "network": list(SIZES),
@@ -157,7 +159,12 @@ def _slices(
     """The plane through the first test images of three classes that all networks get right."""
     right = ~np.any([row.result.misclassified for row in rows], axis=0)
     chosen = [np.flatnonzero(right & (data.y_test == digit))[0] for digit in (3, 5, 8)]
-    plane = Slice(*data.X_test[chosen])
+    x0, x1, x2 = data.X_test[chosen]
+    # Wide enough to see the walls that MMR has pushed away from the points.
+    points = Slice(x0, x1, x2).points
+    low, high = points.min(axis=0), points.max(axis=0)
+    spare = MARGIN * (high - low).max()
+    plane = Slice(x0, x1, x2, (low[0] - spare, high[0] + spare, low[1] - spare, high[1] + spare))
     nets = {row.scheme: row.net for row in rows}
     return {name: enumerate_regions(nets[name], plane) for name in ("plain", "mmr")}, plane
 
@@ -177,7 +184,8 @@ def _draw(
     figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
     for ax, (name, cx) in zip(axes, complexes.items(), strict=True):
         plot.bent_lines(cx, ax, points=plane.points, labels=names)
-        ax.set_title(f"trained {name}: {len(cx)} linear regions in this plane")
+        ax.set_title(f"trained {name}, number of linear regions in this plane: {len(cx)}")
+        ax.legend(loc="lower left", fontsize=9, framealpha=0.9)
     plot.save(figure, out / "regions.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
@@ -188,8 +196,7 @@ def _draw(
     plot.save(figure, out / "classes.png")
 
     certificates = {row.scheme: row.result.certificates for row in rows}
-    ax = plot.radii(certificates, EPS)
-    plot.save(ax, out / "radii.png")
+    plot.save(plot.radii(certificates, EPS), out / "radii.png")
 
     row = next(row for row in rows if row.scheme == "mmr")
     c = row.result.certificates

@@ -26,12 +26,7 @@ __all__ = ["adversarial_examples", "bent_lines", "radii", "regions", "save"]
 CLASS_COLORS = (
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999",
 )  # fmt: skip
-SCHEME_STYLES = {
-    "plain": ("#000000", "-"),
-    "at": ("#D55E00", "--"),
-    "mmr": ("#0072B2", "-."),
-    "mmr+at": ("#009E73", ":"),
-}
+BAR_COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73")
 
 
 def regions(
@@ -136,43 +131,43 @@ def bent_lines(
     return ax
 
 
-def radii(
-    certificates: Mapping[str, Certificates], eps: float | None = None, ax: Axes | None = None
-) -> Axes:
-    """Draw histograms of certified radii, one outline a training scheme.
+def radii(certificates: Mapping[str, Certificates], eps: float | None = None) -> Figure:
+    """Draw histograms of certified radii, one below the other on the same axes.
 
     Parameters
     ----------
     certificates : mapping of str to Certificates
-        By name of the scheme; all in the same norm.
+        By name of the training; all in the same norm.
     eps : float, optional
-        Marked by a vertical line.
-    ax : matplotlib Axes, optional
-        Where to draw; a new figure if not given.
+        Marked by a vertical line, with the share of points certified beyond it.
 
     Returns
     -------
-    Axes
+    Figure
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    n = len(certificates)
+    figure, axes = plt.subplots(
+        n, 1, figsize=(7.5, 1.4 * n + 0.8), sharex=True, sharey=True, layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
     largest = max(float(c.lower.max()) for c in certificates.values())
-    bins = np.linspace(0, largest * 1.02 or 1, 41).tolist()
-    for name, c in certificates.items():
-        color, line = SCHEME_STYLES.get(name, ("#CC79A7", "-"))
-        label = f"{name} (mean {c.lower.mean():.3f})"
-        ax.hist(c.lower, bins=bins, histtype="step", color=color, ls=line, lw=1.8, label=label)
+    bins = np.linspace(0, largest * 1.02 or 1, 36).tolist()
+    for ax, (name, c), color in zip(axes[:, 0], certificates.items(), BAR_COLORS * n, strict=False):
+        shares = np.full(len(c), 100 / len(c))
+        ax.hist(c.lower, bins=bins, weights=shares, color=color)
+        text = f"{name}\nmean radius {c.lower.mean():.3f}"
+        if eps is not None:
+            ax.axvline(eps, color="black", lw=1, ls="--")
+            text += f"\n{100 * (c.lower > eps).mean():.0f}% beyond eps"
+        ax.text(0.985, 0.92, text, transform=ax.transAxes, ha="right", va="top")
+        ax.spines[["top", "right"]].set_visible(False)
     if eps is not None:
-        ax.axvline(eps, color="0.5", lw=1)
-        ax.text(eps, 0.97, f" eps = {eps:g}", color="0.35", va="top",
-                transform=ax.get_xaxis_transform())  # fmt: skip
+        ax = axes[0, 0]
+        ax.text(eps, 0.97, f" eps = {eps:g}", transform=ax.get_xaxis_transform(), va="top")
     norm = _norm(next(iter(certificates.values())).p)
-    ax.set_xlabel(f"certified radius ({norm} distance in input space)")
-    ax.set_ylabel("test points")
-    ax.set_yscale("symlog", linthresh=10)
-    ax.yaxis.set_major_formatter(mpl.ticker.ScalarFormatter())
-    ax.legend(title="trained with", frameon=False)
-    return ax
+    figure.supylabel("test points, %")
+    axes[-1, 0].set_xlabel(f"certified radius ({norm} distance in input space)")
+    return figure
 
 
 def adversarial_examples(
@@ -264,7 +259,9 @@ def _new_axes(cx: RegionComplex, ax: Axes | None) -> Axes:
 
 def _draw_boundary(cx: RegionComplex, ax: Axes) -> None:
     segments = cx.decision_boundary().segments
-    lines = LineCollection(list(segments), colors="black", linewidths=2.2, capstyle="round")
+    lines = LineCollection(
+        list(segments), colors="black", linewidths=2.2, capstyle="round", label="decision boundary"
+    )
     ax.add_collection(lines)
 
 

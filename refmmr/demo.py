@@ -35,8 +35,8 @@ TRAINING: dict[str, Any] = {
     "seed": SEED,
 }
 REGULARIZER: dict[str, dict[str, float]] = {
-    "mmr": {"lam": 1.0, "gamma": 0.6},
-    "mmr+at": {"lam": 1.0, "gamma": 0.6},
+    "mmr": {"lam": 4.0, "gamma": 0.6},
+    "mmr+at": {"lam": 0.5, "gamma": 0.8},
 }
 MARGIN = 1.0
 """Space around the three points of the plane, as a share of their spread."""

@@ -261,9 +261,8 @@ def fractions(array: Any) -> np.ndarray:
     array([Fraction(1, 2), Fraction(-3, 1)], dtype=object)
     """
     array = np.asarray(array)
-    exact = np.empty(array.shape, dtype=object)
-    exact.flat = [Fraction(number) for number in array.ravel().tolist()]
-    return exact
+    numbers = [Fraction(number) for number in array.ravel().tolist()]
+    return np.array(numbers, dtype=object).reshape(array.shape)
 
 
 def exact_network(net: _network.Network) -> _network.Network:

@@ -1,0 +1,20 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, max_examples=60)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """The folder of MNIST and Fashion-MNIST; tests that need it are skipped without it."""
+    folder = os.environ.get("REFMMR_DATA")
+    if not folder:
+        pytest.skip("REFMMR_DATA is not set: it names the folder of the data sets")
+    if not Path(folder).is_dir():
+        pytest.fail(f"REFMMR_DATA: expected a folder, got {folder!r}")
+    return Path(folder)

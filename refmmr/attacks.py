@@ -21,7 +21,7 @@ def pgd(
     net: Network,
     X: ArrayLike,
     y: ArrayLike,
-    p: float = np.inf,
+    p: float,
     *,
     eps: float,
     steps: int = 40,

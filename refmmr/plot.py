@@ -22,9 +22,10 @@ from refmmr.regions import Box, RegionComplex
 
 __all__ = ["adversarial_examples", "bent_lines", "radii", "regions", "save"]
 
-# Okabe and Ito's colours, told apart with any colour vision; classes repeat after eight.
+# Paul Tol's "muted" colours, told apart with any colour vision; classes repeat after ten.
 CLASS_COLORS = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999",
+    "#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933",
+    "#882255", "#DDDDDD",
 )  # fmt: skip
 BAR_COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from refmmr import _validate as check
 from refmmr._backend import kernel
@@ -298,8 +299,6 @@ def enumerate_regions(
             f"domain: expected inputs of shape {net.input_shape}, got a {type(domain).__name__} "
             f"of inputs of shape {shape}"
         )
-    from tqdm import tqdm
-
     net = net.astype(np.float64)
     (left, bottom), (right, top) = domain.rectangle
     corners = np.array([[left, bottom], [right, bottom], [right, top], [left, top]])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from refmmr import _validate as check
 from refmmr._backend import kernel
@@ -19,6 +20,9 @@ METHODS = ("region",)
 
 EXACT = 1e-6
 """Bounds that agree to this relative tolerance are called exact."""
+
+BLOCK = 128
+"""Points between two steps of the progress bar."""
 
 _region_bounds = kernel(region.region_bounds)
 
@@ -63,10 +67,12 @@ class Certificates:
 def certify(
     net: Network,
     X: ArrayLike,
-    y: ArrayLike | None = None,
-    p: float = np.inf,
+    y: ArrayLike | None,
+    p: float,
     box: Any = (0, 1),
     method: str = "region",
+    *,
+    progress: bool | None = None,
 ) -> Certificates:
     """Certify points: how far must an attacker move each of them, at least and at most.
 
@@ -75,9 +81,9 @@ def certify(
     net : Network
         Its weights are taken as exact real numbers; the computation is in float64.
     X : array_like, shape (n, *input_shape)
-    y : array_like of int, shape (n,), optional
-        True classes; points of another predicted class have radius 0.  If not given, the predicted
-        classes are meant.
+    y : array_like of int, shape (n,), or None
+        True classes; points of another predicted class have radius 0.  None means the predicted
+        classes.
     p : {1, 2, inf}
         The norm.
     box : (lo, hi) or None
@@ -85,6 +91,8 @@ def certify(
     method : {"region"}
         "region": the distances to the walls of the point's own linear region and to the decision
         boundaries of the affine map there.
+    progress : bool, optional
+        Show a progress bar; if not given, on a terminal only.
 
     Returns
     -------
@@ -105,7 +113,7 @@ def certify(
     --------
     >>> import refmmr as rm
     >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
-    >>> certificates = rm.certify(net, [[1.0, 0.5]], [0], p=2)
+    >>> certificates = rm.certify(net, [[1.0, 0.5]], [0], p=2, box=None)
     >>> certificates.lower.round(6), certificates.exact
     (array([0.8]), array([ True]))
     """
@@ -117,6 +125,13 @@ def certify(
     limits = check.check_box(box, X)
     check.check_choice("method", method, METHODS)
     labels = net.predict(X) if y is None else check.check_labels(y, len(X), net.n_classes)
-    bounds = _region_bounds(net, X, labels, p, limits)
+    parts = []
+    disable = None if progress is None else not progress
+    with tqdm(total=len(X), desc=f"certify, {method}", unit="point", disable=disable) as bar:
+        for start in range(0, len(X), BLOCK):
+            rows = slice(start, start + BLOCK)
+            parts.append(_region_bounds(net, X[rows], labels[rows], p, limits))
+            bar.update(len(parts[-1].lower))
+    bounds = region.Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     exact = bounds.upper <= bounds.lower * (1 + EXACT)
     return Certificates(bounds.lower, bounds.upper, exact, bounds.adversarial, p, method)

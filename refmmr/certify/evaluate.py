@@ -69,13 +69,14 @@ def robust_error(
     net: Network,
     X: ArrayLike,
     y: ArrayLike,
-    p: float = np.inf,
+    p: float,
     *,
     eps: float,
     box: Any = (0, 1),
     pgd_steps: int = 40,
     restarts: int = 3,
     rng: int | np.random.Generator | None = 0,
+    progress: bool | None = None,
 ) -> RobustError:
     """Test error, and lower and upper bound of the robust test error at eps.
 
@@ -97,6 +98,8 @@ def robust_error(
         Strength of the attack.
     rng : int, numpy.random.Generator or None
         Seed of the attack's random starts.
+    progress : bool, optional
+        Show a progress bar; if not given, on a terminal only.
 
     Returns
     -------
@@ -118,14 +121,14 @@ def robust_error(
     >>> import refmmr as rm
     >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
     >>> X, y = [[1.0, 0.5], [0.4, 0.1]], [0, 0]
-    >>> result = rm.robust_error(net, X, y, p=2, eps=0.1)
+    >>> result = rm.robust_error(net, X, y, p=2, eps=0.15)
     >>> result.test_error, result.lower_bound, result.upper_bound
     (0.0, 0.5, 0.5)
     """
     X = check.check_inputs(net, X).astype(np.float64)
     y = check.check_labels(y, len(X), net.n_classes)
     eps = check.check_number("eps", eps)
-    certificates = certify(net, X, y, p, box)
+    certificates = certify(net, X, y, p, box, progress=progress)
     net = net.astype(np.float64)
     misclassified = net.predict(X) != y
     certified = certificates.lower > eps

@@ -42,9 +42,10 @@ FIGURES = (
     ),
     (
         "adversarial.png",
-        "Eight test images with their minimal adversarial examples and the difference",
-        "Minimal adversarial examples of the MMR network: no image nearer to the original is "
-        "classified otherwise, and that is proved. Above each picture its (predicted) class.",
+        "Test images with their minimal adversarial examples and the difference",
+        "Minimal adversarial examples of the network trained {examples_of}: no image nearer to the "
+        "original is classified otherwise, and that is proved. Above each picture its (predicted) "
+        "class.",
     ),
 )
 
@@ -65,7 +66,9 @@ def html(report: Mapping[str, Any], folder: Path) -> str:
         A page that asks no other file and no network.
     """
     sizes = "-".join(map(str, report["network"]))
-    figures = "\n".join(_figure(folder / name, alt, text) for name, alt, text in FIGURES)
+    figures = "\n".join(
+        _figure(folder / name, alt, text.format(**report)) for name, alt, text in FIGURES
+    )
     best = max(report["rows"], key=lambda row: row["mean_certified_radius"])
     plain = next(row for row in report["rows"] if row["scheme"] == "plain")
     times = best["mean_certified_radius"] / plain["mean_certified_radius"]

@@ -83,7 +83,7 @@ def region_bounds(
 
 def _region_bounds(net, X, y, p, box):
     # Overflow ends in a NaN, which no comparison accepts: a bound of 0, never a wrong one.
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         walls = walls_around(net, X, y)
         errors = wall_errors(net, X, y, walls)
         upper, adversarial = nearest_projection(net, X, y, walls, p, box)

@@ -19,8 +19,8 @@ import numpy as np
 
 from refmmr.reference.network import Network, Pass
 
-UNDERFLOW = 1e-250
-"""Added to every bound: products too small for a float lose far less than this."""
+UNDERFLOW = 1e-150
+"""Added to every bound: products, and squares in a norm, too small for a float lose less than this."""
 
 
 def gamma(n: int) -> float:

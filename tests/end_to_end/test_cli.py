@@ -1,0 +1,190 @@
+"""The commands that a user types."""
+
+import base64
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import refmmr as rm
+from refmmr.cli import main
+
+
+def run(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def command(*words):
+    return [sys.executable, "-c", "from refmmr.cli import main; main()", *map(str, words)]
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory):
+    """A small network trained on moons by the command line."""
+    path = tmp_path_factory.mktemp("cli") / "moons.npz"
+    result = run("train", "--data", "moons", "--hidden", "16", "--gamma", 0.1, "--epochs", 4,
+                 "--out", path)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "test error" in result.output
+    return path
+
+
+@pytest.mark.parametrize("name", ["demo", "train", "certify", "regions", "info"])
+def test_help_tells_what_a_command_does(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"Usage: main {name}")
+
+
+def test_info_names_versions_and_backend():
+    result = run("info")
+    assert result.exit_code == 0
+    assert f"refmmr {rm.__version__}" in result.output
+    assert f"numpy {np.__version__}" in result.output
+    assert "backend numpy" in result.output
+
+
+def test_training_leaves_the_network_and_no_checkpoint(moons):
+    assert rm.load(moons).input_shape == (2,)
+    assert [path.name for path in moons.parent.iterdir()] == ["moons.npz"]
+
+
+def test_certify_prints_the_table_and_writes_one_line_a_point(moons, tmp_path):
+    out = tmp_path / "points.csv"
+    result = run("certify", moons, "--data", "moons", "--eps", 0.05, "--n", 50, "--out", out)
+    assert result.exit_code == 0, result.output
+    data = rm.datasets.load("moons")
+    X, y = data.X_test[:50], data.y_test[:50]
+    expected = rm.robust_error(rm.load(moons), X, y, p=2, eps=0.05)
+    assert expected.table() in result.output
+    points = np.genfromtxt(out, delimiter=",", names=True)
+    np.testing.assert_array_equal(points["lower"], expected.certificates.lower)
+    np.testing.assert_array_equal(points["certified"], expected.certified)
+
+
+@pytest.mark.parametrize("color", ["lines", "region", "class"])
+def test_regions_draws_a_picture(moons, tmp_path, color):
+    out = tmp_path / "regions.png"
+    result = run("regions", moons, "--color", color, "--out", out)
+    assert result.exit_code == 0, result.output
+    cx = rm.enumerate_regions(rm.load(moons), rm.Box([0, 0], [1, 1]))
+    assert f"{len(cx)} linear regions" in result.output
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_regions_of_an_image_network_in_the_plane_of_three_test_points(tmp_path):
+    rm.save(rm.Network.mlp([64, 8, 10], rng=0), tmp_path / "net.npz")
+    out = tmp_path / "regions.png"
+    result = run("regions", tmp_path / "net.npz", "--points", 3, 4, 5, "--out", out)
+    assert result.exit_code == 0, result.output
+    result = run("regions", tmp_path / "net.npz", "--points", 0, 1, 10**6, "--out", out)
+    assert result.exit_code == 1
+    assert "points: expected numbers of test points, 0 to 359" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["certify", "nowhere.npz"], "No such file or directory: nowhere.npz"),
+        (["certify", "net.pkl"], "path: expected a file ending in .npz"),
+        (["train", "--data", "cifar", "--out", "net.npz"], "name: expected one of 'digits'"),
+        (["train", "--hidden", "ten", "--out", "net.npz"], "hidden: expected numbers of units"),
+        (["train", "--data", "moons", "--hidden", "lenet", "--out", "net.npz"], "hidden: expected"),
+        (["train", "--lr", "-1", "--out", "net.npz"], "lr: expected a finite number > 0"),
+        (["--backend", "abacus", "info"], "backend: expected one of the backends here, numpy"),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == 1
+    assert result.output.startswith(f"Error: {message}")
+    assert result.output.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_misspelt_options_are_exit_code_2():
+    assert run("train", "--no-such-option").exit_code == 2
+    assert run("no-such-command").exit_code == 2
+
+
+def test_backend_from_the_environment_is_checked(monkeypatch):
+    monkeypatch.setenv("REFMMR_BACKEND", "abacus")
+    result = run("info")
+    assert result.exit_code == 1
+    assert "REFMMR_BACKEND: expected one of" in result.output
+
+
+def test_a_stopped_training_keeps_its_epochs_and_goes_on(tmp_path):
+    words = ["train", "--data", "moons", "--scheme", "plain", "--epochs", 400, "--seed", 3]
+    straight, resumed = tmp_path / "straight.npz", tmp_path / "resumed.npz"
+    assert run(*words, "--out", straight).exit_code == 0
+    process = subprocess.Popen(command(*words, "--out", resumed), stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "resumed.checkpoint.npz"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate()[1]
+    assert process.returncode == 130, errors
+    assert "epochs are kept" in errors
+    assert "Traceback" not in errors
+    assert checkpoint.exists()
+    assert not resumed.exists()
+    assert run(*words, "--out", resumed).exit_code == 0
+    for (W, b), (W2, b2) in zip(
+        rm.load(straight).parameters, rm.load(resumed).parameters, strict=True
+    ):
+        np.testing.assert_array_equal(W, W2)
+        np.testing.assert_array_equal(b, b2)
+
+
+class _Page(HTMLParser):
+    """Collects the images and everything the page refers to."""
+
+    def __init__(self):
+        super().__init__()
+        self.images, self.references = [], []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "img":
+            self.images.append(attributes)
+        self.references += [v for k, v in attributes.items() if k in ("src", "href")]
+
+
+def test_demo_writes_everything_and_the_table_is_the_json(tmp_path):
+    result = run("demo", "--epochs", 2, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    names = {path.name for path in tmp_path.iterdir()}
+    pictures = {"regions.png", "classes.png", "radii.png", "adversarial.png"}
+    networks = {"plain.npz", "at.npz", "mmr.npz", "mmr+at.npz"}
+    assert names == pictures | networks | {"results.json", "report.html"}
+    report = json.loads((tmp_path / "results.json").read_text())
+    for row in report["rows"]:
+        line = next(
+            x for x in result.output.splitlines() if re.match(rf"{re.escape(row['scheme'])}\s", x)
+        )
+        figures = [float(number) for number in re.findall(r"\d+\.\d+", line)]
+        expected = [
+            100 * row["test_error"],
+            100 * row["robust_error_lower_bound"],
+            100 * row["robust_error_upper_bound"],
+            row["mean_certified_radius"],
+            100 * row["exact_share"],
+        ]
+        np.testing.assert_allclose(figures, expected, atol=0.051)
+    page = _Page()
+    page.feed((tmp_path / "report.html").read_text())
+    assert len(page.images) == len(pictures)
+    assert all(image["alt"] for image in page.images)
+    for reference in page.references:  # the page asks for nothing outside itself
+        head, data = reference.split(",")
+        assert head == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")

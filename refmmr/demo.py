@@ -207,6 +207,9 @@ def _draw(
     row = examples_of(rows)
     c = row.result.certificates
     shown = np.flatnonzero(c.exact & (c.lower > 0))[:SHOWN]
+    (out / "adversarial.png").unlink(missing_ok=True)
+    if len(shown) == 0:
+        return
     picked = type(c)(
         c.lower[shown], c.upper[shown], c.exact[shown], c.adversarial[shown], c.p, c.method
     )

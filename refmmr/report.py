@@ -67,7 +67,9 @@ def html(report: Mapping[str, Any], folder: Path) -> str:
     """
     sizes = "-".join(map(str, report["network"]))
     figures = "\n".join(
-        _figure(folder / name, alt, text.format(**report)) for name, alt, text in FIGURES
+        _figure(folder / name, alt, text.format(**report))
+        for name, alt, text in FIGURES
+        if (folder / name).exists()
     )
     best = max(report["rows"], key=lambda row: row["mean_certified_radius"])
     plain = next(row for row in report["rows"] if row["scheme"] == "plain")

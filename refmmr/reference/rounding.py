@@ -20,7 +20,7 @@ import numpy as np
 from refmmr.reference.network import Network, Pass
 
 UNDERFLOW = 1e-150
-"""Added to every bound: products, and squares in a norm, too small for a float lose less than this."""
+"""Added to every bound: what products and squares too small for a float lose is less."""
 
 
 def gamma(n: int) -> float:

@@ -152,6 +152,14 @@ def test_load_idx(tmp_path, packed):
     np.testing.assert_array_equal(images.X_train.reshape(6, 16), data.X_train)
 
 
+def test_load_idx_by_path(tmp_path):
+    folder = write_mnist(tmp_path) / "mnist"
+    data = datasets.load(folder)
+    assert (data.name, len(data.X_train)) == ("mnist", 6)
+    with pytest.raises(ValueError, match="name: expected one of"):
+        datasets.load(folder / "nothing")
+
+
 def test_load_idx_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("REFMMR_DATA", str(write_mnist(tmp_path)))
     assert len(datasets.load("mnist").X_train) == 6

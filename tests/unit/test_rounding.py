@@ -1,0 +1,86 @@
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from refmmr import Conv2d, Flatten, Linear, Network
+from refmmr.reference import rounding
+from refmmr.reference.affine import basis, probe
+from refmmr.testing import exact_network, fractions
+
+NETS = {
+    "dense": Network.mlp([6, 20, 20, 3], rng=0),
+    "no hidden layer": Network.mlp([6, 3], rng=0),
+    "conv": Network.lenet_small((1, 5, 6), 3, rng=0),
+}
+
+
+def test_gamma_bounds_n_roundings():
+    u = Fraction(2) ** -53
+    for n in (1, 10, 10**6):
+        assert rounding.gamma(n) == pytest.approx(float(n * u / (1 - n * u)), rel=1e-15)
+
+
+def test_counts_by_hand():
+    net = Network(
+        [
+            Conv2d(np.ones((1, 2, 3, 3)), [0]),  # 18 products and a bias
+            Flatten(),
+            Linear(np.ones((2, 4)), [0, 0]),  # 4 products and a bias
+        ],
+        (2, 4, 4),
+    )
+    assert rounding.roundings(net) == [2 * 19 + 8, 2 * (19 + 5) + 8]
+
+
+def test_absolute():
+    net = Network([Linear([[-1, 2]], [-3]), Linear([[-4]], [5])], 2)
+    assert_array_equal(rounding.absolute(net).logits(np.ones((1, 2))), [[4 * 6 + 5]])
+    assert_array_equal(net.parameters[0][0], [[-1, 2]])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_bounds_cover_the_error_and_are_small(name):
+    net = NETS[name]
+    X = np.random.default_rng(1).uniform(size=(2, *net.input_shape))
+    trail, exact = net.forward(X), exact_network(net)
+    bounds = rounding.value_errors(net, X, trail.masks)
+    truth = exact.forward(fractions(X), trail.masks).outputs
+    worst = max_ratio(trail.outputs, truth, bounds)
+    assert 0 < worst <= 1
+    for output, bound in zip(trail.outputs, bounds, strict=True):
+        assert bound.shape == output.shape
+        assert bound.max() < 1e-11 * (1 + np.abs(output).max())
+
+    bounds = rounding.gradient_errors(net, trail.masks)
+    rows = probe(net, trail.masks, basis(net, X.dtype)).outputs
+    exact_rows = probe(exact, trail.masks, fractions(basis(net, X.dtype))).outputs
+    for row, exact_row, bound in zip(rows, exact_rows, bounds, strict=True):
+        error = np.abs(fractions(row) - exact_row).sum(axis=1)  # l_1, the largest of the l_q
+        assert (error <= fractions(bound)).all()
+        assert bound.max() < 1e-11 * (1 + np.abs(row).sum(axis=1).max())
+
+
+def max_ratio(outputs, truth, bounds):
+    ratios = [
+        np.abs(fractions(output) - exact) / fractions(bound)
+        for output, exact, bound in zip(outputs, truth, bounds, strict=True)
+    ]
+    return max(ratio.max() for ratio in ratios)
+
+
+def test_bounds_are_never_zero():
+    net = Network([Linear([[0]], [0]), Linear([[0]], [0])], 1)
+    X = np.zeros((1, 1))
+    for bound in rounding.value_errors(net, X, net.forward(X).masks):
+        assert (bound > 0).all()
+
+
+def test_a_bound_covers_every_order_of_summation():
+    """Cancellation: 1e16 + 1 - 1e16 is 0 or 1 or 2 in floats, and the bound knows."""
+    net = Network([Linear([[1e16, 1.0, -1e16]], [0])], 3)
+    X = np.ones((1, 3))
+    [bound] = rounding.value_errors(net, X, [])
+    assert bound >= abs(net(X) - 1)
+    assert bound >= 1

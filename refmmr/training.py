@@ -28,7 +28,7 @@ from refmmr.attacks import pgd
 from refmmr.network import Network
 from refmmr.reference import loss as _loss
 from refmmr.reference import mmr as _mmr
-from refmmr.reference.network import Gradients
+from refmmr.reference.adam import Adam
 
 __all__ = ["SCHEMES", "History", "fit"]
 
@@ -67,36 +67,6 @@ class History:
             return "History(no epochs)"
         last = ", ".join(f"{key}={value:.4g}" for key, value in self.records[-1].items())
         return f"History({len(self)} epochs; last: {last})"
-
-
-class Adam:
-    """Adam (Kingma and Ba, 2015): steps of even size along running means of the gradient.
-
-    Parameters
-    ----------
-    parameters : list of (W, b)
-        Changed in place.
-    """
-
-    betas = (0.9, 0.999)
-    epsilon = 1e-8
-
-    def __init__(self, parameters: Gradients) -> None:
-        self.arrays = [array for pair in parameters for array in pair]
-        self.means = [np.zeros_like(array) for array in self.arrays]
-        self.squares = [np.zeros_like(array) for array in self.arrays]
-        self.steps = 0
-
-    def step(self, gradients: Gradients, lr: float) -> None:
-        """Move all parameters once."""
-        self.steps += 1
-        first, second = self.betas
-        scale = lr * np.sqrt(1 - second**self.steps) / (1 - first**self.steps)
-        flat = [array for pair in gradients for array in pair]
-        for array, m, v, g in zip(self.arrays, self.means, self.squares, flat, strict=True):
-            m += (1 - first) * (g - m)
-            v += (1 - second) * (g * g - v)
-            array -= scale * m / (np.sqrt(v) + self.epsilon)
 
 
 def fit(

@@ -1,0 +1,41 @@
+"""Adam, the optimiser of all trainings here."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refmmr.reference.network import Gradients
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015): steps of even size along a running mean of the gradient.
+
+    With m and v the running means of the gradient and of its square, started at 0 and corrected for
+    that start, each step is ``-lr * m / sqrt(v)``: about lr for every weight, whatever the scale of
+    its gradient.
+
+    Parameters
+    ----------
+    parameters : list of (W, b)
+        Changed in place by `step`.
+    """
+
+    betas = (0.9, 0.999)
+    epsilon = 1e-8
+
+    def __init__(self, parameters: Gradients) -> None:
+        self.arrays = [array for pair in parameters for array in pair]
+        self.means = [np.zeros_like(array) for array in self.arrays]
+        self.squares = [np.zeros_like(array) for array in self.arrays]
+        self.steps = 0
+
+    def step(self, gradients: Gradients, lr: float) -> None:
+        """Move all parameters once."""
+        self.steps += 1
+        first, second = self.betas
+        scale = lr * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
+        flat = [array for pair in gradients for array in pair]
+        for array, m, v, g in zip(self.arrays, self.means, self.squares, flat, strict=True):
+            m += (1 - first) * (g - m)
+            v += (1 - second) * (g * g - v)
+            array -= scale * m / (np.sqrt(v) + self.epsilon)

@@ -27,7 +27,6 @@ import numpy as np
 
 from refmmr.reference.affine import chunks
 from refmmr.reference.distances import (
-    Distances,
     Walls,
     distances,
     dual_norm,
@@ -112,52 +111,63 @@ def mmr_gradient(
 def _mmr_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
     """Sum of the values over the samples, and the gradient of that sum."""
     walls = walls_around(net, X, y)
-    own_class = (np.arange(len(X)), y)
     boundary_norms, decision_norms = walls.boundary_norms(p), dual_norm(walls.R, p, axis=1)
-    d = Distances(
-        boundary=hyperplane_distance(np.abs(walls.f), boundary_norms),
-        decision=hyperplane_distance(walls.margin, decision_norms),
-    )
-    d.decision[own_class] = np.inf
-    slope_b = _hinge_slope(d.boundary, gamma_b, k_b)
-    slope_d = _hinge_slope(d.decision, gamma_d, k_d)
+    d_B = hyperplane_distance(np.abs(walls.f), boundary_norms)
+    d_D = hyperplane_distance(walls.margin, decision_norms)
+    d_D[np.arange(len(y)), y] = np.inf
+    values = _mean_hinge(d_B, gamma_b, k_b) + _mean_hinge(d_D, gamma_d, k_d)
 
-    # Step 2: dd/dvalue = 1 / norm and dd/dnorm = -d / norm, wherever the hinge has a slope.
-    df = np.sign(walls.f) * _divide(slope_b, boundary_norms)
-    dmargin = _divide(slope_d, decision_norms)
-    dboundary_norms = -_divide(slope_b * np.where(slope_b != 0, d.boundary, 0), boundary_norms)
-    ddecision_norms = -_divide(slope_d * np.where(slope_d != 0, d.decision, 0), decision_norms)
+    slope_B, slope_D = _hinge_slope(d_B, gamma_b, k_b), _hinge_slope(d_D, gamma_d, k_d)
+    df, dV_norms = _wall_slopes(slope_B, d_B, boundary_norms)
+    dmargin, dR_norms = _wall_slopes(slope_D, d_D, decision_norms)
+    dR = dR_norms[:, None, :] * dual_norm_gradient(walls.R, p, axis=1)
 
-    # A margin is f_y - f_s: +1 for the class itself, -1 for each rival.
-    dlogits = -dmargin
-    dlogits[own_class] += dmargin.sum(axis=1)
-    dR = ddecision_norms[:, None, :] * dual_norm_gradient(walls.R, p, axis=1)
-    dV_out = -dR
-    dV_out[own_class[0], :, y] += dR.sum(axis=2)
-
-    # Step 3: backprop over the samples, and over the probes.
-    trail, probes = walls.trail, walls.probes
-    direct = [*unflat(df, net.unit_shapes), dlogits.reshape(trail.outputs[-1].shape)]
-    from_samples = net.weight_gradients(trail, net.backward(trail, direct))
-    dV = _boundary_gradients(walls, p, dboundary_norms)
-    dV.append(_as_shared(dV_out, probes.outputs[-1]).reshape(probes.outputs[-1].shape))
-    from_probes = net.weight_gradients(probes, net.backward(probes, dV))
-    # The probes meet no bias, so they have nothing to say about db.
-    gradients = [
-        (dW + dW_probes, db)
-        for (dW, db), (dW_probes, _) in zip(from_samples, from_probes, strict=True)
+    sample_side = [
+        *unflat(np.sign(walls.f) * df, net.unit_shapes),
+        _margins_to_logits(dmargin, y),
     ]
-    values = _mean_hinge(d.boundary, gamma_b, k_b) + _mean_hinge(d.decision, gamma_d, k_d)
-    return float(values.sum()), gradients
+    probe_side = [
+        *_boundary_gradients(walls, p, dV_norms),
+        _as_shared(_margins_to_logits(dR, y), walls.probes.outputs[-1]),
+    ]
+    return float(values.sum()), _two_backprops(net, walls, sample_side, probe_side)
+
+
+def _wall_slopes(slope, d, norms):
+    """Step 2: gradients to the value ``|f|`` and to the norm ``||v||`` of each wall.
+
+    ``d = |f| / ||v||``, so ``dd/d|f| = 1 / ||v||`` and ``dd/d||v|| = -d / ||v||``; where the hinge
+    has no slope d may be infinite and must not be touched.
+    """
+    return _divide(slope, norms), -_divide(slope * np.where(slope != 0, d, 0), norms)
+
+
+def _margins_to_logits(dmargin: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A margin is ``f_y - f_s``: +1 for the class itself, -1 for each rival.  (n, ..., K)."""
+    dlogits = -dmargin
+    dlogits[np.arange(len(y)), ..., y] += dmargin.sum(axis=-1)
+    return dlogits
 
 
 def _boundary_gradients(walls: Walls, p: float, dnorms: np.ndarray) -> list[np.ndarray]:
-    """Gradient to V of each hidden layer, in the shape of the probes' outputs."""
+    """Gradient to V of each hidden layer, (n or 1, d, N_k)."""
     per_layer = unflat(dnorms, [(v.shape[2],) for v in walls.V])
     return [
-        (_as_shared(dnorm, v)[:, None, :] * dual_norm_gradient(v, p, axis=1)).reshape(output.shape)
-        for v, dnorm, output in zip(walls.V, per_layer, walls.probes.outputs, strict=False)
+        _as_shared(dnorm, v)[:, None, :] * dual_norm_gradient(v, p, axis=1)
+        for v, dnorm in zip(walls.V, per_layer, strict=True)
     ]
+
+
+def _two_backprops(net, walls, sample_side, probe_side):
+    """Step 3: backprop over the samples, and over the probes.
+
+    The probes meet no bias, so they have nothing to say about db.
+    """
+    sums = []
+    for trail, direct in ((walls.trail, sample_side), (walls.probes, probe_side)):
+        shaped = [g.reshape(f.shape) for g, f in zip(direct, trail.outputs, strict=True)]
+        sums.append(net.weight_gradients(trail, net.backward(trail, shaped)))
+    return [(dW + dW_probes, db) for (dW, db), (dW_probes, _) in zip(*sums, strict=True)]
 
 
 def dual_norm_gradient(w: np.ndarray, p: float, axis: int) -> np.ndarray:

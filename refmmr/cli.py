@@ -21,6 +21,22 @@ from refmmr.training import SCHEMES
 
 INTERRUPTED = 130
 
+
+def _choose_backend(ctx: click.Context, option: click.Parameter, name: str | None) -> None:
+    try:
+        if name is not None:
+            set_backend(name)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+
+
+BACKEND = click.option(
+    "--backend",
+    callback=_choose_backend,
+    expose_value=False,
+    help="Implementation of the hot paths, see 'refmmr info'; $REFMMR_BACKEND, or numpy, if not "
+    "given.",
+)
 DATA = click.option(
     "--data",
     default="digits",
@@ -71,11 +87,8 @@ def _interruptible(command: Callable) -> Callable:
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(rm.__version__, prog_name="refmmr")
-@click.option(
-    "--backend",
-    help="Implementation of the hot paths, see 'refmmr info'. [default: $REFMMR_BACKEND or numpy]",
-)
-def main(backend: str | None) -> None:
+@BACKEND
+def main() -> None:
     """Linear regions of ReLU networks: train with MMR, certify, draw.
 
     A ReLU network is affine on polytopes.  The distance of a point to the walls of its polytope and
@@ -83,10 +96,7 @@ def main(backend: str | None) -> None:
 
     Start with 'refmmr demo'.
     """
-    if backend is not None:
-        set_backend(backend)
-    else:
-        get_backend()
+    get_backend()  # a wrong REFMMR_BACKEND is an error at once
 
 
 @main.command()
@@ -100,6 +110,7 @@ def main(backend: str | None) -> None:
 @click.option(
     "--epochs", type=click.IntRange(min=1), help="Length of each training. [default: 100]"
 )
+@BACKEND
 @_interruptible
 def demo(out: Path, epochs: int | None) -> None:
     """Train four ways on digits, certify, compare: the whole method in a minute.
@@ -145,6 +156,7 @@ def demo(out: Path, epochs: int | None) -> None:
     required=True,
     help="The trained network, an .npz file.",
 )
+@BACKEND
 @_interruptible
 def train(
     data: str, scheme: str, hidden: str, p: str, eps: float, lam: float, gamma: float,
@@ -187,6 +199,7 @@ def train(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write one line a point (CSV).",
 )
+@BACKEND
 @_interruptible
 def certify(model: Path, data: str, p: str, eps: float, n: int | None, out: Path | None) -> None:
     """Certify MODEL (an .npz file) on a test set: test error and bounds on the robust error."""
@@ -225,6 +238,7 @@ def certify(model: Path, data: str, p: str, eps: float, n: int | None, out: Path
     show_default=True,
     help="The picture.",
 )
+@BACKEND
 @_interruptible
 def regions(model: Path, data: str, points: tuple[int, int, int], color: str, out: Path) -> None:
     """Enumerate and draw the linear regions of MODEL, exactly.
@@ -258,6 +272,7 @@ def regions(model: Path, data: str, points: tuple[int, int, int], color: str, ou
 
 
 @main.command()
+@BACKEND
 def info() -> None:
     """Print versions, the backends here, and where data is looked for."""
     click.echo(f"refmmr {rm.__version__}, Python {platform.python_version()}")

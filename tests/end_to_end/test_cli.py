@@ -17,6 +17,12 @@ import refmmr as rm
 from refmmr.cli import main
 
 
+@pytest.fixture(autouse=True)
+def no_backend_chosen(monkeypatch):
+    """Each command starts like a fresh process."""
+    monkeypatch.setattr("refmmr._backend._current", None)
+
+
 def run(*words):
     return CliRunner().invoke(main, [str(word) for word in words])
 
@@ -99,6 +105,7 @@ def test_regions_of_an_image_network_in_the_plane_of_three_test_points(tmp_path)
         (["train", "--data", "moons", "--hidden", "lenet", "--out", "net.npz"], "hidden: expected"),
         (["train", "--lr", "-1", "--out", "net.npz"], "lr: expected a finite number > 0"),
         (["--backend", "abacus", "info"], "backend: expected one of the backends here, numpy"),
+        (["demo", "--backend", "abacus"], "backend: expected one of the backends here, numpy"),
     ],
 )
 def test_errors_are_one_line_and_exit_code_1(tmp_path, monkeypatch, words, message):
@@ -108,6 +115,11 @@ def test_errors_are_one_line_and_exit_code_1(tmp_path, monkeypatch, words, messa
     assert result.output.startswith(f"Error: {message}")
     assert result.output.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["--backend", "numpy", "info"], ["info", "--backend", "numpy"]])
+def test_backend_may_stand_before_or_behind_the_command(words):
+    assert run(*words).exit_code == 0
 
 
 def test_misspelt_options_are_exit_code_2():

@@ -134,7 +134,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        # An interruption may come just after the move.
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 

@@ -187,6 +187,7 @@ def fit(
                 run.epoch(validation, bar.update)
                 bar.set_postfix(loss=f"{run.history.records[-1]['loss']:.4f}")
         except KeyboardInterrupt:
+            run.keep()
             run.history.interrupted = True
             warnings.warn(
                 f"training stopped by hand after {len(run.history)} of {plan.epochs} epochs",
@@ -312,7 +313,11 @@ class _Run:
             record["validation_error"] = float((self.net.predict(X_val) != y_val).mean())
         record["seconds"] = time.perf_counter() - start
         self.history.records.append(record)
-        if self.path:
+        self.keep()
+
+    def keep(self) -> None:
+        """Write the state after the last full epoch to the checkpoint."""
+        if self.path and len(self.history):
             self._write(self.path)
 
     def _order(self, epoch: int) -> Iterator[np.ndarray]:

@@ -287,19 +287,24 @@ class _Run:
         tick: Callable[[int], Any],
     ) -> None:
         """Train for one epoch; either all of it counts or nothing."""
-        start = time.perf_counter()
-        epoch = len(self.history)
-        settings = self.plan.settings(epoch)
-        before = self._state()
-        sums = np.zeros(3)
+        epochs, before = len(self.history), self._state()
         try:
-            for rows in self._order(epoch):
-                sums += self._batch(rows, settings)
-                tick(1)
+            self.history.records.append(self._train(validation, tick))
         except KeyboardInterrupt:
             self._restore(before)
+            del self.history.records[epochs:]
             raise
-        cross_entropy, mmr, error = sums / self.plan.batches
+        self.keep()
+
+    def _train(self, validation, tick):
+        """Go through all batches once; returns the record of the epoch."""
+        start, epoch = time.perf_counter(), len(self.history)
+        settings = self.plan.settings(epoch)
+        sums = np.zeros(3)
+        for rows in self._order(epoch):
+            sums += self._batch(rows, settings)
+            tick(1)
+        cross_entropy, mmr, error = (sums / self.plan.batches).tolist()
         record = {
             "epoch": epoch + 1,
             "loss": cross_entropy + settings["lam"] * mmr,
@@ -312,8 +317,7 @@ class _Run:
             X_val, y_val = validation
             record["validation_error"] = float((self.net.predict(X_val) != y_val).mean())
         record["seconds"] = time.perf_counter() - start
-        self.history.records.append(record)
-        self.keep()
+        return record
 
     def keep(self) -> None:
         """Write the state after the last full epoch to the checkpoint."""

@@ -207,7 +207,7 @@ def hyperplanes(
     ----------
     dimension : int
     dyadic : bool
-        Multiples of 1/4, the largest ``|w_j|`` a power of two.
+        Multiples of 1/4.
 
     Returns
     -------
@@ -216,10 +216,9 @@ def hyperplanes(
     """
     rng = draw(_generators())
     w = _uniform(rng, -2, 2, (dimension,), dyadic)
-    if dyadic:
-        w[rng.integers(dimension)] = rng.choice([-2, 2])
-    elif draw(st.booleans()):
+    if draw(st.booleans()):
         w[rng.random(dimension) < 0.3] = 0
+    if not w.any():
         w[rng.integers(dimension)] = 1
     return w, _uniform(rng, -4, 4, (), dyadic)
 

@@ -43,6 +43,12 @@ def test_walls_belong_to_the_region_and_tolerance_is_a_distance():
     assert_array_equal(region.contains(points, tolerance=5.5), [True, True, True, True])
 
 
+def test_of_no_points_none_lie_in_the_region():
+    region = linear_region(NET, [1, -2])
+    assert region.contains(np.zeros((0, 2))).shape == (0,)
+    assert region.logits(np.zeros((0, 2))).shape == (0, 2)
+
+
 def test_no_hidden_layer_is_one_region():
     region = linear_region(Network([Linear([[3, 4]], [1])], 2), [1, 1])
     assert region.pattern.shape == (0,)

@@ -9,10 +9,20 @@ from refmmr.reference import rounding
 from refmmr.reference.affine import basis, probe
 from refmmr.testing import exact_network, fractions
 
+RNG = np.random.default_rng(2)
+CONV = Network(
+    [
+        Conv2d(RNG.standard_normal((3, 2, 3, 3)), [0.1, 0.2, 0.3], padding="same"),
+        Conv2d(RNG.standard_normal((4, 3, 2, 2)), [0.1, 0.2, 0.3, 0.4], stride=2),
+        Flatten(),
+        Linear(RNG.standard_normal((3, 16)), [0, 0, 0]),
+    ],
+    (2, 4, 4),
+)
 NETS = {
     "dense": Network.mlp([6, 20, 20, 3], rng=0),
     "no hidden layer": Network.mlp([6, 3], rng=0),
-    "conv": Network.lenet_small((1, 5, 6), 3, rng=0),
+    "conv": CONV,
 }
 
 

@@ -102,6 +102,17 @@ def test_gradient_by_hand():
     assert not db2.any()
 
 
+def test_gradient_of_the_two_nearest_by_hand():
+    # At 2.5 the walls are 2.5, 0.5 and 5.5 away, of slopes 1, 2 and 1; d / db = 1 / |w|.
+    options = {"gamma_b": 4, "gamma_d": 0.25, "k_b": 2}
+    value, [(dW, db), (dW2, _)] = rm.mmr_gradient(NET, [[2.5]], [1], **options)
+    assert value == pytest.approx((1.5 / 4 + 3.5 / 4) / 2, rel=1e-15)
+    assert_allclose(db, [-1 / 8, -1 / 16, 0], rtol=1e-15)
+    # d / dw = (x - d) / w for a unit that is on and has w > 0.
+    assert_allclose(dW, [[0], [-1 / 8 * (2.5 - 0.5) / 2], [0]], rtol=1e-14, atol=1e-16)
+    assert not dW2.any()
+
+
 def test_mean_over_the_batch():
     value, gradients = rm.mmr_gradient(NET, [[3], [1]], [1, 0], gamma_b=4, gamma_d=2, k_b=2)
     assert value == pytest.approx(

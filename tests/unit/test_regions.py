@@ -105,6 +105,21 @@ def test_pencil_in_any_order():
         assert len(cx) == 10
 
 
+def test_corner_that_is_rounded_off_a_wall():
+    """All lines meet in the origin, which interpolation misses by 1e-16."""
+    net = units(
+        [[0.5, -0.75], [1.0, -0.75], [0.5, 0.25], [0.0, -0.25]],
+        np.zeros(4),
+        ([[0.25, 0.5, -0.25, 0.25], [-0.75, 0.5, -0.5, -0.5], [0.75, -0.5, 0.5, 0.0]], np.zeros(3)),
+    )
+    exact = exact_cells(net, AROUND)
+    cx = rm.enumerate_regions(net, AROUND)
+    found = dict(zip(map(tuple, cx.patterns), cx.areas, strict=True))
+    for pattern, area in exact.items():
+        assert found.get(pattern) == pytest.approx(float(area), rel=1e-12)
+    assert len(found) == len(exact)
+
+
 def test_exact_areas():
     cx = rm.enumerate_regions(units([[1, 1]], [-0.5]), UNIT)
     areas = {bool(pattern[0]): area for pattern, area in zip(cx.patterns, cx.areas, strict=True)}

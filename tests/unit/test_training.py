@@ -1,0 +1,546 @@
+"""Training: the schemes, the schedules, and checkpoints of trainings that were killed."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import refmmr as rm
+from refmmr import _backend
+from refmmr.reference import loss
+from refmmr.reference.adam import Adam
+
+SCHEMES = {
+    "plain": {},
+    "at": {"eps": 0.05, "pgd_steps": 3},
+    "mmr": {"lam": 0.5, "gamma": (0.2, 0.1)},
+    "mmr+at": {"eps": 0.05, "pgd_steps": 3, "lam": 0.5, "gamma": 0.2},
+}
+
+
+def problem(n=64):
+    """Two classes in the unit square, divided by a parabola."""
+    X = np.random.default_rng(0).uniform(0, 1, (n, 2))
+    return X, (X[:, 1] > (2 * X[:, 0] - 1) ** 2).astype(int)
+
+
+def start():
+    return rm.Network.mlp([2, 10, 6, 2], rng=0)
+
+
+def train(scheme="plain", net=None, **options):
+    """A short training: four batches an epoch."""
+    X, y = problem()
+    options = {"epochs": 3, "batch_size": 16, **SCHEMES[scheme], **options}
+    return rm.fit(start() if net is None else net, X, y, scheme, **options)
+
+
+def bits(net):
+    return [array.tobytes() for pair in net.parameters for array in pair]
+
+
+def records(history):
+    """All but the time it took."""
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in history.records]
+
+
+@pytest.fixture
+def after(monkeypatch):
+    """Call something at the n-th batch from now on."""
+    monkeypatch.setattr(_backend, "_twins", {name: dict(t) for name, t in _backend._twins.items()})
+
+    def set_trap(batches, action):
+        calls = []
+
+        @_backend.implements("numpy", loss.loss_gradient)
+        def trapped(*args):
+            calls.append(1)
+            if len(calls) == batches:
+                action()
+            return loss.loss_gradient(*args)
+
+    return set_trap
+
+
+def stop(error):
+    def action():
+        raise error
+
+    return action
+
+
+# ---- The schemes.
+
+
+def objective(net, scheme, X, y):
+    """What the scheme minimises, without any of the training's code."""
+    options = {"p": 2, **SCHEMES[scheme]}
+    if "at" in scheme:
+        X = rm.pgd(net, X, y, 2, eps=options["eps"], steps=10)
+    value = loss.cross_entropy(net(X), y).mean()
+    if "mmr" in scheme:
+        gamma = np.broadcast_to(options["gamma"], 2)
+        mmr = rm.mmr(net, X, y, gamma_b=gamma[0], gamma_d=gamma[1], k_b=1)
+        value += options["lam"] * mmr.value.mean()
+    return value
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_lowers_its_objective(scheme):
+    X, y = problem()
+    net, history = train(scheme, epochs=40, lr=0.01)
+    assert objective(net, scheme, X, y) < 0.8 * objective(start(), scheme, X, y)
+    assert history["cross_entropy"][-1] < history["cross_entropy"][0]
+    assert (history["mmr"] > 0).all() == ("mmr" in scheme)
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_first_step(scheme, p):
+    """One batch of everything: a step of Adam along the gradient of the paper's objective."""
+    X, y = problem(9)
+    options = SCHEMES[scheme]
+    net, history = rm.fit(start(), X, y, scheme, p=p, epochs=1, seed=3, **options)
+    order = np.random.default_rng([3, 0]).permutation(9)
+    X, y = X[order], y[order]
+    expected = start()
+    if "at" in scheme:  # half of the batch
+        X[:5] = rm.pgd(
+            expected, X[:5], y[:5], p, eps=options["eps"], steps=options["pgd_steps"], keep="last"
+        )
+    cross_entropy, gradients = loss.loss_gradient(expected, X, y)
+    total = cross_entropy
+    if "mmr" in scheme:
+        gamma_b, gamma_d = np.broadcast_to(options["gamma"], 2)
+        # 10% of 16 hidden units; a tenth of lambda.
+        value, more = rm.mmr_gradient(expected, X, y, p, gamma_b=gamma_b, gamma_d=gamma_d, k_b=1)
+        total += 0.05 * value
+        gradients = [
+            (dW + 0.05 * eW, db + 0.05 * eb)
+            for (dW, db), (eW, eb) in zip(gradients, more, strict=True)
+        ]
+    Adam(expected.parameters).step(gradients, 1e-3)
+    for found, wanted in zip(net.parameters, expected.parameters, strict=True):
+        np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found[1], wanted[1], rtol=0, atol=1e-12)
+    assert history["loss"] == pytest.approx([total])
+    assert history["train_error"] == (start().predict(X) != y).mean()
+
+
+def test_adam_by_hand():
+    W, b = np.array([[1.0, -2.0]]), np.array([3.0])
+    adam = Adam([(W, b)])
+    m, v, expected = np.zeros(3), np.zeros(3), np.array([1.0, -2.0, 3.0])
+    for t, gradient in enumerate(([0.5, -4.0, 0.0], [-1.0, -4.0, 1e-3], [0.25, 1.0, 0.0]), 1):
+        g = np.array(gradient)
+        adam.step([(g[None, :2], g[2:])], lr=0.1)
+        # Kingma and Ba's algorithm 1, with epsilon as at the end of their section 2.
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        rate = 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        expected -= rate * m / (np.sqrt(v) + 1e-8)
+        np.testing.assert_allclose([*W[0], *b], expected, rtol=1e-12)
+        if t == 1:  # the first step is lr long for any size of the gradient
+            np.testing.assert_allclose([*W[0], *b], [0.9, -1.9, 3], rtol=1e-5)
+
+
+# ---- The same again.
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_deterministic(scheme):
+    runs = [train(scheme, seed=seed) for seed in (0, 0, 1)]
+    assert bits(runs[0][0]) == bits(runs[1][0])
+    assert records(runs[0][1]) == records(runs[1][1])
+    assert bits(runs[0][0]) != bits(runs[2][0])
+
+
+def test_arguments_stay_as_they_are():
+    net, (X, y) = start(), problem()
+    before = X.copy(), y.copy()
+    rm.fit(net, X, y, "mmr+at", epochs=2, batch_size=16, **SCHEMES["mmr+at"])
+    assert bits(net) == bits(start())
+    np.testing.assert_array_equal(X, before[0])
+    np.testing.assert_array_equal(y, before[1])
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_float32_stays_float32(scheme, p):
+    net, _ = train(scheme, start().astype(np.float32), p=p, epochs=1)
+    assert net.dtype == np.float32
+    assert all(array.dtype == np.float32 for pair in net.parameters for array in pair)
+    double, _ = train(scheme, p=p, epochs=1)
+    for found, wanted in zip(net.parameters, double.parameters, strict=True):
+        np.testing.assert_allclose(found[0], wanted[0], atol=2e-3)
+
+
+def test_images():
+    X = np.random.default_rng(0).uniform(0, 1, (12, 1, 6, 6))
+    net = rm.Network.lenet_small((1, 6, 6), 2, rng=0)
+    trained, history = rm.fit(
+        net, X, np.arange(12) % 2, "mmr+at", epochs=2, batch_size=6, **SCHEMES["mmr+at"]
+    )
+    assert len(history) == 2
+    assert bits(trained) != bits(net)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_hidden_layer(scheme):
+    net, history = train(scheme, rm.Network.mlp([2, 2], rng=0))
+    assert len(history) == 3
+    assert np.isfinite(net.parameters[0][0]).all()
+
+
+# ---- The schedules of the authors.
+
+
+def test_schedules_of_100_epochs():
+    X, y = problem(4)
+    net = rm.Network.mlp([2, 1024, 2], rng=0)
+    _, history = rm.fit(net, X, y, "mmr", lam=2.0, gamma=0.1)
+    epochs = np.arange(100)
+    np.testing.assert_array_equal(history["epoch"], epochs + 1)
+    np.testing.assert_allclose(history["lr"], np.where(epochs < 90, 1e-3, 1e-4))
+    np.testing.assert_allclose(history["lam"], np.minimum(0.2 + 0.18 * epochs, 2))
+    assert (history["k_b"][0], history["k_b"][50], history["k_b"][-1]) == (102, 61, 21)
+    shares = 0.1 - 0.0008 * epochs
+    assert (history["k_b"] <= 1024 * shares + 1e-9).all()
+    assert (history["k_b"] > 1024 * shares - 1).all()
+    np.testing.assert_allclose(
+        history["loss"], history["cross_entropy"] + history["lam"] * history["mmr"]
+    )
+
+
+def test_schedules_of_a_short_training():
+    _, history = train("mmr", epochs=10, lr=0.01, lam=1.0)
+    np.testing.assert_allclose(history["lam"], [0.1, *[1.0] * 9])
+    np.testing.assert_allclose(history["lr"], [*[0.01] * 9, 0.001])
+    assert (history["k_b"] == 1).all()  # 10% of 16 units
+    _, history = train("mmr", epochs=4, k_b=(1, 0.5), k_d=1)
+    assert history["k_b"].tolist() == [16, 14, 12, 10]
+
+
+def test_batches():
+    """An epoch is as many full batches as there are; one batch if there are too few samples."""
+    for size, steps in ((16, 4), (30, 2), (64, 1), (1000, 1)):
+        shown = []
+        X, y = problem()
+        net = start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Adam, "step", lambda self, *args, shown=shown: shown.append(1))
+            rm.fit(net, X, y, epochs=1, batch_size=size)
+        assert len(shown) == steps
+
+
+# ---- History.
+
+
+def test_history():
+    _, history = train(epochs=2)
+    assert len(history) == 2
+    assert not history.interrupted
+    assert (history["seconds"] > 0).all()
+    assert repr(history).startswith("History(2 epochs; last: epoch=2, loss=")
+    assert repr(rm.History()) == "History(no epochs)"
+    with pytest.raises(KeyError):
+        history["validation_error"]
+
+
+def test_validation_error():
+    X, y = problem(200)
+    net, history = train(epochs=5, lr=0.01, validation=(X[64:], y[64:]))
+    assert history["validation_error"].shape == (5,)
+    assert history["validation_error"][-1] == (net.predict(X[64:]) != y[64:]).mean()
+    assert bits(net) == bits(train(epochs=5, lr=0.01)[0])
+
+
+def test_quiet_when_not_on_a_terminal(capfd):
+    train(epochs=1)
+    assert capfd.readouterr() == ("", "")
+    train(epochs=1, progress=False)
+    assert capfd.readouterr() == ("", "")
+    train(epochs=1, progress=True)
+    assert "plain" in capfd.readouterr().err
+
+
+# ---- Interruptions.
+
+
+@pytest.mark.parametrize("batches", [1, 5, 8, 9])
+def test_ctrl_c_keeps_the_last_full_epoch(after, batches):
+    after(batches, stop(KeyboardInterrupt))
+    full = (batches - 1) // 4
+    with pytest.warns(UserWarning, match=f"stopped by hand after {full} of 5 epochs"):
+        net, history = train("mmr", epochs=5)
+    assert history.interrupted
+    assert len(history) == full
+    # The same as after that epoch of a training that goes on.
+    _, whole = train("mmr", epochs=5)
+    assert records(history) == records(whole)[:full]
+    if full == 0:
+        assert bits(net) == bits(start())
+    else:
+        assert bits(net) != bits(start())
+
+
+def test_ctrl_c_during_validation(monkeypatch):
+    """The weights returned are those after the epochs that the history knows."""
+    monkeypatch.setattr(rm.Network, "predict", lambda net, X: stop(KeyboardInterrupt)())
+    with pytest.warns(UserWarning, match="after 0 of 3 epochs"):
+        net, history = train(validation=problem())
+    assert len(history) == 0
+    assert bits(net) == bits(start())
+
+
+@pytest.mark.filterwarnings("ignore:training stopped")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_resumes_bitwise(tmp_path, scheme, error, after):
+    path = tmp_path / "run.npz"
+    whole = train(scheme, epochs=5)
+    after(11, stop(error))  # in the third epoch
+    if error is KeyboardInterrupt:
+        assert len(train(scheme, epochs=5, checkpoint=path)[1]) == 2
+    else:
+        with pytest.raises(error):
+            train(scheme, epochs=5, checkpoint=path)
+    resumed = train(scheme, epochs=5, checkpoint=str(path))
+    assert bits(resumed[0]) == bits(whole[0])
+    assert records(resumed[1]) == records(whole[1])
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import refmmr as rm
+from refmmr import _backend
+from refmmr.reference import loss
+
+calls = []
+
+@_backend.implements("numpy", loss.loss_gradient)
+def trapped(*args):
+    calls.append(1)
+    if len(calls) == 11:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return loss.loss_gradient(*args)
+
+X = np.random.default_rng(0).uniform(0, 1, (64, 2))
+y = (X[:, 1] > (2 * X[:, 0] - 1) ** 2).astype(int)
+net = rm.Network.mlp([2, 10, 6, 2], rng=0)
+rm.fit(net, X, y, "mmr", lam=0.5, gamma=(0.2, 0.1), epochs=5, batch_size=16,
+       checkpoint=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_resumes_after_being_killed(tmp_path):
+    path = tmp_path / "run.npz"
+    run = subprocess.run([sys.executable, "-c", KILLED, str(path)], timeout=60, check=False)
+    assert run.returncode == -signal.SIGKILL
+    with np.load(path) as archive:
+        assert len(json.loads(str(archive["history"]))) == 2
+    resumed, whole = train("mmr", epochs=5, checkpoint=path), train("mmr", epochs=5)
+    assert bits(resumed[0]) == bits(whole[0])
+    assert records(resumed[1]) == records(whole[1])
+
+
+def test_finished_checkpoint(tmp_path, after):
+    """Nothing is left to do; the result comes from the file."""
+    path = tmp_path / "run.npz"
+    first = train(epochs=2, checkpoint=path)
+    after(1, stop(AssertionError("trained again")))
+    again = train(epochs=2, checkpoint=path)
+    assert bits(again[0]) == bits(first[0])
+    assert records(again[1]) == records(first[1])
+
+
+def test_float32_checkpoint(tmp_path, after):
+    path = tmp_path / "run.npz"
+    net = start().astype(np.float32)
+    whole = train("mmr", net, epochs=4)
+    after(6, stop(MemoryError))
+    with pytest.raises(MemoryError):
+        train("mmr", net, epochs=4, checkpoint=path)
+    resumed = train("mmr", net, epochs=4, checkpoint=path)
+    assert bits(resumed[0]) == bits(whole[0])
+    assert resumed[0].dtype == np.float32
+
+
+OTHERS = {
+    "scheme": {"scheme": "plain"},
+    "p": {"p": 1},
+    "lam": {"lam": 0.6},
+    "gamma": {"gamma": 0.2},
+    "epochs": {"epochs": 4},
+    "batch_size": {"batch_size": 8},
+    "lr": {"lr": 2e-3},
+    "seed": {"seed": 1},
+    "k_b": {"k_b": (0.2, 0.02)},
+    "k_d": {"k_d": 1},
+    "weights": {"net": rm.Network.mlp([2, 10, 6, 2], rng=1)},
+    "sizes": {"net": rm.Network.mlp([2, 10, 2], rng=0)},
+    "dtype": {"net": start().astype(np.float32)},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_checkpoint_of_another_training(tmp_path, name):
+    path = tmp_path / "run.npz"
+    train("mmr", checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="checkpoint: expected a training with the same") as caught:
+        train(**{"scheme": "mmr", "checkpoint": path, **OTHERS[name]})
+    assert str(path) in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_checkpoint_of_other_data(tmp_path):
+    path = tmp_path / "run.npz"
+    train(checkpoint=path)
+    X, y = problem()
+    for change in ((X + 1e-9, y), (X, 1 - y), (X[:-1], y[:-1])):
+        with pytest.raises(ValueError, match="checkpoint: expected a training with the same"):
+            rm.fit(start(), *change, epochs=3, batch_size=16, checkpoint=path)
+
+
+def test_checkpoint_of_another_attack(tmp_path):
+    path = tmp_path / "run.npz"
+    train("at", checkpoint=path)
+    for change in ({"eps": 0.06}, {"pgd_steps": 4}, {"box": (0, 2)}, {"box": None}):
+        with pytest.raises(ValueError, match="checkpoint: expected a training with the same"):
+            train("at", checkpoint=path, **change)
+
+
+def damaged(path, name):
+    """Damage a checkpoint in place."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    if name == "truncated":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif name == "empty":
+        path.write_bytes(b"")
+    elif name == "network":
+        rm.save(start(), path)
+    elif name == "version":
+        np.savez(path, **{**arrays, "version": 99})
+    elif name == "byte":
+        content = bytearray(path.read_bytes())
+        content[content.index(arrays["array0"].tobytes()) + 5] ^= 1
+        path.write_bytes(content)
+    elif name.startswith("no "):
+        del arrays[name[3:]]
+        np.savez(path, **arrays)
+    else:
+        key, value = {
+            "shape": ("array0", np.ones((3, 3, 3))),
+            "history": ("history", "[{"),
+            "history number": ("history", "5"),
+            "steps": ("steps", "many"),
+            "steps list": ("steps", np.array([1, 2])),
+            "pickle": ("array0", np.array([None])),
+        }[name]
+        np.savez(path, **{**arrays, key: value})
+
+
+DAMAGES = [
+    "truncated",
+    "empty",
+    "network",
+    "version",
+    "byte",
+    "no array3",
+    "no history",
+    "no steps",
+]
+DAMAGES += ["no fingerprint", "shape", "history", "history number", "steps", "steps list", "pickle"]
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_checkpoint(tmp_path, name):
+    path = tmp_path / "run.npz"
+    train(checkpoint=path)
+    damaged(path, name)
+    with pytest.raises(ValueError, match=r"run\.npz"):
+        train(checkpoint=path)
+
+
+def test_checkpoint_name(tmp_path):
+    with pytest.raises(ValueError, match=r"path: expected a file ending in \.npz"):
+        train(checkpoint=tmp_path / "run.pt")
+
+
+# ---- Errors.
+
+
+@pytest.mark.parametrize("scheme", ["plain", "mmr"])
+def test_divergence(scheme):
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(FloatingPointError, match=r"training diverged in epoch [12].*smaller lr"),
+    ):
+        train(scheme, lr=1e200)
+
+
+X, Y = problem(8)
+OUTSIDE = X + 0.5
+NAN = np.where(np.arange(16).reshape(8, 2) == 5, np.nan, X)
+
+BAD = {
+    "scheme": (
+        {"scheme": "free"},
+        "scheme: expected one of 'plain', 'at', 'mmr', 'mmr.at', got 'free'",
+    ),
+    "eps missing": ({"scheme": "at"}, "eps: expected a number for scheme 'at', got None"),
+    "eps 0": ({"scheme": "at", "eps": 0}, "eps: expected a finite number > 0, got 0"),
+    "lam missing": ({"scheme": "mmr", "gamma": 1}, "lam: expected a number for scheme 'mmr'"),
+    "lam nan": ({"scheme": "mmr", "lam": np.nan, "gamma": 1}, "lam: expected a finite number"),
+    "gamma missing": ({"scheme": "mmr", "lam": 1}, "gamma: expected a number for scheme 'mmr'"),
+    "gamma half": ({"scheme": "mmr", "lam": 1, "gamma": (1, None)}, "gamma: expected a number"),
+    "gamma three": ({"scheme": "mmr", "lam": 1, "gamma": (1, 1, 1)}, r"gamma: .*\(1, 1, 1\)"),
+    "gamma negative": ({"scheme": "mmr", "lam": 1, "gamma": -1}, "gamma: .* > 0, got -1"),
+    "epochs 0": ({"epochs": 0}, "epochs: expected an integer of at least 1, got 0"),
+    "epochs float": ({"epochs": 1.5}, "epochs: expected an integer of at least 1, got 1.5"),
+    "batch_size": ({"batch_size": 0}, "batch_size: expected an integer of at least 1, got 0"),
+    "lr 0": ({"lr": 0}, "lr: expected a finite number > 0, got 0"),
+    "lr nan": ({"lr": np.nan}, "lr: expected a finite number > 0, got nan"),
+    "seed": ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+    "pgd_steps": ({"pgd_steps": 0}, "pgd_steps: expected an integer of at least 1, got 0"),
+    "p": ({"p": 3}, "p: expected 1, 2 or inf, got 3"),
+    "k_b large": ({"k_b": (2, 0.1)}, r"k_b: expected two shares .* got \(2, 0.1\)"),
+    "k_b one": ({"k_b": 0.1}, "k_b: expected two shares .* got 0.1"),
+    "k_b zero": ({"k_b": (0.1, 0)}, "k_b: expected a finite number > 0, got 0"),
+    "k_b none": ({"k_b": (0.1, None)}, "k_b: expected"),
+    "k_d": ({"k_d": 3}, "k_d: expected an integer from 1 to 2, got 3"),
+    "X outside": (
+        {"scheme": "at", "eps": 0.1, "X": OUTSIDE},
+        "X: expected points inside the box.*box=None",
+    ),
+    "X nan": ({"X": NAN}, r"X: expected finite numbers, got nan at index \(2, 1\)"),
+    "X shape": ({"X": X[:, :1]}, r"X: expected shape \(n, 2\), got \(8, 1\)"),
+    "X empty": ({"X": X[:0], "y": Y[:0]}, "X: expected at least one sample"),
+    "y large": ({"y": Y + 1}, "y: expected classes 0 to 1, got 2"),
+    "y negative": ({"y": Y - 1}, "y: expected classes 0 to 1, got -1"),
+    "y float": ({"y": Y * 1.0}, "y: expected integer class indices, got dtype float64"),
+    "y count": ({"y": Y[:-1]}, r"y: expected shape \(8,\)"),
+    "validation X": ({"validation": (NAN, Y)}, "validation X: expected finite numbers, got nan"),
+    "validation y": ({"validation": (X, Y + 5)}, "validation y: expected classes 0 to 1, got"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_errors(name):
+    changed, message = BAD[name]
+    arguments = {"net": start(), "X": X, "y": Y, "epochs": 1, **changed}
+    with pytest.raises((ValueError, TypeError), match=message):
+        rm.fit(**arguments)
+
+
+def test_points_outside_the_box_may_be_trained_on_without_attack():
+    rm.fit(start(), OUTSIDE, Y, epochs=1)
+    rm.fit(start(), OUTSIDE, Y, "at", eps=0.1, box=None, epochs=1)
+    rm.fit(start(), OUTSIDE, Y, "at", eps=0.1, box=(0, 2), epochs=1)

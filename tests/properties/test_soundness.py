@@ -223,6 +223,22 @@ def test_powers_of_two(p, power):
             check(net.with_parameters(parameters), X, y, p, box)
 
 
+@pytest.mark.parametrize("scale", [1e-120, 1e-160, 1e-200])
+@pytest.mark.parametrize("p", NORMS)
+def test_products_that_underflow(p, scale):
+    """Without biases the second layer is 0 in floats; the fourth is as large as ever in truth."""
+    net = rm.Network.mlp([3, 6, 5, 4, 3], rng=0)
+    factors = (scale, scale, 1 / scale, 1 / scale)
+    net = net.with_parameters(
+        [(W * factor, b) for (W, b), factor in zip(net.parameters, factors, strict=True)]
+    )
+    X = np.random.default_rng(0).uniform(-1, 1, (5, 3))
+    for box in (None, (np.full(3, -1.0), np.ones(3))):
+        for x, lower in zip(X, rm.certify(net, X, None, p, box).lower, strict=True):
+            label = exact_network(net).logits(fractions(x)[None])[0].argmax()
+            assert holds(lower, exact_square(net, x, label, p, box))
+
+
 @pytest.mark.parametrize("unit", [2.0**-535, 2.0**-520, 2.0**-100])
 @pytest.mark.parametrize("slope", [1, 2.0**60, 2.0**400])
 @pytest.mark.parametrize("p", NORMS)

@@ -194,7 +194,7 @@ def test_foreign_npz(path):
 def test_single_array_renamed(path):
     np.save(path.with_suffix(".npy"), np.ones(3))
     path.with_suffix(".npy").rename(path)
-    refused(path, "a single array")
+    refused(path, "not a zip file")
 
 
 def test_zip_of_something_else(path):

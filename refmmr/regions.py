@@ -93,7 +93,7 @@ class Slice:
         across = b - (b * first).sum() * first
         across -= (across * first).sum() * first
         height = np.sqrt((across * across).sum())
-        if height <= 1e-9 * max(length, np.sqrt((b * b).sum())):
+        if length == 0 or height <= 1e-9 * max(length, np.sqrt((b * b).sum())):
             raise ValueError(
                 "Slice: expected three points that do not lie on a line, got x0, x1, x2 on one"
             )
@@ -181,10 +181,13 @@ class RegionComplex:
         found: dict[tuple, tuple[np.ndarray, tuple[int, int]]] = {}
         for piece in self._class_pieces:
             ends = np.roll(piece.corners, -1, axis=0)
-            for start, end, rival in zip(piece.corners, ends, piece.rivals, strict=True):
-                if rival >= 0:
-                    pair = (min(piece.winner, rival), max(piece.winner, rival))
-                    found.setdefault((*_key(start, end), *pair), (np.stack([start, end]), pair))
+            for i, rival in enumerate(piece.rivals.tolist()):
+                # A cut through a region is an edge of both its pieces: take the first class's.
+                if rival < 0 or (piece.inside[i] and rival < piece.winner):
+                    continue
+                start, end = piece.corners[i], ends[i]
+                pair = (min(piece.winner, rival), max(piece.winner, rival))
+                found.setdefault((*_key(start, end), *pair), (np.stack([start, end]), pair))
         return DecisionBoundary(
             segments=np.array([segment for segment, _ in found.values()]).reshape(-1, 2, 2),
             classes=np.array([pair for _, pair in found.values()], dtype=int).reshape(-1, 2),

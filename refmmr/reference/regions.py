@@ -11,14 +11,14 @@ of a wall agree about a corner they share.  Within a layer the values at a new c
 interpolation along the edge that is cut.
 
 In floats the sign of a unit at a corner is decided only where its value is larger than its rounding
-error (`refmmr.reference.rounding`); within that error the line is taken to pass through the corner,
-so a cell is never cut along a line that only touches it.  With `fractions.Fraction` as numbers (an
-object array) every sign is exact.
+error (`refmmr.reference.rounding`); within that error the value is taken to be 0 and the line to
+pass through the corner, so a cell is never cut along a line that only touches it.  With
+`fractions.Fraction` as numbers (an object array) every sign is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,11 +68,10 @@ def enumerate_plane(
     cells = [Cell(corners, walls, np.zeros(0, dtype=bool))]
     first_unit = 0
     for k, shape in enumerate(net.unit_shapes):
-        values = corner_values(net, cells, embed, layer=k)
         cells = [
             piece
-            for cell, v in zip(cells, values, strict=True)
-            for piece in split_cell(cell, v, first_unit)
+            for cell, values, errors in corner_values(net, cells, embed, layer=k)
+            for piece in split_cell(cell, values, errors, first_unit)
         ]
         first_unit += int(np.prod(shape))
         on_layer(k + 1, len(cells))
@@ -81,29 +80,32 @@ def enumerate_plane(
 
 def corner_values(
     net: Network, cells: Sequence[Cell], embed: Embedding, layer: int
-) -> list[np.ndarray]:
-    """Pre-activations of a layer at the corners of each cell, (m, N_k); 0 where undecided."""
-    counts = [len(cell.corners) for cell in cells]
-    corners = np.concatenate([cell.corners for cell in cells])
+) -> Iterator[tuple[Cell, np.ndarray, np.ndarray]]:
+    """For each cell the pre-activations of a layer at its corners, (m, N_k), and their errors.
+
+    The errors, (N_k,), hold on the whole cell: their bounds are convex, so largest at a corner.
+    """
     # A corner is shared by several cells; ask the network once, so that they hear the same.
-    corners, places = _distinct(corners)
+    corners, places = _distinct(np.concatenate([cell.corners for cell in cells]))
     parts = [
-        _decided_values(net, embed(corners[start : start + 1024]), layer)
+        _values_and_errors(net, embed(corners[start : start + 1024]), layer)
         for start in range(0, len(corners), 1024)
     ]
-    values = np.concatenate(parts)[places]
-    return np.split(values, np.cumsum(counts)[:-1])
+    values, errors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    start = 0
+    for cell in cells:
+        here = places[start : start + len(cell.corners)]
+        yield cell, values[here], errors[here].max(axis=0)
+        start += len(here)
 
 
-def split_cell(cell: Cell, values: np.ndarray, first_unit: int) -> list[Cell]:
+def split_cell(cell: Cell, values: np.ndarray, errors: np.ndarray, first_unit: int) -> list[Cell]:
     """Cut a cell along the zero lines of a layer's units, given their values at its corners."""
-    pieces = [(cell.corners, cell.walls, values)]
-    crossing = (values > 0).any(axis=0) & (values < 0).any(axis=0)
+    pieces = [(cell.corners, cell.walls, decided(values, errors))]
+    crossing = (pieces[0][2] > 0).any(axis=0) & (pieces[0][2] < 0).any(axis=0)
     for unit in np.flatnonzero(crossing).tolist():
         pieces = [
-            part
-            for corners, walls, values in pieces
-            for part in split(corners, walls, values, unit, first_unit + unit)
+            part for piece in pieces for part in split(*piece, errors, unit, wall=first_unit + unit)
         ]
     return [
         Cell(corners, walls, np.concatenate([cell.pattern, (values > 0).any(axis=0)]))
@@ -111,11 +113,21 @@ def split_cell(cell: Cell, values: np.ndarray, first_unit: int) -> list[Cell]:
     ]
 
 
+def decided(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """The values whose sign is certain; 0 for the others."""
+    return np.where(np.abs(values) > errors, values, 0)
+
+
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def split(
-    corners: np.ndarray, walls: np.ndarray, values: np.ndarray, column: int, wall: int
+    corners: np.ndarray,
+    walls: np.ndarray,
+    values: np.ndarray,
+    errors: np.ndarray,
+    column: int,
+    wall: int,
 ) -> list[Piece]:
     """Cut a polygon along the line where a column of `values` is zero.
 
@@ -125,7 +137,9 @@ def split(
     walls : ndarray, shape (m,)
         Labels of the edges.
     values : ndarray, shape (m, c)
-        Functions that are affine on the polygon, at its corners.
+        Functions that are affine on the polygon, at its corners, decided.
+    errors : ndarray, shape (c,)
+        Their rounding errors on the polygon.
     column : int
         The one to cut along.
     wall : int
@@ -140,11 +154,11 @@ def split(
     f = values[:, column]
     if not ((f > 0).any() and (f < 0).any()):
         return [(corners, walls, values)]
-    corners, walls, values = _with_crossings(corners, walls, values, column)
+    corners, walls, values = _with_crossings(corners, walls, values, errors, column)
     return [_side(corners, walls, values, values[:, column] * sign >= 0, wall) for sign in (1, -1)]
 
 
-def _with_crossings(corners, walls, values, column):
+def _with_crossings(corners, walls, values, errors, column):
     """Insert a corner wherever an edge crosses the zero line."""
     f = values[:, column]
     after = np.roll(f, -1)
@@ -158,7 +172,7 @@ def _with_crossings(corners, walls, values, column):
             # From a fixed end, so that both cells at this edge find the same point.
             a, b = (i, j) if tuple(corners[i]) < tuple(corners[j]) else (j, i)
             t = f[a] / (f[a] - f[b])
-            value = values[a] + t * (values[b] - values[a])
+            value = decided(values[a] + t * (values[b] - values[a]), errors)
             value[column] = 0
             new_corners.append(corners[a] + t * (corners[b] - corners[a]))
             new_walls.append(walls[i])
@@ -187,47 +201,46 @@ class ClassPiece(NamedTuple):
     winner: int
     corners: np.ndarray  # (m, 2)
     rivals: np.ndarray  # (m,) int: the class that ties along edge i, or -1
+    inside: np.ndarray  # (m,) bool: edge i is a cut through the region, not an edge of it
 
 
 def class_pieces(net: Network, cells: Sequence[Cell], embed: Embedding) -> list[ClassPiece]:
     """Cut every linear region by the class that wins; logits are affine on it."""
     pieces = []
-    values = corner_values(net, cells, embed, layer=len(net.unit_shapes))
-    for index, (cell, logits) in enumerate(zip(cells, values, strict=True)):
+    layer = len(net.unit_shapes)
+    for index, (cell, logits, errors) in enumerate(corner_values(net, cells, embed, layer)):
         for winner in range(logits.shape[1]):
-            piece = _winning_piece(cell, logits, winner)
+            piece = _winning_piece(cell, logits, errors, winner)
             if piece is not None:
                 pieces.append(ClassPiece(index, winner, *piece))
     return pieces
 
 
-def _winning_piece(cell, logits, winner):
+def _winning_piece(cell, logits, errors, winner):
     """Where `winner` beats every rival (the first of equals wins), and who ties along the edges."""
-    lead = logits[:, winner : winner + 1] - logits
-    corners, walls, values = cell.corners, np.full(len(cell.corners), -1), lead
-    for rival in range(lead.shape[1]):
-        if rival == winner:
-            continue
+    errors = 2 * (errors + errors[winner])
+    values = decided(logits[:, winner : winner + 1] - logits, errors)
+    corners, rivals = cell.corners, np.full(len(cell.corners), -1)
+    for rival in range(values.shape[1]):
         f = values[:, rival]
         if not (f > 0).any() and ((f < 0).any() or rival < winner):
             return None
-        corners, walls, values = split(corners, walls, values, rival, rival)[0]
+        corners, rivals, values = split(corners, rivals, values, errors, rival, wall=rival)[0]
+    inside = rivals >= 0
     # An edge of the region along which a rival ties is a decision boundary too.
     ties = (values == 0) & (np.roll(values, -1, axis=0) == 0) & (values != 0).any(axis=0)
     for rival in np.flatnonzero(ties.any(axis=0)).tolist():
-        walls = np.where(ties[:, rival], rival, walls)
-    return corners, walls
+        rivals = np.where(ties[:, rival] & ~inside, rival, rivals)
+    return corners, rivals, inside
 
 
-def _decided_values(net, X, layer):
-    """Pre-activations of a layer, those within their rounding error set to 0."""
-    outputs = net.forward(X).outputs
-    values = flat([outputs[layer]])
-    if values.dtype == object:
-        return values
+def _values_and_errors(net, X, layer):
+    """Pre-activations of a layer and bounds on their rounding error, both (n, N_k)."""
+    values = flat([net.forward(X).outputs[layer]])
+    if values.dtype == object:  # fractions make no errors
+        return values, np.zeros_like(values)
     everything = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
-    errors = flat([rounding.value_errors(net, X, everything)[layer]])
-    return np.where(np.abs(values) > errors, values, 0)
+    return values, flat([rounding.value_errors(net, X, everything)[layer]])
 
 
 def _distinct(corners):

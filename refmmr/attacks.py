@@ -86,9 +86,7 @@ def pgd(
     restarts = check.check_count("restarts", restarts, 1)
     step_size = 2 * eps / steps if step_size is None else check.check_number("step_size", step_size)
     keep_last = check.check_choice("keep", keep, ("best", "last")) == "last"
-    limits = check.check_box(box, X)
-    if limits is not None:
-        limits = limits[0].astype(X.dtype), limits[1].astype(X.dtype)
+    limits = check.inward(check.check_box(box, X), X.dtype)
     rng = np.random.default_rng(rng)
     best = _run_pgd(net, X, y, p, eps, steps, step_size, limits, X, keep_last)
     for _ in range(restarts - 1):

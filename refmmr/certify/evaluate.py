@@ -128,6 +128,8 @@ def robust_error(
     X = check.check_inputs(net, X).astype(np.float64)
     y = check.check_labels(y, len(X), net.n_classes)
     eps = check.check_number("eps", eps)
+    check.check_count("pgd_steps", pgd_steps, 1)
+    check.check_count("restarts", restarts, 1)
     certificates = certify(net, X, y, p, box, progress=progress)
     net = net.astype(np.float64)
     misclassified = net.predict(X) != y
@@ -142,7 +144,7 @@ def robust_error(
     return RobustError(
         test_error=float(misclassified.mean()),
         lower_bound=float(attacked.mean()),
-        upper_bound=float(1 - certified.mean()),
+        upper_bound=float((~certified).mean()),
         misclassified=misclassified,
         attacked=attacked,
         certified=certified,

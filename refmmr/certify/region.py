@@ -92,7 +92,7 @@ def _region_bounds(net, X, y, p, box):
             lower = np.minimum(boundary.min(axis=1, initial=np.inf), decision.min(axis=1))
         else:
             lower = _box_lower(X, y, walls, errors, p, box)
-        certain = (np.abs(walls.f) > errors.f).all(axis=1)
+        certain = ((np.abs(walls.f) > errors.f) | (errors.f == 0)).all(axis=1)
         lower = np.where(certain & (lower > 0) & (upper > 0), lower, 0)
     return Bounds(lower, upper, adversarial)
 
@@ -121,14 +121,16 @@ def _free_lower(walls, errors, p, y):
     """Lower bounds on d_B and d_D: smaller value, larger gradient."""
     slack = 1 - rounding.gamma(4 * walls.R.shape[1] + 32)
     boundary = _quotient(np.abs(walls.f) - errors.f, walls.boundary_norms(p) / slack + errors.V)
+    boundary[errors.V == 0] = np.inf  # constant on the region: no wall
     decision = _quotient(walls.margin - errors.margin, dual_norm(walls.R, p, 1) / slack + errors.R)
     decision[np.arange(len(y)), y] = np.inf
     return boundary * slack, decision * slack
 
 
 def _quotient(value, slope):
-    """Value / slope; a slope cannot be 0 here, as every error bound is positive."""
-    return np.maximum(value, 0) / slope
+    """Value / slope; without a slope there is no wall, but a tie (value 0) is nowhere safe."""
+    away = np.maximum(value, 0)
+    return np.where(slope > 0, away / np.where(slope > 0, slope, 1), np.where(away > 0, np.inf, 0))
 
 
 def _box_lower(X, y, walls, errors, p, box):
@@ -171,8 +173,9 @@ def _box_lower(X, y, walls, errors, p, box):
             np.minimum.at(lower, i, distance)
 
     if free_boundary.shape[1]:
-        everyone = np.arange(len(X))
-        boundaries(everyone, free_boundary.argmin(axis=1))
+        nearest = free_boundary.argmin(axis=1)
+        samples = np.flatnonzero(np.isfinite(free_boundary.min(axis=1)))
+        boundaries(samples, nearest[samples])
         boundaries(*np.nonzero(free_boundary < lower[:, None]))
     return lower
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refmmr.reference.distances import norm
-from refmmr.reference.loss import input_gradient
+from refmmr.reference.loss import input_gradient, odds_gradient
 from refmmr.reference.network import Network
 
 
@@ -22,6 +22,10 @@ def pgd(
     keep_last: bool = False,
 ) -> np.ndarray:
     """Climb the cross-entropy within ``||x' - x||_p <= eps`` and the box.
+
+    A step has the direction of steepest ascent in l_p and a fixed length, so any increasing
+    function of the cross-entropy climbs the same way; the log-odds do not fade where the network is
+    sure.
 
     Parameters
     ----------
@@ -46,7 +50,7 @@ def pgd(
     Z = start
     best, best_margin = Z, np.full(len(X), np.inf, dtype=X.dtype)
     for _ in range(steps):
-        logits, gradient = input_gradient(net, Z, y)
+        logits, gradient = input_gradient(net, Z, y, odds_gradient)
         best, best_margin = _better(best, best_margin, Z, margins(logits, y))
         Z = project(X, Z + step_size * steepest(_inward(gradient, Z, box), p), p, eps, box)
     if keep_last:
@@ -69,14 +73,15 @@ def steepest(gradient: np.ndarray, p: float) -> np.ndarray:
     share the largest size share the step.
     """
     g = gradient.reshape(len(gradient), -1)
+    largest = np.abs(g).max(axis=1, keepdims=True)
+    g = g / np.where(largest > 0, largest, 1)  # no square of it can underflow
     if p == np.inf:
         direction = np.sign(g)
     elif p == 2:
         length = norm(g, 2)[:, None]
         direction = g / np.where(length > 0, length, 1)
     else:
-        size = np.abs(g)
-        direction = np.sign(g) * (size == size.max(axis=1, keepdims=True))
+        direction = np.sign(g) * (np.abs(g) == 1)
         direction = direction / np.maximum(norm(direction, 1), 1)[:, None]
     return direction.reshape(gradient.shape)
 
@@ -113,7 +118,7 @@ def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:
     """
     size = np.abs(delta)
     descending = -np.sort(-size, axis=1)
-    counts = np.arange(1, delta.shape[1] + 1)
+    counts = np.arange(1, delta.shape[1] + 1, dtype=delta.dtype)
     thresholds = (np.cumsum(descending, axis=1) - eps) / counts
     last = np.maximum((descending > thresholds).sum(axis=1) - 1, 0)
     threshold = np.maximum(thresholds[np.arange(len(delta)), last], 0)[:, None]

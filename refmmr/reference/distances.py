@@ -38,8 +38,11 @@ def dual_norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
 
 
 def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
-    """``||w||_p`` along an axis."""
-    return dual_norm(w, {1: np.inf, 2: 2, np.inf: 1}[p], axis)
+    """``||w||_p`` along an axis; the squares of l_2 neither overflow nor vanish."""
+    if p != 2:
+        return dual_norm(w, {1: np.inf, np.inf: 1}[p], axis)
+    _, exponent = np.frexp(np.abs(w).max(axis=axis, keepdims=True))
+    return np.ldexp(dual_norm(np.ldexp(w, -exponent), 2, axis), np.squeeze(exponent, axis))
 
 
 def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
@@ -53,7 +56,7 @@ def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
         Dual norm of its gradient; broadcasts against `value`.
     """
     wall = w_norm > 0
-    endless = np.where(value < 0, -np.inf, np.inf)
+    endless = np.where(value < 0, -np.inf, np.inf).astype(value.dtype)
     return np.where(wall, value / np.where(wall, w_norm, 1), endless)
 
 
@@ -113,13 +116,12 @@ def cheapest_moves(
         The step; zero where there is none.
     """
     x, w, lo, hi = np.broadcast_arrays(x, w, lo, hi)
-    way = -np.sign(w) * np.where(value < 0, -1, 1)[..., None]
+    way = -np.sign(w) * np.where(value < 0, -1, 1).astype(w.dtype)[..., None]
     reach = np.where(way > 0, hi - x, x - lo) * np.abs(way)
     need = np.abs(value)[..., None]
-    scale = np.abs(w).max(axis=-1, keepdims=True)
-    scale = np.where(scale > 0, scale, 1)
-    speed = np.abs(w) / scale
-    need = need / scale
+    # Scale the largest weight to about 1, by a power of two, which rounds nothing.
+    _, exponent = np.frexp(np.abs(w).max(axis=-1, keepdims=True))
+    speed, need = np.ldexp(np.abs(w), -exponent), np.ldexp(need, -exponent)
     fill = _knapsack if p == 1 else _water_level
     move, reached = fill(speed, reach, need, p)
     reached &= (w != 0).any(axis=-1)
@@ -210,6 +212,7 @@ def _distances(net, X, y, p, box):
         decision = hyperplane_distance(walls.margin, dual_norm(walls.R, p, axis=1))
     else:
         lo, hi = (np.broadcast_to(side, net.input_shape).reshape(-1) for side in box)
+        lo, hi = lo.astype(X.dtype), hi.astype(X.dtype)
         x = X.reshape(len(X), 1, -1)
         boundary, _ = cheapest_moves(x, walls.boundary_gradients, walls.f, lo, hi, p)
         decision, _ = cheapest_moves(x, walls.R.swapaxes(1, 2), walls.margin, lo, hi, p)

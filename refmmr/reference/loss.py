@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from refmmr.reference.network import Gradients, Network, Pass
+
+LogitGradient = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -20,9 +24,28 @@ def cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Gradient of `cross_entropy` to the logits, ``softmax(logits) - onehot(y)``, shape (n, K)."""
+    """Gradient of `cross_entropy` to the logits, ``softmax(logits) - onehot(y)``, shape (n, K).
+
+    The class's own entry is minus the sum of the others: ``softmax - 1`` would cancel.
+    """
     gradient = softmax(logits)
-    gradient[np.arange(len(y)), y] -= 1
+    rows = np.arange(len(y))
+    gradient[rows, y] = 0
+    gradient[rows, y] = -gradient.sum(axis=1)
+    return gradient
+
+
+def odds_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Gradient of the log-odds ``log sum_{s != y} exp(f_s) - f_y`` to the logits, shape (n, K).
+
+    The cross-entropy is ``log(1 + exp(log-odds))``, so its gradient has the same direction; but
+    that one fades where the network is sure, and is 0 in floats where it is very sure.
+    """
+    rows = np.arange(len(y))
+    rivals = logits.copy()
+    rivals[rows, y] = -np.inf
+    gradient = softmax(rivals)
+    gradient[rows, y] = -1
     return gradient
 
 
@@ -40,36 +63,43 @@ def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gr
     value : float
     gradients : list of (dW, db), one per affine layer
     """
-    trail, logits, deltas = _forward_and_back(net, X, y)
+    trail, logits, deltas = _forward_and_back(net, X, y, cross_entropy_gradient)
     gradients = net.weight_gradients(trail, [delta / len(X) for delta in deltas])
     return float(cross_entropy(logits, y).mean()), gradients
 
 
-def input_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and the gradient of each sample's own cross-entropy to its input.
+def input_gradient(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    logit_gradient: LogitGradient = cross_entropy_gradient,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and the gradient of each sample's own loss to its input.
 
     Parameters
     ----------
     net : Network
     X : ndarray, shape (n, *input_shape)
     y : ndarray of int, shape (n,)
+    logit_gradient : callable
+        Gradient of the loss to the logits, ``(logits, y) -> (n, K)``.
 
     Returns
     -------
     logits : ndarray, shape (n, K)
     gradient : ndarray, shape (n, *input_shape)
     """
-    _, logits, deltas = _forward_and_back(net, X, y)
+    _, logits, deltas = _forward_and_back(net, X, y, logit_gradient)
     return logits, net.input_gradient(deltas)
 
 
 def _forward_and_back(
-    net: Network, X: np.ndarray, y: np.ndarray
+    net: Network, X: np.ndarray, y: np.ndarray, logit_gradient: LogitGradient
 ) -> tuple[Pass, np.ndarray, list[np.ndarray]]:
     """The pass, its logits, and each sample's own gradient to all pre-activations."""
     trail = net.forward(X)
     logits = trail.outputs[-1].reshape(len(X), -1)
-    # The loss reads the logits and no other layer.
-    direct = cross_entropy_gradient(logits, y).reshape(trail.outputs[-1].shape)
+    # A loss reads the logits and no other layer.
+    direct = logit_gradient(logits, y).reshape(trail.outputs[-1].shape)
     deltas = net.backward(trail, [*(None for _ in net.unit_shapes), direct])
     return trail, logits, deltas

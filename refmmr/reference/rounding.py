@@ -15,9 +15,11 @@ weights bounds the error of a forward pass, at every unit:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from refmmr.reference.network import Network, Pass
+from refmmr.reference.network import Network
 
 UNDERFLOW = 1e-150
 """Added to every bound: what products and squares too small for a float lose is less."""
@@ -46,23 +48,39 @@ def absolute(net: Network) -> Network:
     return Network(layers, net.input_shape)
 
 
-def value_errors(net: Network, X: np.ndarray, masks: list[np.ndarray]) -> list[np.ndarray]:
+def indicator(net: Network) -> Network:
+    """The network with a 1 for every weight and bias that is not 0: it counts paths."""
+    layers = list(net.layers)
+    for i, layer in zip(net.affine, net.affine_layers, strict=True):
+        layers[i] = layer.with_weights(1.0 * (layer.W != 0), 1.0 * (layer.b != 0))
+    return Network(layers, net.input_shape)
+
+
+def value_errors(net: Network, X: np.ndarray, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Bounds on the error of ``f_1, ..., f_{L+1}`` at X, shapes (n, *unit_shape).
 
     They hold if the masks are right: where ``|f_k| <= bound`` in a hidden layer, the mask of that
-    unit is uncertain and the bounds of the layers behind it are void.
+    unit is uncertain and the bounds of the layers behind it are void.  The bound is 0 where no
+    weight or bias leads to the unit: it is 0 on the whole region.
     """
-    return _bounds(net, absolute(net).forward(np.abs(X), masks))
-
-
-def gradient_errors(net: Network, masks: list[np.ndarray]) -> list[np.ndarray]:
-    """Bounds on the l_q error, any q, of the rows of ``V_1, ..., V_{L+1}``, as `value_errors`."""
     ones = np.ones((1, *net.input_shape))
-    return _bounds(net, absolute(net).forward(ones, masks, bias=False))
+    return _bounds(net, np.abs(X), masks, ones, bias=True)
 
 
-def _bounds(net: Network, magnitudes: Pass) -> list[np.ndarray]:
+def gradient_errors(net: Network, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Bounds on the l_q error, any q, of the rows of ``V_1, ..., V_{L+1}``, as `value_errors`.
+
+    The bound is 0 where no weight leads to the unit: it is constant on the whole region.
+    """
+    ones = np.ones((1, *net.input_shape))
+    return _bounds(net, ones, masks, ones, bias=False)
+
+
+def _bounds(net, inputs, masks, ones, bias):
+    """``gamma`` times the sum of all absolute products, wherever there is any product."""
+    magnitudes = absolute(net).forward(inputs, masks, bias=bias).outputs
+    paths = indicator(net).forward(ones, masks, bias=bias).outputs
     return [
-        gamma(count) * magnitude + UNDERFLOW
-        for count, magnitude in zip(roundings(net), magnitudes.outputs, strict=True)
+        np.where(path > 0, gamma(count) * magnitude + UNDERFLOW, 0)
+        for count, magnitude, path in zip(roundings(net), magnitudes, paths, strict=True)
     ]

@@ -80,11 +80,16 @@ def max_ratio(outputs, truth, bounds):
     return max(ratio.max() for ratio in ratios)
 
 
-def test_bounds_are_never_zero():
-    net = Network([Linear([[0]], [0]), Linear([[0]], [0])], 1)
+def test_bounds_are_zero_only_where_nothing_leads():
+    net = Network([Linear([[0], [0], [1e-300]], [0, 1, 0]), Linear([[1, 0, 1]], [0])], 1)
     X = np.zeros((1, 1))
-    for bound in rounding.value_errors(net, X, net.forward(X).masks):
-        assert (bound > 0).all()
+    masks = [np.ones((1, 3), dtype=bool)]
+    hidden, logit = rounding.value_errors(net, X, masks)
+    assert (hidden > 0).tolist() == [[False, True, True]]
+    assert (logit > 0).all()
+    hidden, logit = rounding.gradient_errors(net, masks)
+    assert (hidden > 0).tolist() == [[False, False, True]]
+    assert (logit > 0).all()
 
 
 def test_a_bound_covers_every_order_of_summation():

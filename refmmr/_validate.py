@@ -41,8 +41,17 @@ def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndar
     return array
 
 
+def check_network(net: Any) -> None:
+    """A network, of this library."""
+    from refmmr.reference.network import Network
+
+    if not isinstance(net, Network):
+        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+
+
 def check_inputs(net: Network, X: ArrayLike, name: str = "X") -> np.ndarray:
     """A non-empty batch of inputs of the network, in the network's dtype or wider."""
+    check_network(net)
     array = check_array(name, X)
     expected = "(n, " + ", ".join(str(size) for size in net.input_shape) + ")"
     if array.shape[1:] != net.input_shape:
@@ -57,12 +66,16 @@ def check_inputs(net: Network, X: ArrayLike, name: str = "X") -> np.ndarray:
 
 def check_input(net: Network, x: ArrayLike, name: str = "x") -> np.ndarray:
     """A single input of the network."""
+    check_network(net)
     return check_shape(name, check_array(name, x), net.input_shape)
 
 
 def check_labels(y: ArrayLike, n: int, n_classes: int, name: str = "y") -> np.ndarray:
     """N class indices 0, ..., n_classes - 1."""
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected {n} integers, got a ragged sequence") from error
     if labels.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integer class indices, got dtype {labels.dtype}")
     if labels.shape != (n,):
@@ -101,6 +114,17 @@ def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
             f"{X[i].min():g} to {X[i].max():g} for a box from {lo.min():g} to {hi.max():g}; "
             "scale or clip the inputs, or pass box=None"
         )
+    return lo, hi
+
+
+def inward(box: Box | None, dtype: np.dtype) -> Box | None:
+    """The box in another dtype, rounded so that nothing in it leaves the box that was meant."""
+    if box is None:
+        return None
+    lo, hi = (side.astype(dtype) for side in box)
+    one = np.ones((), dtype)
+    lo = np.where(lo < box[0], np.nextafter(lo, one * np.inf), lo)
+    hi = np.where(hi > box[1], np.nextafter(hi, -one * np.inf), hi)
     return lo, hi
 
 

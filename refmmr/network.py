@@ -165,6 +165,8 @@ class Network(_network.Network):
     def __init__(self, layers: Sequence[_layers.Layer], input_shape: int | Sequence[int]) -> None:
         if isinstance(input_shape, (int, np.integer)):
             input_shape = (int(input_shape),)
+        if not isinstance(input_shape, (tuple, list)):
+            raise TypeError(f"input_shape: expected integers, got {input_shape!r}")
         shape = tuple(check.check_count("input_shape", size, 1) for size in input_shape)
         if len(shape) not in (1, 3):
             raise ValueError(

@@ -209,8 +209,7 @@ class _Plan:
         self.y = check.check_labels(y, len(X), net.n_classes)
         self.box = None
         if self.adversarial:
-            limits = check.check_box(box, X)
-            self.box = limits and tuple(side.astype(net.dtype) for side in limits)
+            self.box = check.inward(check.check_box(box, X), net.dtype)
         self.X = X.astype(net.dtype)
         self.p = check.check_p(p)
         self.eps = _needed("eps", eps, self.adversarial, scheme)
@@ -225,9 +224,11 @@ class _Plan:
         self.lr = check.check_number("lr", lr)
         self.seed = check.check_count("seed", seed, 0)
         self.pgd_steps = check.check_count("pgd_steps", pgd_steps, 1)
-        if not (isinstance(k_b, (tuple, list)) and len(k_b) == 2 and max(k_b) <= 1):
-            raise ValueError(f"k_b: expected two shares of the hidden units up to 1, got {k_b!r}")
+        if not (isinstance(k_b, (tuple, list)) and len(k_b) == 2):
+            raise ValueError(f"k_b: expected two shares of the hidden units, got {k_b!r}")
         self.k_b = tuple(check.check_number("k_b", share) for share in k_b)
+        if max(self.k_b) > 1:
+            raise ValueError(f"k_b: expected two shares of the hidden units up to 1, got {k_b!r}")
         self.k_d = check.check_count("k_d", net.n_classes if k_d is None else k_d, 1, net.n_classes)
         self.n_hidden = net.n_hidden
 
@@ -391,6 +392,7 @@ class _Run:
         try:
             saved = [found[f"array{i}"] for i in range(len(self._arrays()))]
             self._restore((saved, int(found["steps"])))
-            self.history = History(json.loads(str(found["history"])))
-        except (KeyError, ValueError) as error:
+            self.history = History([dict(record) for record in json.loads(str(found["history"]))])
+        # What is in the file can be of any kind, and fail in as many ways.
+        except Exception as error:
             raise ValueError(f"checkpoint: {path} is damaged ({error})") from error

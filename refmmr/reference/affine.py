@@ -50,12 +50,12 @@ class LinearRegion(NamedTuple):
         A point on a wall belongs to it.  `tolerance` is how far, in l_2, a point may stick out.
         """
         A, b = self.halfspaces
-        Z = np.reshape(Z, (len(Z), -1))
+        Z = np.reshape(Z, (len(Z), self.x.size))
         return (Z @ A.T - b <= tolerance * np.linalg.norm(A, axis=1)).all(axis=1)
 
     def logits(self, Z: np.ndarray) -> np.ndarray:
         """The affine map of the region at any points: ``(n, *input_shape) -> (n, K)``."""
-        return np.reshape(Z, (len(Z), -1)) @ self.V[-1].T + self.a[-1]
+        return np.reshape(Z, (len(Z), self.x.size)) @ self.V[-1].T + self.a[-1]
 
 
 def linear_region(net: Network, x: np.ndarray) -> LinearRegion:

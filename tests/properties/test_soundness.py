@@ -181,6 +181,26 @@ def test_weights_of_very_different_size(problem, p, seed):
     check(net, X, np.where(y == y[0], net.predict(X), y), p, box)
 
 
+@pytest.mark.parametrize("p", NORMS)
+def test_gradients_that_cancel(p):
+    """Two units that differ by ulps, subtracted: V itself is hardly more than rounding error."""
+    rng = np.random.default_rng(0)
+    proved = 0
+    for _ in range(100):
+        w, ulps = rng.normal(size=3), 10 ** rng.uniform(0.5, 3)
+        twin = w * (1 + 2.0**-52 * np.round(ulps * rng.normal(size=3)))
+        large = 2.0 ** rng.integers(40, 50) * rng.uniform(1, 2)
+        away = large * 1e4 * 2.0**-52 * 10 ** rng.uniform(1, 2.5)
+        layers = [([w, twin], [1e4, 1e4]), ([[large, -large]], [away]), ([[1], [0]], [0, 0])]
+        net = rm.Network([rm.Linear(*layer) for layer in layers], 3)
+        x = rng.uniform(-1, 1, (1, 3))
+        for box in (None, (np.full(3, -1e5), np.full(3, 1e5))):
+            lower = rm.certify(net, x, [0], p, box).lower[0]
+            proved += lower > 0
+            assert holds(lower, exact_square(net, x[0], 0, p, box))
+    assert proved > 20
+
+
 @given(problems(), testing.norms())
 def test_points_close_to_walls(problem, p):
     """Points moved onto a wall and a few ulps off it."""

@@ -1,4 +1,4 @@
-"""How the settings of ``refmmr demo`` were chosen: a grid on a validation split of the training set.
+"""How the settings of ``refmmr demo`` were chosen: a grid on a part of the training set.
 
 The test set is not touched.  The setting with the smallest upper bound of the robust error on the
 validation split wins, the larger mean certified radius deciding between equals.  Writes

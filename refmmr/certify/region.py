@@ -19,14 +19,8 @@ import numpy as np
 from refmmr.reference import rounding
 from refmmr.reference.affine import chunks
 from refmmr.reference.attacks import margins
-from refmmr.reference.distances import (
-    Walls,
-    cheapest_moves,
-    dual_norm,
-    free_moves,
-    norm,
-    walls_around,
-)
+from refmmr.reference.distances import Walls, walls_around
+from refmmr.reference.hyperplanes import cheapest_moves, dual_norm, free_moves, norm
 from refmmr.reference.network import Network, flat
 
 HAIRS = (1e-12, 1e-9, 3e-7)

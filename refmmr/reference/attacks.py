@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refmmr.reference.distances import norm
+from refmmr.reference.hyperplanes import norm
 from refmmr.reference.loss import input_gradient, odds_gradient
 from refmmr.reference.network import Network
 

@@ -26,13 +26,8 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.reference.affine import chunks
-from refmmr.reference.distances import (
-    Walls,
-    distances,
-    dual_norm,
-    hyperplane_distance,
-    walls_around,
-)
+from refmmr.reference.distances import Walls, distances, walls_around
+from refmmr.reference.hyperplanes import dual_norm, hyperplane_distance
 from refmmr.reference.network import Gradients, Network, unflat
 
 

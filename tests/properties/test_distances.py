@@ -11,7 +11,7 @@ from scipy.optimize import brentq, linprog
 
 import refmmr as rm
 from refmmr.reference import affine
-from refmmr.reference.distances import (
+from refmmr.reference.hyperplanes import (
     cheapest_moves,
     dual_norm,
     free_moves,

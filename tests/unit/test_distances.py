@@ -4,7 +4,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
 from refmmr import Conv2d, Flatten, Linear, Network
-from refmmr.reference.distances import (
+from refmmr.reference.hyperplanes import (
     cheapest_moves,
     dual_norm,
     free_moves,

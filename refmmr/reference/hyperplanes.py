@@ -1,0 +1,162 @@
+"""How far to a wall: point to hyperplane in l_p, free and within a box.
+
+A wall is ``{ z : value + <w, z - x> = 0 }``, where `value` is the affine function at x.  Moving by
+delta changes it by ``<w, delta>``, and Hoelder's inequality says how much a move of length
+``||delta||_p = r`` can do at best: ``r ||w||_q`` with ``1/p + 1/q = 1``.  So the distance is
+``|value| / ||w||_q``.
+
+Within a box, coordinate j can only move by ``reach_j`` in its useful direction.  The cheapest way
+to the wall is then one-dimensional (`cheapest_moves`): raise a water level until the wall is met,
+each coordinate stopping at the box; the level meets the wall on a piece where everything is linear,
+so it is found exactly, by one sort.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def dual_norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
+    """``||w||_q`` along an axis, for the exponent q dual to p: 1 to inf, 2 to 2, inf to 1."""
+    if p == 1:
+        return np.abs(w).max(axis=axis)
+    if p == 2:
+        return np.sqrt((w * w).sum(axis=axis))
+    return np.abs(w).sum(axis=axis)
+
+
+def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
+    """``||w||_p`` along an axis; the squares of l_2 neither overflow nor vanish."""
+    if p != 2:
+        return dual_norm(w, {1: np.inf, np.inf: 1}[p], axis)
+    _, exponent = np.frexp(np.abs(w).max(axis=axis, keepdims=True))
+    return np.ldexp(dual_norm(np.ldexp(w, -exponent), 2, axis), np.squeeze(exponent, axis))
+
+
+def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
+    """``value / ||w||_q``, with the sign of `value`; infinite where w = 0, for there is no wall.
+
+    Parameters
+    ----------
+    value : ndarray
+        The affine function at the point.
+    w_norm : ndarray
+        Dual norm of its gradient; broadcasts against `value`.
+    """
+    wall = w_norm > 0
+    endless = np.where(value < 0, -np.inf, np.inf).astype(value.dtype)
+    return np.where(wall, value / np.where(wall, w_norm, 1), endless)
+
+
+def free_moves(w: np.ndarray, value: np.ndarray, p: float) -> np.ndarray:
+    """The shortest step delta onto the wall, ``value + <w, delta> = 0``: where Hoelder is tight.
+
+    Parameters
+    ----------
+    w : ndarray, shape (..., d)
+        Gradients of the walls, not zero.
+    value : ndarray, shape (...)
+        The affine functions at the point.
+    p : {1, 2, inf}
+
+    Returns
+    -------
+    ndarray, shape (..., d)
+        l_2: along w.  l_inf: all coordinates by the same amount.  l_1: all in the steepest one.
+    """
+    if p == 2:
+        return -w * (value / (w * w).sum(axis=-1))[..., None]
+    if p == np.inf:
+        return -np.sign(w) * (value / np.abs(w).sum(axis=-1))[..., None]
+    steepest = np.abs(w).argmax(axis=-1)[..., None]
+    delta = np.zeros_like(w)
+    np.put_along_axis(
+        delta, steepest, -value[..., None] / np.take_along_axis(w, steepest, -1), axis=-1
+    )
+    return delta
+
+
+def cheapest_moves(
+    x: np.ndarray, w: np.ndarray, value: np.ndarray, lo: np.ndarray, hi: np.ndarray, p: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The shortest step onto the wall that stays in the box ``lo <= x + delta <= hi``.
+
+    Minimise ``||delta||_p`` subject to ``value + <w, delta> = 0`` and the box.  Every useful move
+    goes against the sign of ``value * w``; it has a size ``0 <= m_j <= reach_j`` and gains
+    ``|w_j| m_j`` of the ``|value|`` that is needed.
+
+    Parameters
+    ----------
+    x, w : ndarray, shape (..., d)
+        Points in the box, and gradients of the walls.
+    value : ndarray, shape (...)
+        The affine functions at x.
+    lo, hi : ndarray, broadcast against x
+        The box.
+    p : {1, 2, inf}
+
+    Returns
+    -------
+    distance : ndarray, shape (...)
+        ``||delta||_p``, with the sign of `value`; infinite where the box misses the wall (and where
+        w = 0).
+    delta : ndarray, shape (..., d)
+        The step; zero where there is none.
+    """
+    x, w, lo, hi = np.broadcast_arrays(x, w, lo, hi)
+    way = -np.sign(w) * np.where(value < 0, -1, 1).astype(w.dtype)[..., None]
+    reach = np.where(way > 0, hi - x, x - lo) * np.abs(way)
+    need = np.abs(value)[..., None]
+    # Scale the largest weight to about 1, by a power of two, which rounds nothing.
+    _, exponent = np.frexp(np.abs(w).max(axis=-1, keepdims=True))
+    speed, need = np.ldexp(np.abs(w), -exponent), np.ldexp(need, -exponent)
+    fill = _knapsack if p == 1 else _water_level
+    move, reached = fill(speed, reach, need, p)
+    reached &= (w != 0).any(axis=-1)
+    move = np.where(reached[..., None], np.minimum(move, reach), 0)
+    distance = np.where(reached, norm(move, p), np.inf)
+    return np.where(value < 0, -distance, distance), way * move
+
+
+def _water_level(speed, reach, need, p):
+    """l_2 and l_inf: sizes ``m_j = min(reach_j, level)``, or ``min(reach_j, level * speed_j)``.
+
+    The gain ``sum_j speed_j m_j`` is increasing and piecewise linear in the level.  Sort the
+    coordinates by the level at which they stop; before the i-th stops, those in front of it have
+    gained all they can (`filled`) and the rest gain at a common `rate`.
+    """
+    pace = speed if p == 2 else np.where(speed > 0, 1, 0)
+    moving = speed > 0
+    stop = np.where(moving, reach / np.where(moving, pace, 1), 0)
+    order = np.argsort(stop, axis=-1)
+    stop = np.take_along_axis(stop, order, -1)
+    gain = np.take_along_axis(speed * reach, order, -1)
+    rate = np.take_along_axis(speed * pace, order, -1)
+    rate = np.flip(np.cumsum(np.flip(rate, -1), axis=-1), -1)
+    filled = _before(np.cumsum(gain, axis=-1))
+    enough = filled + rate * stop >= need
+    piece = enough.argmax(axis=-1)[..., None]
+    rate, filled = np.take_along_axis(rate, piece, -1), np.take_along_axis(filled, piece, -1)
+    level = (need - filled) / np.where(rate > 0, rate, 1)
+    # The formula holds between two stops; rounding must not carry it past either.
+    first, last = (np.take_along_axis(end, piece, -1) for end in (_before(stop), stop))
+    return np.minimum(reach, np.clip(level, first, last) * pace), enough.any(axis=-1)
+
+
+def _knapsack(speed, reach, need, p):
+    """l_1: every unit of movement costs the same, so spend it on the fastest coordinates first."""
+    order = np.argsort(-speed, axis=-1, kind="stable")
+    gain = np.take_along_axis(speed * reach, order, -1)
+    filled = np.cumsum(gain, axis=-1)
+    missing = np.maximum(need - _before(filled), 0)
+    sorted_speed = np.take_along_axis(speed, order, -1)
+    size = missing / np.where(sorted_speed > 0, sorted_speed, 1)
+    size = np.minimum(np.where(sorted_speed > 0, size, 0), np.take_along_axis(reach, order, -1))
+    move = np.empty_like(size)
+    np.put_along_axis(move, order, size, axis=-1)
+    return move, (filled >= need).any(axis=-1)
+
+
+def _before(sums):
+    """Running sums without the last term each: shift by one, start at 0."""
+    return np.concatenate([np.zeros_like(sums[..., :1]), sums[..., :-1]], axis=-1)

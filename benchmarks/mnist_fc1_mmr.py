@@ -3,7 +3,8 @@
 Trains 784-1024-10 plain and with MMR (l_2) for a few epochs, certifies the first 1,000 test
 points, and writes ``mnist_fc1_mmr.json`` and ``.md`` with the figures and how long it took.  The
 paper trains for 100 epochs: these figures show that the method works and how slow the reference is,
-not its best result.  Needs ``REFMMR_DATA``.  Stopped, it goes on from its last epoch when started again.
+not its best result.  Needs ``REFMMR_DATA``.  Stopped, it goes on from its last epoch when started
+again.
 """
 
 from __future__ import annotations

@@ -136,42 +136,66 @@ def _box_lower(X, y, walls, errors, p, box):
     """
     lo, hi = (side.reshape(-1) for side in box)
     x = X.reshape(len(X), -1)
-    free_boundary, _ = _free_lower(walls, errors, p, y)
-
-    def within_box(samples, w, value, value_error, w_error):
-        """A step in the box of length r changes the wall by at most ``w_error * r`` unknown."""
-        distance, _ = cheapest_moves(x[samples], w, value, lo, hi, p)
-        longest = np.minimum(distance, norm(hi - lo, p))
-        slack = 1 - rounding.gamma(16 * len(lo) + 64)
-        value = (value - value_error - w_error * longest / slack) * slack
-        safe = np.where(value > 0, value, 0)
-        return np.where(value > 0, cheapest_moves(x[samples], w, safe, lo, hi, p)[0] * slack, 0)
-
+    free, _ = _free_lower(walls, errors, p, y)
     lower = np.full(len(X), np.inf)
-    for s in range(walls.margin.shape[1]):
-        samples = np.flatnonzero(y != s)
-        if len(samples):
-            value = np.maximum(walls.margin[samples, s], 0)
-            error, w_error = errors.margin[samples, s], errors.R[samples, s]
-            distance = within_box(samples, walls.R[samples, :, s], value, error, w_error)
-            lower[samples] = np.minimum(lower[samples], distance)
 
-    def boundaries(samples, units):
-        """Lower the radius of some samples to the distance of some of their region boundaries."""
+    i, s = np.nonzero(np.arange(walls.margin.shape[1]) != y[:, None])
+    found = wall_in_box(
+        x[i], walls.R[i, :, s], walls.margin[i, s], errors.margin[i, s], errors.R[i, s], lo, hi, p
+    )
+    np.minimum.at(lower, i, found)
+
+    def look_at_boundaries(samples, units):
         size = max(1, PAIRS // x.shape[1])
         for start in range(0, len(samples), size):
             i, j = samples[start : start + size], units[start : start + size]
-            value = np.abs(walls.f[i, j])
             w = np.sign(walls.f[i, j])[:, None] * walls.boundary_rows(i, j)
-            distance = within_box(i, w, value, errors.f[i, j], errors.V[i, j])
-            np.minimum.at(lower, i, distance)
+            found = wall_in_box(
+                x[i], w, np.abs(walls.f[i, j]), errors.f[i, j], errors.V[i, j], lo, hi, p
+            )
+            np.minimum.at(lower, i, found)
 
-    if free_boundary.shape[1]:
-        nearest = free_boundary.argmin(axis=1)
-        samples = np.flatnonzero(np.isfinite(free_boundary.min(axis=1)))
-        boundaries(samples, nearest[samples])
-        boundaries(*np.nonzero(free_boundary < lower[:, None]))
+    if free.shape[1]:
+        exists = np.flatnonzero(np.isfinite(free.min(axis=1)))
+        look_at_boundaries(exists, free.argmin(axis=1)[exists])
+        look_at_boundaries(*np.nonzero(free < lower[:, None]))
     return lower
+
+
+def wall_in_box(
+    x: np.ndarray,
+    w: np.ndarray,
+    value: np.ndarray,
+    value_error: np.ndarray,
+    w_error: np.ndarray,
+    lo: np.ndarray,
+    hi: np.ndarray,
+    p: float,
+) -> np.ndarray:
+    """Lower bounds on distances in the box, for the worst walls within the rounding errors.
+
+    Over a step of length r the wall's function is known up to ``value_error + w_error * r``.  So it
+    is still above 0 wherever the computed one has lost less than the rest; and r is at most the
+    computed distance (or the bound is that already) and at most the size of the box.
+
+    Parameters
+    ----------
+    x, w : ndarray, shape (m, d)
+    value, value_error, w_error : ndarray, shape (m,)
+        A value that is not positive gives 0.
+    lo, hi : ndarray, shape (d,)
+    p : {1, 2, inf}
+
+    Returns
+    -------
+    ndarray, shape (m,)
+    """
+    slack = 1 - rounding.gamma(16 * len(lo) + 64)
+    distance, _ = cheapest_moves(x, w, np.maximum(value, 0), lo, hi, p)
+    longest = np.minimum(distance, norm(hi - lo, p)) / slack
+    rest = (value - value_error - w_error * longest) * slack
+    distance, _ = cheapest_moves(x, w, np.maximum(rest, 0), lo, hi, p)
+    return np.where(rest > 0, distance * slack, 0)
 
 
 def nearest_projection(

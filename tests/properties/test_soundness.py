@@ -201,6 +201,21 @@ def test_gradients_that_cancel(p):
     assert proved > 20
 
 
+@pytest.mark.parametrize("p", NORMS)
+def test_constant_units_of_unknown_sign(p):
+    """A unit without a wall whose value is all rounding error: active in floats or in truth?"""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        a, b = rng.uniform(0.1, 1, 2)
+        hidden = [([[1.0], [0.0]], [0.0, a]), ([[1, 0], [0, b]], [0, -(a * b)])]
+        net = rm.Network(
+            [rm.Linear(*h) for h in hidden] + [rm.Linear([[1, -1e18], [0, 0]], [0, 0])], 1
+        )
+        for box in (None, (np.zeros(1), np.ones(1))):
+            lower = rm.certify(net, [[0.5]], [0], p, box).lower[0]
+            assert holds(lower, exact_square(net, np.array([0.5]), 0, p, box))
+
+
 @given(problems(), testing.norms())
 def test_points_close_to_walls(problem, p):
     """Points moved onto a wall and a few ulps off it."""

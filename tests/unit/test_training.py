@@ -235,6 +235,22 @@ def test_batches():
         assert len(shown) == steps
 
 
+def test_every_epoch_has_its_own_order(monkeypatch):
+    monkeypatch.setattr(_backend, "_twins", {"numpy": dict(_backend._twins["numpy"])})
+    seen = []
+
+    @_backend.implements("numpy", loss.loss_gradient)
+    def watched(net, X, y):
+        seen.append(X.copy())
+        return loss.loss_gradient(net, X, y)
+
+    train(epochs=2)
+    first, second = np.concatenate(seen[:4]), np.concatenate(seen[4:])
+    assert not np.array_equal(first, second)
+    for X in (first, second):  # all samples, once each
+        np.testing.assert_array_equal(np.sort(X, axis=0), np.sort(problem()[0], axis=0))
+
+
 # ---- History.
 
 

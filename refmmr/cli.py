@@ -291,8 +291,6 @@ def info() -> None:
 
 def _architecture(hidden: str, points: datasets.Dataset, seed: int) -> rm.Network:
     if hidden == "lenet":
-        if points.X_train.ndim != 4:
-            raise ValueError(f"hidden: expected images for 'lenet', got {points.name}")
         _, *shape = points.X_train.shape
         return rm.Network.lenet_small(tuple(shape), points.n_classes, rng=seed)
     try:

@@ -91,10 +91,13 @@ def load(
         loader = _LOADERS[check.check_choice("name", name, NAMES)]
     name = str(name)
     X_train, y_train, X_test, y_test = loader(name, data)
-    if name != "moons" and images:
-        side = round(X_train.shape[1] ** 0.5)
-        X_train, X_test = (X.reshape(-1, 1, side, side) for X in (X_train, X_test))
-    return Dataset(name, X_train.astype(dtype), y_train, X_test.astype(dtype), y_test)
+    if images and X_train.ndim != 3:
+        raise ValueError(f"images: expected a data set of images, got {name!r}")
+    X_train, X_test = (
+        X[:, None].astype(dtype) if images else X.reshape(len(X), -1).astype(dtype)
+        for X in (X_train, X_test)
+    )
+    return Dataset(name, X_train, y_train, X_test, y_test)
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -140,9 +143,13 @@ def _digits(name: str, data: object) -> Arrays:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    X, y = load_digits(return_X_y=True)
+    digits = load_digits()
     X_train, X_test, y_train, y_test = train_test_split(
-        X / 16, y, test_size=0.2, random_state=0, stratify=y
+        digits.images / 16,
+        digits.target,
+        test_size=0.2,
+        random_state=0,
+        stratify=digits.target,
     )
     return X_train, y_train, X_test, y_test
 
@@ -166,7 +173,7 @@ def _idx(name: str, data: str | os.PathLike[str] | None) -> Arrays:
             )
     X_train, X_test = (found[f"X_{half}"].astype(np.float32) / 255 for half in ("train", "test"))
     y_train, y_test = (found[f"y_{half}"].astype(np.intp) for half in ("train", "test"))
-    return X_train.reshape(len(X_train), -1), y_train, X_test.reshape(len(X_test), -1), y_test
+    return X_train, y_train, X_test, y_test
 
 
 def _find(name: str, data: str | os.PathLike[str] | None, file: str) -> Path:

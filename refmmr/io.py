@@ -111,8 +111,15 @@ def _rebuild(i: int, options: dict[str, Any], arrays: Mapping[str, np.ndarray]) 
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an .npz file atomically."""
-    write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
+    """Write an .npz file atomically, uncompressed and without pickles."""
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+    write_atomically(path, write)
 
 
 def write_text(path: Path, text: str) -> None:

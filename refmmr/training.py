@@ -173,7 +173,7 @@ def fit(
         X_val = check.check_inputs(net, validation[0], "validation X")
         y_val = check.check_labels(validation[1], len(X_val), net.n_classes, "validation y")
         validation = X_val, y_val
-    run = _Run(net, plan, checkpoint)
+    run = _Run(net, plan, checkpoint, validated=validation is not None)
     bar = tqdm(
         total=plan.epochs * plan.batches,
         initial=len(run.history) * plan.batches,
@@ -242,10 +242,10 @@ class _Plan:
             "k_b": max(1, int((first + (last - first) * done) * self.n_hidden)),
         }
 
-    def fingerprint(self, net: Network) -> str:
-        """Changes with anything that changes the weights of some epoch."""
+    def fingerprint(self, net: Network, validated: bool) -> str:
+        """Changes with anything that changes the weights, or the columns, of some epoch."""
         said = [self.scheme, self.p, self.eps, self.lam, self.gamma, self.epochs, self.batch_size]
-        said += [self.lr, self.seed, self.pgd_steps, self.k_b, self.k_d, repr(net)]
+        said += [self.lr, self.seed, self.pgd_steps, self.k_b, self.k_d, repr(net), validated]
         digest = hashlib.sha256(json.dumps(said).encode())
         for array in (
             self.X,
@@ -272,13 +272,17 @@ class _Run:
     VERSION = 1
 
     def __init__(
-        self, net: Network, plan: _Plan, checkpoint: str | os.PathLike[str] | None
+        self,
+        net: Network,
+        plan: _Plan,
+        checkpoint: str | os.PathLike[str] | None,
+        validated: bool,
     ) -> None:
         self.plan, self.history = plan, History()
         self.path = None if checkpoint is None else io.npz_path(checkpoint)
         self.net = net.with_parameters(net.parameters)
         self.adam = Adam(self.net.parameters)
-        self.fingerprint = plan.fingerprint(net) if self.path else ""
+        self.fingerprint = plan.fingerprint(net, validated) if self.path else ""
         if self.path and self.path.exists():
             self._resume(self.path)
 

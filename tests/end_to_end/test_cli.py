@@ -102,7 +102,7 @@ def test_regions_of_an_image_network_in_the_plane_of_three_test_points(tmp_path)
         (["certify", "net.pkl"], "path: expected a file ending in .npz"),
         (["train", "--data", "cifar", "--out", "net.npz"], "name: expected one of 'digits'"),
         (["train", "--hidden", "ten", "--out", "net.npz"], "hidden: expected numbers of units"),
-        (["train", "--data", "moons", "--hidden", "lenet", "--out", "net.npz"], "hidden: expected"),
+        (["train", "--data", "moons", "--hidden", "lenet", "--out", "net.npz"], "images: expected"),
         (["train", "--lr", "-1", "--out", "net.npz"], "lr: expected a finite number > 0"),
         (["--backend", "abacus", "info"], "backend: expected one of the backends here, numpy"),
         (["demo", "--backend", "abacus"], "backend: expected one of the backends here, numpy"),

@@ -200,3 +200,16 @@ def test_mnist():
     assert (data.X_train.shape, data.X_test.shape) == ((60000, 784), (10000, 784))
     assert (data.X_train.min(), data.X_train.max(), data.n_classes) == (0, 1, 10)
     np.testing.assert_array_equal(np.bincount(data.y_test)[:3], [980, 1135, 1032])
+
+
+def test_images_keep_their_shape(tmp_path):
+    tall = np.arange(6 * 4 * 3).reshape(6, 4, 3)
+    write_mnist(tmp_path, X_train=tall, X_test=tall[:3])
+    data = datasets.load("mnist", tmp_path, images=True)
+    assert data.X_train.shape == (6, 1, 4, 3)
+    np.testing.assert_allclose(data.X_train[:, 0], tall / 255, rtol=1e-6)
+
+
+def test_moons_are_no_images():
+    with pytest.raises(ValueError, match="images: expected a data set of images, got 'moons'"):
+        datasets.load("moons", images=True)

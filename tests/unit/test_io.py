@@ -95,11 +95,11 @@ def test_failing_write_keeps_the_old_file(path, monkeypatch, error):
     rm.save(dense(), path)
     before = path.read_bytes()
 
-    def half(file, **arrays):
-        file.write(b"half a file")
+    def half(file, array, **options):
+        file.write(b"half an array")
         raise error("no space")
 
-    monkeypatch.setattr(np, "savez", half)
+    monkeypatch.setattr(np.lib.format, "write_array", half)
     with pytest.raises(error):
         rm.save(conv(0), path)
     assert path.read_bytes() == before
@@ -107,10 +107,10 @@ def test_failing_write_keeps_the_old_file(path, monkeypatch, error):
 
 
 def test_failing_write_leaves_nothing_where_nothing_was(path, monkeypatch):
-    def fail(file, **arrays):
+    def fail(file, array, **options):
         raise OSError("no space")
 
-    monkeypatch.setattr(np, "savez", fail)
+    monkeypatch.setattr(np.lib.format, "write_array", fail)
     with pytest.raises(OSError, match="no space"):
         rm.save(dense(), path)
     assert list(path.parent.iterdir()) == []

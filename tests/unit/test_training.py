@@ -424,6 +424,13 @@ def test_checkpoint_of_other_data(tmp_path):
             rm.fit(start(), *change, epochs=3, batch_size=16, checkpoint=path)
 
 
+def test_checkpoint_of_a_training_without_validation(tmp_path):
+    path = tmp_path / "run.npz"
+    train(checkpoint=path)
+    with pytest.raises(ValueError, match="checkpoint: expected a training with the same"):
+        train(checkpoint=path, validation=problem())
+
+
 def test_checkpoint_of_another_attack(tmp_path):
     path = tmp_path / "run.npz"
     train("at", checkpoint=path)

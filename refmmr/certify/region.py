@@ -122,9 +122,14 @@ def _free_lower(walls, errors, p, y):
 
 
 def _quotient(value, slope):
-    """Value / slope; without a slope there is no wall, but a tie (value 0) is nowhere safe."""
+    """Value / slope, 0 where that is undefined.
+
+    Without a slope there is no wall, but a tie (value 0) is nowhere safe.
+    """
     away = np.maximum(value, 0)
-    return np.where(slope > 0, away / np.where(slope > 0, slope, 1), np.where(away > 0, np.inf, 0))
+    quotient = away / np.where(slope == 0, 1, slope)
+    quotient = np.where(slope == 0, np.where(away > 0, np.inf, 0), quotient)
+    return np.where(np.isnan(quotient), 0, quotient)
 
 
 def _box_lower(X, y, walls, errors, p, box):

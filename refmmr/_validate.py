@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,6 +176,27 @@ def check_number(name: str, value: Any, low: float = 0.0, *, strict: bool = True
     if not np.isfinite(number) or number < low or (strict and number == low):
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return number
+
+
+def check_rng(rng: Any) -> np.random.Generator:
+    """A random generator, from a seed, a generator or None."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"rng: expected a seed, a numpy Generator or None, got {rng!r}") from error
+
+
+def check_sequence(name: str, value: Any, expected: str) -> list[Any]:
+    """A sequence, as a list."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: expected {expected}, got {value!r}")
+    return list(value)
+
+
+def check_classes(net: Network) -> None:
+    """A network that has a decision to make."""
+    if net.n_classes < 2:
+        raise ValueError(f"net: expected at least two classes, got {net.n_classes}")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:

@@ -79,6 +79,7 @@ def pgd(
     array([[0.5 , 0.25]])
     """
     X = check.check_inputs(net, X)
+    check.check_classes(net)
     y = check.check_labels(y, len(X), net.n_classes)
     p = check.check_p(p)
     eps = check.check_number("eps", eps)
@@ -87,7 +88,7 @@ def pgd(
     step_size = 2 * eps / steps if step_size is None else check.check_number("step_size", step_size)
     keep_last = check.check_choice("keep", keep, ("best", "last")) == "last"
     limits = check.inward(check.check_box(box, X), X.dtype)
-    rng = np.random.default_rng(rng)
+    rng = check.check_rng(rng)
     best = _run_pgd(net, X, y, p, eps, steps, step_size, limits, X, keep_last)
     for _ in range(restarts - 1):
         start = _random_start(rng, X, p, eps, limits)

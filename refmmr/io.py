@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from refmmr._validate import check_network
 from refmmr.network import Conv2d, Flatten, Linear, Network
 from refmmr.reference.layers import Layer
 
@@ -36,9 +37,10 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
-    ValueError
-        For another ending.
+    ValueError, TypeError
+        For another ending, or something that is no network.
     """
+    check_network(net)
     write_npz(npz_path(path), network_arrays(net))
 
 
@@ -187,6 +189,8 @@ def _array(content: bytes) -> np.ndarray:
 
 def npz_path(path: str | os.PathLike[str]) -> Path:
     """A path that ends in .npz."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a path, got {path!r}")
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"path: expected a file ending in .npz, got {str(path)!r}")

@@ -172,7 +172,8 @@ class Network(_network.Network):
             raise ValueError(
                 f"input_shape: expected (d,) or (channels, height, width), got {shape}"
             )
-        layers = [_checked(i, layer) for i, layer in enumerate(layers)]
+        given = check.check_sequence("layers", layers, "a sequence of layers")
+        layers = [_checked(i, layer) for i, layer in enumerate(given)]
         _check_chain(layers, shape)
         dtype = np.result_type(*(layer.W for layer in layers if hasattr(layer, "W")))
         super().__init__([_cast(layer, dtype) for layer in layers], shape)
@@ -195,10 +196,11 @@ class Network(_network.Network):
             Weights from a normal distribution of standard deviation ``sqrt(2 / n_in)``, cut off at
             two standard deviations; biases 0 (PAPER, section 4).
         """
+        sizes = check.check_sequence("sizes", sizes, "a sequence of integers")
         sizes = [check.check_count("sizes", size, 1) for size in sizes]
         if len(sizes) < 2:
             raise ValueError(f"sizes: expected inputs and classes at least, got {sizes}")
-        rng = np.random.default_rng(rng)
+        rng = check.check_rng(rng)
         layers = [Linear(_he(rng, (m, n)), np.zeros(m)) for n, m in pairwise(sizes)]
         return cls(layers, (sizes[0],))
 
@@ -221,13 +223,13 @@ class Network(_network.Network):
         rng : int, numpy.random.Generator or None
             Seed.
         """
-        if len(input_shape) != 3:
+        if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
             raise ValueError(
                 f"input_shape: expected (channels, height, width), got {input_shape!r}"
             )
         channels, height, width = (check.check_count("input_shape", s, 1) for s in input_shape)
         n_classes = check.check_count("n_classes", n_classes, 1)
-        rng = np.random.default_rng(rng)
+        rng = check.check_rng(rng)
         pixels = -(-height // 4) * -(-width // 4)
         return cls(
             [

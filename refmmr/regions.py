@@ -37,10 +37,12 @@ class Box:
     """
 
     def __init__(self, lo: ArrayLike, hi: ArrayLike) -> None:
-        shape = np.broadcast_shapes(np.shape(lo), np.shape(hi))
-        if shape != (2,):
-            raise ValueError(f"Box: expected lo and hi of shape (2,), got {shape}")
-        lo, hi = check.check_bounds(lo, hi, shape, "Box")
+        sides = [check.check_array(f"Box {name}", side) for name, side in (("lo", lo), ("hi", hi))]
+        if max(sides, key=np.ndim).shape != (2,):
+            raise ValueError(
+                f"Box: expected lo and hi of shape (2,), got {max(sides, key=np.ndim).shape}"
+            )
+        lo, hi = check.check_bounds(lo, hi, (2,), "Box")
         self.lo, self.hi = lo.copy(), hi.copy()
 
     @property
@@ -105,9 +107,10 @@ class Slice:
             spare = 0.25 * (high - low).max()
             self._rectangle = low - spare, high + spare
         else:
-            if np.shape(extent) != (4,):
+            sides = check.check_array("extent", extent)
+            if sides.shape != (4,):
                 raise ValueError(f"extent: expected (u_min, u_max, v_min, v_max), got {extent!r}")
-            u_min, u_max, v_min, v_max = extent
+            u_min, u_max, v_min, v_max = sides
             self._rectangle = check.check_bounds([u_min, v_min], [u_max, v_max], (2,), "extent")
 
     @property
@@ -121,7 +124,8 @@ class Slice:
 
     def project(self, X: ArrayLike) -> np.ndarray:
         """Coordinates of the points of the plane nearest to inputs, (n, *input_shape) -> (n, 2)."""
-        X = np.asarray(X, dtype=np.float64) - self.origin
+        X = check.check_array("X", X, self.origin.ndim + 1)
+        X = check.check_shape("X", X, (len(X), *self.origin.shape)) - self.origin
         return X.reshape(len(X), -1) @ self.directions.reshape(2, -1).T
 
     def __repr__(self) -> str:
@@ -294,6 +298,7 @@ def enumerate_regions(
     >>> len(rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1])))
     6
     """
+    check.check_network(net)
     if not isinstance(domain, (Box, Slice)):
         raise TypeError(f"domain: expected a Box or a Slice, got {type(domain).__name__}")
     shape = (2,) if isinstance(domain, Box) else domain.origin.shape

@@ -170,6 +170,8 @@ def fit(
         batch_size=batch_size, lr=lr, seed=seed, box=box, pgd_steps=pgd_steps, k_b=k_b, k_d=k_d,
     )  # fmt: skip
     if validation is not None:
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise TypeError(f"validation: expected a pair (X, y), got {validation!r}")
         X_val = check.check_inputs(net, validation[0], "validation X")
         y_val = check.check_labels(validation[1], len(X_val), net.n_classes, "validation y")
         validation = X_val, y_val

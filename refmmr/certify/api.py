@@ -119,8 +119,7 @@ def certify(
     """
     X = check.check_inputs(net, X).astype(np.float64)
     net = net.astype(np.float64)
-    if net.n_classes < 2:
-        raise ValueError(f"net: expected at least two classes, got {net.n_classes}")
+    check.check_classes(net)
     p = check.check_p(p)
     limits = check.check_box(box, X)
     check.check_choice("method", method, METHODS)

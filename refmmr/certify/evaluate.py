@@ -130,6 +130,7 @@ def robust_error(
     eps = check.check_number("eps", eps)
     check.check_count("pgd_steps", pgd_steps, 1)
     check.check_count("restarts", restarts, 1)
+    rng = check.check_rng(rng)
     certificates = certify(net, X, y, p, box, progress=progress)
     net = net.astype(np.float64)
     misclassified = net.predict(X) != y

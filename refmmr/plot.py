@@ -213,8 +213,8 @@ def adversarial_examples(
             ax.set_xticks([])
             ax.set_yticks([])
         distance = f"{certificates.upper[column]:.2f}"
-        axes[0, column].set_title(f"{np.asarray(y)[column]}", fontsize=11)
-        axes[1, column].set_title(f"{np.asarray(predictions)[column]}", fontsize=11)
+        axes[0, column].set_title(f"class {np.asarray(y)[column]}", fontsize=10)
+        axes[1, column].set_title(f"taken for {np.asarray(predictions)[column]}", fontsize=10)
         axes[2, column].set_xlabel(f"distance {distance}", fontsize=9)
     names = ("image", "adversarial", "difference")
     for row, name in enumerate(names):

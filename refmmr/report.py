@@ -44,8 +44,7 @@ FIGURES = (
         "adversarial.png",
         "Test images with their minimal adversarial examples and the difference",
         "Minimal adversarial examples of the network trained {examples_of}: no image nearer to the "
-        "original is classified otherwise, and that is proved. Above each picture its (predicted) "
-        "class.",
+        "original is classified otherwise, and that is proved.",
     ),
 )
 

@@ -21,7 +21,7 @@ from _machine import machine
 import refmmr as rm
 
 P, EPS = 2, 0.3
-# PAPER.md's values for MNIST, FC1, l_2, with a larger learning rate for the short training.
+# The authors' values for MNIST, FC1, l_2, with a larger learning rate for the short training.
 LAM, GAMMA, LR = 1.5, 0.6, 5e-4
 POINTS = 1000
 RESULTS = Path(__file__).parent / "results"

@@ -69,7 +69,7 @@ def pgd(
 
     References
     ----------
-    Madry et al. (2018); Croce, Andriushchenko, Hein (2019), section 5.
+    Madry et al. (2018); Croce, Andriushchenko, Hein (2019): the attack behind MMR+at and LB.
 
     Examples
     --------

@@ -48,7 +48,7 @@ def linear_region(net: Network, x: ArrayLike) -> LinearRegion:
 
     References
     ----------
-    Croce, Andriushchenko, Hein (2019), section 2: the linear region Q(x).
+    Croce, Andriushchenko, Hein (2019): the linear region Q(x).
 
     Examples
     --------
@@ -99,7 +99,7 @@ def distances(
 
     References
     ----------
-    Croce, Andriushchenko, Hein (2019), section 2: d_B and d_D.
+    Croce, Andriushchenko, Hein (2019): d_B and d_D.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def mmr(
 
     References
     ----------
-    Croce, Andriushchenko, Hein (2019), section 4.
+    Croce, Andriushchenko, Hein (2019): the Maximum Margin Regularizer.
 
     Examples
     --------

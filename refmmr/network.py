@@ -194,7 +194,7 @@ class Network(_network.Network):
         -------
         Network
             Weights from a normal distribution of standard deviation ``sqrt(2 / n_in)``, cut off at
-            two standard deviations; biases 0 (PAPER, section 4).
+            two standard deviations; biases 0: as in the authors' code.
         """
         sizes = check.check_sequence("sizes", sizes, "a sequence of integers")
         sizes = [check.check_count("sizes", size, 1) for size in sizes]
@@ -214,7 +214,7 @@ class Network(_network.Network):
         """The paper's convolutional network, with He initialisation.
 
         Two 4x4 convolutions of stride 2 with TensorFlow's "SAME" padding (16 and 32 filters), a
-        dense layer of 100 units, the logits (PAPER, section 4).
+        dense layer of 100 units, the logits.
 
         Parameters
         ----------

@@ -119,7 +119,7 @@ def bent_lines(
 
     References
     ----------
-    Croce, Andriushchenko, Hein (2019), Figure 1.
+    Croce, Andriushchenko, Hein (2019): the regions in the plane of three MNIST points.
     """
     ax = _new_axes(cx, ax)
     segments, units = cx.bent_lines()

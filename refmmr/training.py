@@ -1,7 +1,7 @@
 """Training: Adam on the cross-entropy, with MMR and with adversarial examples in the batch.
 
-The schedules are the authors' (PAPER, section 4), written as fractions of the training so that a
-short one goes through all of them: lambda rises linearly from a tenth of its value to all of it
+The schedules are those of the authors' released code, written as fractions of the training so that
+a short one goes through all of them: lambda rises linearly from a tenth of its value to all of it
 over the first tenth, k_B falls linearly from 10% to 2% of the hidden units, and the learning rate
 drops to a tenth for the last tenth.
 """
@@ -153,7 +153,7 @@ def fit(
 
     References
     ----------
-    Croce, Andriushchenko, Hein (2019), sections 4 and 5.
+    Croce, Andriushchenko, Hein (2019): training with MMR and MMR+at; schedules as in their code.
 
     Examples
     --------

@@ -107,7 +107,7 @@ def certify(
 
     References
     ----------
-    Croce, Andriushchenko, Hein (2019), section 3.
+    Croce, Andriushchenko, Hein (2019): guarantees inside a linear region.
 
     Examples
     --------

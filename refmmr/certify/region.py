@@ -1,4 +1,4 @@
-"""What the linear region of a point proves (PAPER, section 3).
+"""What the linear region of a point proves (Croce, Andriushchenko, Hein 2019).
 
 No point nearer than ``min(d_B, d_D)`` changes the class: inside the region the network is affine,
 so only the decision boundaries of that affine map count; and nobody leaves the region before d_B.

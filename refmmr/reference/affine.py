@@ -1,7 +1,7 @@
 """The linear region of a point: the affine map V z + a that the network is there, and its walls.
 
-With the masks of x frozen the network is affine (PAPER, section 2): ``f_k(z) = V_k z + a_k`` for
-every z in the polytope
+With the masks of x frozen the network is affine: ``f_k(z) = V_k z + a_k`` for every z in the
+polytope
 
     Q(x) = { z : (2 s_k - 1) (V_k z + a_k) >= 0  for every hidden layer k }.
 

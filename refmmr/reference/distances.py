@@ -30,7 +30,7 @@ def distances(
     p: float,
     box: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Distances:
-    """d_B and signed d_D of a batch (PAPER, section 2).
+    """d_B and signed d_D of a batch.
 
     ``d_B[k, i] = |f_k(x)_i| / ||V_k[i]||_q`` for each hidden unit, and
     ``d_D[s] = (f(x)_y - f(x)_s) / ||V[y] - V[s]||_q`` for each class s; negative is misclassified.

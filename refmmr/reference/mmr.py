@@ -1,6 +1,6 @@
 """The Maximum Margin Regularizer and its gradient, derived by hand.
 
-For one sample (PAPER, section 4)
+For one sample (Croce, Andriushchenko, Hein 2019)
 
     MMR = 1/k_B sum_{j <= k_B} max(0, 1 - d_B^(j) / gamma_B)
         + 1/k_D sum_{j <= k_D} max(0, 1 - d_D^(j) / gamma_D),

@@ -1,6 +1,6 @@
 """A ReLU network: affine layers with a ReLU between, forward and backward on one page.
 
-Notation (PAPER, section 2).  Affine layers are counted ``k = 1, ..., L + 1``:
+Notation.  Affine layers are counted ``k = 1, ..., L + 1``:
 
     f_k = W_k g_{k-1} + b_k          pre-activations, ``f_{L+1}`` are the logits
     g_k = max(f_k, 0) = s_k * f_k    activations, ``g_0 = x``

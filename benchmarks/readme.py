@@ -31,12 +31,12 @@ def main() -> None:
 def table(report: dict) -> str:
     """The demo's figures in Markdown, with the machine."""
     head = "| training | test error | robust error, at least - at most | mean certified radius "
-    head += "| minimal change exact | training |"
+    head += "| minimal change exact | training time |"
     rows = [
         f"| {row['scheme']} | {100 * row['test_error']:.1f} % "
         f"| {100 * row['robust_error_lower_bound']:.1f} - "
         f"{100 * row['robust_error_upper_bound']:.1f} % | {row['mean_certified_radius']:.3f} "
-        f"| {100 * row['exact_share']:.1f} % | {row['training_seconds']:.0f} s |"
+        f"| {100 * row['exact_share']:.1f} % | {row['training_seconds']:.1f} s |"
         for row in report["rows"]
     ]
     where = ", ".join(f"{key} {value}" for key, value in machine().items())

@@ -205,6 +205,7 @@ def certify(model: Path, data: str, p: str, eps: float, n: int | None, out: Path
     """Certify MODEL (an .npz file) on a test set: test error and bounds on the robust error."""
     net = rm.load(model)
     points = datasets.load(data, images=len(net.input_shape) == 3)
+    _check_fit(net, points)
     X, y = points.X_test[:n], points.y_test[:n]
     result = rm.robust_error(net, X, y, p=float(p), eps=eps)
     click.echo(result.table())
@@ -254,6 +255,7 @@ def regions(model: Path, data: str, points: tuple[int, int, int], color: str, ou
         domain: rm.Box | rm.Slice = rm.Box([0, 0], [1, 1])
     else:
         chosen = datasets.load(data, images=len(net.input_shape) == 3)
+        _check_fit(net, chosen)
         if max(points) >= len(chosen.X_test) or min(points) < 0:
             raise ValueError(
                 f"points: expected numbers of test points, 0 to {len(chosen.X_test) - 1}, "
@@ -287,6 +289,14 @@ def info() -> None:
     for name in ("mnist", "fashion-mnist"):
         there = folder is not None and Path(folder, name).is_dir()
         click.echo(f"  {name}: {'found' if there else 'not found'}")
+
+
+def _check_fit(net: rm.Network, points: datasets.Dataset) -> None:
+    if points.X_test.shape[1:] != net.input_shape:
+        raise ValueError(
+            f"data: expected inputs of shape {net.input_shape} for this network, got "
+            f"{points.X_test.shape[1:]} of {points.name}; name another data set with --data"
+        )
 
 
 def _architecture(hidden: str, points: datasets.Dataset, seed: int) -> rm.Network:

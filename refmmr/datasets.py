@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from refmmr import _validate as check
-
 __all__ = ["NAMES", "Dataset", "load", "read_idx"]
 
 NAMES = ("digits", "moons", "mnist", "fashion-mnist")
@@ -84,11 +82,20 @@ def load(
     >>> datasets.load("digits").X_train.shape
     (1437, 64)
     """
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"name: expected a name or a folder, got {name!r}")
     if name not in NAMES and Path(name).is_dir():
         name, data = Path(name).resolve().name, Path(name).resolve().parent
         loader: Loader = _idx
     else:
-        loader = _LOADERS[check.check_choice("name", name, NAMES)]
+        if name not in NAMES:
+            raise ValueError(
+                f"name: expected one of {', '.join(map(repr, NAMES))}, or a folder of IDX files, "
+                f"got {str(name)!r}"
+            )
+        loader = _LOADERS[str(name)]
     name = str(name)
     X_train, y_train, X_test, y_test = loader(name, data)
     if images and X_train.ndim != 3:
@@ -180,7 +187,7 @@ def _find(name: str, data: str | os.PathLike[str] | None, file: str) -> Path:
     folder = data if data is not None else os.environ.get("REFMMR_DATA")
     if folder is None:
         raise FileNotFoundError(
-            f"{name}: expected the environment variable REFMMR_DATA (or data=) to name a folder "
+            f"{name}: expected the environment variable REFMMR_DATA to name a folder "
             f"that holds {name}/ with {', '.join(IDX_FILES.values())} (each may end in .gz)"
         )
     for candidate in (Path(folder, name, file), Path(folder, name, file + ".gz")):

@@ -62,7 +62,7 @@ class Trained:
             "robust_error_lower_bound": self.result.lower_bound,
             "robust_error_upper_bound": self.result.upper_bound,
             "mean_certified_radius": float(certificates.lower.mean()),
-            "exact_share": float(certificates.exact.mean()),
+            "exact_share": self.result.exact_share,
             "training_seconds": round(self.seconds, 2),
         }
 
@@ -128,7 +128,7 @@ def run(
 
 def examples_of(rows: list[Trained]) -> Trained:
     """The network whose minimal adversarial examples are shown: most of them are known there."""
-    return max(rows, key=lambda row: int(row.result.certificates.exact.sum()))
+    return max(rows, key=lambda row: row.result.exact_share)
 
 
 def table(rows: list[Trained]) -> str:
@@ -143,7 +143,7 @@ def table(rows: list[Trained]) -> str:
         bounds = f"{100 * r.lower_bound:.1f} - {100 * r.upper_bound:.1f} %"
         lines.append(
             f"{row.scheme:<8}{100 * r.test_error:>6.1f} %{bounds:>18}{c.lower.mean():>17.4f}"
-            f"{100 * c.exact.mean():>14.1f} %"
+            f"{100 * r.exact_share:>14.1f} %"
         )
     return "\n".join(lines)
 
@@ -197,7 +197,7 @@ def _draw(
     figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
     for ax, (name, cx) in zip(axes, complexes.items(), strict=True):
         plot.regions(cx, "class", ax, points=plane.points, labels=names)
-        ax.set_title(f"trained {name}: who wins where")
+        ax.set_title(f"trained {name}: predicted class")
         ax.legend(loc="lower right", fontsize=8)
     plot.save(figure, out / "classes.png")
 
@@ -206,7 +206,7 @@ def _draw(
 
     row = examples_of(rows)
     c = row.result.certificates
-    shown = np.flatnonzero(c.exact & (c.lower > 0))[:SHOWN]
+    shown = np.flatnonzero(c.exact & (c.lower > 0) & np.isfinite(c.upper))[:SHOWN]
     (out / "adversarial.png").unlink(missing_ok=True)
     if len(shown) == 0:
         return

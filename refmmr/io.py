@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from refmmr._validate import check_network
+from refmmr._validate import check_array, check_network
 from refmmr.network import Conv2d, Flatten, Linear, Network
 from refmmr.reference.layers import Layer
 
@@ -38,9 +38,12 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError, TypeError
-        For another ending, or something that is no network.
+        For another ending, something that is no network, or NaN or infinite weights.
     """
     check_network(net)
+    for W, b in net.parameters:
+        check_array("net", W)
+        check_array("net", b)
     write_npz(npz_path(path), network_arrays(net))
 
 

@@ -112,9 +112,9 @@ def _pair(name: str, value: object, low: int) -> tuple[int, int]:
 
 
 def _padding(padding: object) -> _layers.Pads | Literal["same"]:
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         return "same"
-    if padding == "valid":
+    if isinstance(padding, str) and padding == "valid":
         padding = 0
     if isinstance(padding, str) or (isinstance(padding, (tuple, list)) and len(padding) != 2):
         raise ValueError(

@@ -25,7 +25,7 @@ __all__ = ["adversarial_examples", "bent_lines", "radii", "regions", "save"]
 # Paul Tol's "muted" colours, told apart with any colour vision; classes repeat after ten.
 CLASS_COLORS = (
     "#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933",
-    "#882255", "#DDDDDD",
+    "#882255", "#555555",
 )  # fmt: skip
 BAR_COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73")
 
@@ -126,6 +126,7 @@ def bent_lines(
     # A step of the golden ratio spreads any number of units over the colour map.
     colors = mpl.colormaps["turbo"]((units * 0.618034) % 1)
     ax.add_collection(LineCollection(list(segments), colors=colors, linewidths=0.9))
+    ax.plot([], [], color="0.5", lw=0.9, label="where one hidden unit switches")
     if boundary:
         _draw_boundary(cx, ax)
     _mark(ax, points, labels)
@@ -133,7 +134,7 @@ def bent_lines(
 
 
 def radii(certificates: Mapping[str, Certificates], eps: float | None = None) -> Figure:
-    """Draw histograms of certified radii, one below the other on the same axes.
+    """Draw histograms of certified radii, one below the other; each has its own vertical scale.
 
     Parameters
     ----------
@@ -148,14 +149,15 @@ def radii(certificates: Mapping[str, Certificates], eps: float | None = None) ->
     """
     n = len(certificates)
     figure, axes = plt.subplots(
-        n, 1, figsize=(7.5, 1.4 * n + 0.8), sharex=True, sharey=True, layout="constrained",
+        n, 1, figsize=(7.5, 1.4 * n + 0.8), sharex=True, layout="constrained",
         squeeze=False,
     )  # fmt: skip
-    largest = max(float(c.lower.max()) for c in certificates.values())
+    finite = {name: c.lower[np.isfinite(c.lower)] for name, c in certificates.items()}
+    largest = max((float(lower.max(initial=0)) for lower in finite.values()), default=0)
     bins = np.linspace(0, largest * 1.02 or 1, 36).tolist()
     for ax, (name, c), color in zip(axes[:, 0], certificates.items(), BAR_COLORS * n, strict=False):
-        shares = np.full(len(c), 100 / len(c))
-        ax.hist(c.lower, bins=bins, weights=shares, color=color)
+        shares = np.full(len(finite[name]), 100 / len(c))
+        ax.hist(finite[name], bins=bins, weights=shares, color=color)
         text = f"{name}\nmean radius {c.lower.mean():.3f}"
         if eps is not None:
             ax.axvline(eps, color="black", lw=1, ls="--")
@@ -215,11 +217,11 @@ def adversarial_examples(
         distance = f"{certificates.upper[column]:.2f}"
         axes[0, column].set_title(f"class {np.asarray(y)[column]}", fontsize=10)
         axes[1, column].set_title(f"taken for {np.asarray(predictions)[column]}", fontsize=10)
-        axes[2, column].set_xlabel(f"distance {distance}", fontsize=9)
+        axes[2, column].set_xlabel(f"{_norm(certificates.p)} {distance}", fontsize=9)
     names = ("image", "adversarial", "difference")
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name, fontsize=11)
-    figure.colorbar(picture, ax=axes[2, :].tolist(), shrink=0.8, label="gray value")
+    figure.colorbar(picture, ax=axes[2, :].tolist(), shrink=0.8, label="change of gray value")
     return figure
 
 
@@ -270,8 +272,12 @@ def _mark(ax: Axes, points: ArrayLike | None, labels: Sequence[str] | None) -> N
     if points is None:
         return
     points = np.asarray(points)
-    ax.plot(*points.T, "o", color="white", markeredgecolor="black", markersize=9, zorder=5)
     halo: Any = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.85, "lw": 0}
+    if points.ndim != 2 or points.shape[1] != 2 or (labels and len(labels) != len(points)):
+        raise ValueError(
+            f"points: expected shape (m, 2) and as many labels, got {points.shape} and {labels!r}"
+        )
+    ax.plot(*points.T, "o", color="white", markeredgecolor="black", markersize=9, zorder=5)
     for point, label in zip(points, labels or [""] * len(points), strict=True):
         if label:
             ax.annotate(label, point, (9, 7), textcoords="offset points", bbox=halo, zorder=6)

@@ -88,9 +88,9 @@ whole test set: distances in l<sub>{report["p"]}</sub> within the box [0, 1], ro
 eps&nbsp;=&nbsp;{report["eps"]}. The mean certified radius of {_html.escape(best["scheme"])} is
 {times:.1f} times that of plain training.</p>
 <div class="scroll">{_table(report["rows"])}</div>
-<p>Robust error: at least what projected gradient descent breaks, at most what the linear region of
-the image does not prove. Exact: images whose minimal adversarial perturbation is known, because it
-lies in the region of the image.</p>
+<p>Robust error: at least the images with a known adversarial example within eps, at most those that
+the linear region of the image does not prove. Exact: images, classified right, whose minimal
+adversarial perturbation is known, because it lies in the region of the image.</p>
 {figures}
 </body>
 </html>

@@ -364,6 +364,11 @@ class _Run:
                 f"{cross_entropy}, MMR {mmr}; a smaller lr may help"
             )
         self.adam.step(gradients, settings["lr"])
+        if not all(np.isfinite(array).all() for array in self.adam.arrays):
+            raise FloatingPointError(
+                f"training diverged in epoch {len(self.history) + 1}: infinite weights; "
+                "a smaller lr may help"
+            )
         return np.array([cross_entropy, mmr, error])
 
     def _arrays(self) -> list[np.ndarray]:

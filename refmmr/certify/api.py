@@ -35,11 +35,13 @@ class Certificates:
     ----------
     lower : ndarray, shape (n,)
         Certified radius: no point of the box nearer than this has another class.  0 for points that
-        are misclassified.  Rounded down: it holds in real arithmetic.
+        are misclassified, infinite where the whole box has one class.  Rounded down: it holds in
+        real arithmetic.
     upper : ndarray, shape (n,)
         Distance of the nearest adversarial example that was found; infinite where none was.
     exact : ndarray of bool, shape (n,)
-        Whether the two agree, to a millionth: the minimal perturbation is known.
+        Whether the two agree, to a millionth: the minimal perturbation is known (0 where
+        misclassified).
     adversarial : ndarray, shape (n, *input_shape)
         That adversarial example (the point itself where it is misclassified), float64; NaN where
         none was found.

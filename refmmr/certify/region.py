@@ -113,7 +113,7 @@ def wall_errors(net: Network, X: np.ndarray, y: np.ndarray, walls: Walls) -> Err
 
 def _free_lower(walls, errors, p, y):
     """Lower bounds on d_B and d_D: smaller value, larger gradient."""
-    slack = 1 - rounding.gamma(4 * walls.R.shape[1] + 32)
+    slack = 1 - rounding.rounding_factor(4 * walls.R.shape[1] + 32)
     boundary = _quotient(np.abs(walls.f) - errors.f, walls.boundary_norms(p) / slack + errors.V)
     boundary[errors.V == 0] = np.inf  # constant on the region: no wall
     decision = _quotient(walls.margin - errors.margin, dual_norm(walls.R, p, 1) / slack + errors.R)
@@ -195,7 +195,7 @@ def wall_in_box(
     -------
     ndarray, shape (m,)
     """
-    slack = 1 - rounding.gamma(16 * len(lo) + 64)
+    slack = 1 - rounding.rounding_factor(16 * len(lo) + 64)
     distance, _ = cheapest_moves(x, w, np.maximum(value, 0), lo, hi, p)
     longest = np.minimum(distance, norm(hi - lo, p)) / slack
     rest = (value - value_error - w_error * longest) * slack
@@ -234,7 +234,7 @@ def nearest_projection(
         Z = X.reshape(n, 1, d) + _moves(X, w, walls.margin * (1 + hair), p, box)
         if box is not None:
             Z = np.clip(Z, *(side.reshape(-1) for side in box))
-        length = norm(Z - X.reshape(n, 1, d), p) * (1 + rounding.gamma(4 * d))
+        length = norm(Z - X.reshape(n, 1, d), p) * (1 + rounding.rounding_factor(4 * d))
         crossed = surely_misclassified(net, Z.reshape(-1, *net.input_shape), label)
         length = np.where(crossed.reshape(n, -1), length, np.inf)
         nearest = length.argmin(axis=1)
@@ -243,6 +243,12 @@ def nearest_projection(
         upper[better] = length[rows, nearest][better]
         adversarial[better] = Z[rows, nearest][better]
     return upper, adversarial.reshape(X.shape)
+
+
+def within(X: np.ndarray, Z: np.ndarray, p: float, eps: float) -> np.ndarray:
+    """Points Z that are at most eps from X in real arithmetic, shape (n,) bool."""
+    delta = (Z - X).reshape(len(X), -1)
+    return norm(delta, p) * (1 + rounding.rounding_factor(4 * delta.shape[1] + 8)) <= eps
 
 
 def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -50,12 +50,17 @@ class LinearRegion(NamedTuple):
         A point on a wall belongs to it.  `tolerance` is how far, in l_2, a point may stick out.
         """
         A, b = self.halfspaces
-        Z = np.reshape(Z, (len(Z), self.x.size))
+        Z = self._flat(Z)
         return (Z @ A.T - b <= tolerance * np.linalg.norm(A, axis=1)).all(axis=1)
 
     def logits(self, Z: np.ndarray) -> np.ndarray:
         """The affine map of the region at any points: ``(n, *input_shape) -> (n, K)``."""
-        return np.reshape(Z, (len(Z), self.x.size)) @ self.V[-1].T + self.a[-1]
+        return self._flat(Z) @ self.V[-1].T + self.a[-1]
+
+    def _flat(self, Z):
+        if np.ndim(Z) < 2 or np.prod(np.shape(Z)[1:]) != self.x.size:
+            raise ValueError(f"Z: expected points of {self.x.size} numbers, got {np.shape(Z)}")
+        return np.reshape(Z, (len(Z), self.x.size))
 
 
 def linear_region(net: Network, x: np.ndarray) -> LinearRegion:

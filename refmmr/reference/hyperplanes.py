@@ -110,8 +110,10 @@ def cheapest_moves(
     # Scale the largest weight to about 1, by a power of two, which rounds nothing.
     _, exponent = np.frexp(np.abs(w).max(axis=-1, keepdims=True))
     speed, need = np.ldexp(np.abs(w), -exponent), np.ldexp(need, -exponent)
-    fill = _knapsack if p == 1 else _water_level
-    move, reached = fill(speed, reach, need, p)
+    if p == 1:
+        move, reached = _knapsack(speed, reach, need)
+    else:
+        move, reached = _water_level(speed, reach, need, p)
     reached &= (w != 0).any(axis=-1)
     move = np.where(reached[..., None], np.minimum(move, reach), 0)
     distance = np.where(reached, norm(move, p), np.inf)
@@ -143,7 +145,7 @@ def _water_level(speed, reach, need, p):
     return np.minimum(reach, np.clip(level, first, last) * pace), enough.any(axis=-1)
 
 
-def _knapsack(speed, reach, need, p):
+def _knapsack(speed, reach, need):
     """l_1: every unit of movement costs the same, so spend it on the fastest coordinates first."""
     order = np.argsort(-speed, axis=-1, kind="stable")
     gain = np.take_along_axis(speed * reach, order, -1)

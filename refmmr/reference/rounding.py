@@ -25,7 +25,7 @@ UNDERFLOW = 1e-150
 """Added to every bound: what products and squares too small for a float lose is less."""
 
 
-def gamma(n: int) -> float:
+def rounding_factor(n: int) -> float:
     """``n u / (1 - n u)`` for float64."""
     u = np.finfo(np.float64).eps / 2
     return n * u / (1 - n * u)
@@ -81,6 +81,6 @@ def _bounds(net, inputs, masks, ones, bias):
     magnitudes = absolute(net).forward(inputs, masks, bias=bias).outputs
     paths = indicator(net).forward(ones, masks, bias=bias).outputs
     return [
-        np.where(path > 0, gamma(count) * magnitude + UNDERFLOW, 0)
+        np.where(path > 0, rounding_factor(count) * magnitude + UNDERFLOW, 0)
         for count, magnitude, path in zip(roundings(net), magnitudes, paths, strict=True)
     ]

@@ -117,6 +117,13 @@ def test_errors_are_one_line_and_exit_code_1(tmp_path, monkeypatch, words, messa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_of_other_inputs_than_the_data(moons):
+    result = run("certify", moons)
+    assert result.exit_code == 1
+    assert "data: expected inputs of shape (2,) for this network" in result.output
+    assert "name another data set with --data" in result.output
+
+
 @pytest.mark.parametrize("words", [["--backend", "numpy", "info"], ["info", "--backend", "numpy"]])
 def test_backend_may_stand_before_or_behind_the_command(words):
     assert run(*words).exit_code == 0

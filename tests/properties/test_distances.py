@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.optimize import brentq, linprog
+from scipy.optimize import brentq, linprog, minimize
 
 import refmmr as rm
 from refmmr.reference import affine
@@ -160,6 +160,25 @@ def test_linear_programs_find_nothing_nearer(wall, p):
     well_decided(wall)
     # HiGHS meets its constraints to 1e-7.
     assert_allclose(box_distance(wall, p), program_distance(*wall, p), rtol=1e-6, atol=1e-6)
+
+
+@given(walls())
+def test_a_quadratic_program_finds_nothing_nearer(wall):
+    well_decided(wall)
+    x, w, value, lo, hi = wall
+    distance = abs(box_distance(wall, 2))
+    assume(np.isfinite(distance))
+    found = minimize(
+        lambda delta: delta @ delta,
+        np.zeros(len(x)),
+        jac=lambda delta: 2 * delta,
+        method="SLSQP",
+        bounds=list(zip(lo - x, hi - x, strict=True)),
+        constraints={"type": "eq", "fun": lambda d: value + w @ d, "jac": lambda d: w},
+        options={"ftol": 1e-12, "maxiter": 200},
+    )
+    assume(found.success and abs(value + w @ found.x) < 1e-9)
+    assert_allclose(distance, np.sqrt(found.fun), rtol=1e-5, atol=1e-6)
 
 
 @given(walls())

@@ -356,9 +356,11 @@ def test_table():
     radii = result.certificates.lower
     assert rows == {
         "test error": "25.00 %",
-        "robust error, lower bound (PGD)": "50.00 %",
+        "robust error, lower bound (attack)": "50.00 %",
         "robust error, upper bound (region)": "50.00 %",
         "mean certified radius": f"{radii.mean():.4f}",
-        "exact minimal perturbation": f"{100 * result.certificates.exact.mean():.1f} %",
+        "exact minimal perturbation": f"{100 * result.exact_share:.1f} %",
     }
+    # The misclassified point is no minimal perturbation that was found.
+    assert result.exact_share == result.certificates.exact.mean() - 0.25
     assert repr(result) == result.table()

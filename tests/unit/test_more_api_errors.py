@@ -49,6 +49,25 @@ MISTAKES = {
     ),
     "nothing to save": (lambda: rm.save(None, "net.npz"), "net: expected a Network, got NoneType"),
     "path": (lambda: rm.load(3), "path: expected a path, got 3"),
+    "one point in a region": (
+        lambda: rm.linear_region(NET, X[0]).contains(X[0]),
+        r"Z: expected points of 2 numbers, got \(2,\)",
+    ),
+    "data of integers": (
+        lambda: rm.datasets.load("digits", dtype=int),
+        "dtype: expected float32 or float64, got <class 'int'>",
+    ),
+    "data by number": (lambda: rm.datasets.load(5), "name: expected a name or a folder, got 5"),
+    "padding, an array of three": (
+        lambda: rm.Conv2d(np.zeros((1, 1, 2, 2)), [0], padding=np.array([1, 1, 1])),
+        "padding: expected",
+    ),
+    "labels of other points": (
+        lambda: rm.enumerate_regions(NET, rm.Box([0, 0], [1, 1])).plot(
+            points=[[0, 0]], labels=["a", "b"]
+        ),
+        r"points: expected shape \(m, 2\) and as many labels",
+    ),
     "sizes": (lambda: rm.Network.mlp(3), "sizes: expected a sequence of integers, got 3"),
     "layers": (lambda: rm.Network(None, 2), "layers: expected a sequence of layers, got None"),
     "image shape": (
@@ -75,3 +94,18 @@ def test_overflow_is_no_certificate():
     for p in (1, 2, np.inf):
         for box in (None, (0, 1)):
             assert rm.certify(net, X, [0, 0], p, box).lower.max() < 1
+
+
+def test_infinite_weights_are_not_saved(tmp_path):
+    net = rm.Network.mlp([2, 2], rng=0)
+    net.layers[0].W[0, 0] = np.inf
+    with pytest.raises(ValueError, match="net: expected finite numbers, got inf"):
+        rm.save(net, tmp_path / "net.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_ends_with_finite_weights_or_an_error():
+    net = rm.Network.mlp([2, 4, 3], rng=0).astype(np.float32)
+    diverged = pytest.raises(FloatingPointError, match="training diverged in epoch 1")
+    with np.errstate(all="ignore"), diverged:
+        rm.fit(net, X, Y, epochs=1, lr=1e39)

@@ -29,7 +29,7 @@ NETS = {
 def test_gamma_bounds_n_roundings():
     u = Fraction(2) ** -53
     for n in (1, 10, 10**6):
-        assert rounding.gamma(n) == pytest.approx(float(n * u / (1 - n * u)), rel=1e-15)
+        assert rounding.rounding_factor(n) == pytest.approx(float(n * u / (1 - n * u)), rel=1e-15)
 
 
 def test_counts_by_hand():

@@ -98,8 +98,8 @@ def markdown(report: dict) -> str:
     ]
     where = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     what = f"{report['what']}; lambda {report['lam']}, gamma {report['gamma']}, lr {report['lr']}."
-    how = f"Backend {report['backend']}, float32 training; {where}; load average "
-    how += f"{report['load_average']:.1f} (above the number of cores, other programs ran beside)."
+    how = f"Backend {report['backend']}, float32 training; {where}; load average at the end "
+    how += f"{report['load_average']:.1f}."
     return "\n".join([what, "", head, "| --- " * 10 + "|", *rows, "", how, ""])
 
 

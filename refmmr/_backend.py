@@ -84,7 +84,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _check(name: str, argument: str) -> str:
-    if name not in _twins:
+    if not isinstance(name, str) or name not in _twins:
         raise ValueError(
             f"{argument}: expected one of the backends here, {', '.join(_twins)}, got {name!r}"
         )

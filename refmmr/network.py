@@ -269,6 +269,7 @@ class Network(_network.Network):
 
     def with_parameters(self, parameters: Sequence[tuple[ArrayLike, ArrayLike]]) -> Self:
         """The same architecture with other weights: one ``(W, b)`` per layer with weights."""
+        parameters = check.check_sequence("parameters", parameters, "pairs (W, b)")
         if len(parameters) != len(self.affine):
             raise ValueError(
                 f"parameters: expected {len(self.affine)} pairs (W, b), got {len(parameters)}"

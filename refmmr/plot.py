@@ -236,11 +236,14 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str], dpi: float = 130) 
     dpi : float
         Pixels per inch.
     """
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ValueError(f"path: expected a file ending in .png, got {str(path)!r}")
     if isinstance(figure, Axes):
         parent = figure.get_figure(root=True)
         assert parent is not None
         figure = parent
-    io.write_atomically(Path(path), lambda file: figure.savefig(file, format="png", dpi=dpi))
+    io.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
     plt.close(figure)
 
 

@@ -68,6 +68,18 @@ MISTAKES = {
         ),
         r"points: expected shape \(m, 2\) and as many labels",
     ),
+    "parameters": (
+        lambda: NET.with_parameters(5),
+        r"parameters: expected pairs \(W, b\), got 5",
+    ),
+    "a list of backends": (
+        lambda: rm.set_backend(["numpy"]),
+        "backend: expected one of the backends here",
+    ),
+    "another kind of picture": (
+        lambda: rm.plot.save(None, "figure.pdf"),
+        "path: expected a file ending in .png, got 'figure.pdf'",
+    ),
     "sizes": (lambda: rm.Network.mlp(3), "sizes: expected a sequence of integers, got 3"),
     "layers": (lambda: rm.Network(None, 2), "layers: expected a sequence of layers, got None"),
     "image shape": (

@@ -164,16 +164,16 @@ def check_count(name: str, value: Any, low: int, high: int | None = None, what: 
     return number
 
 
-def check_number(name: str, value: Any, low: float = 0.0, *, strict: bool = True) -> float:
-    """A finite number above low (or equal to it, unless strict)."""
-    expected = f"a finite number {'>' if strict else '>='} {low:g}"
+def check_number(name: str, value: Any) -> float:
+    """A finite number above 0."""
+    expected = "a finite number > 0"
     if isinstance(value, (bool, str)):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected {expected}, got {value!r}") from error
-    if not np.isfinite(number) or number < low or (strict and number == low):
+    if not np.isfinite(number) or number <= 0:
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return number
 

@@ -311,6 +311,11 @@ class _Run:
         for rows in self._order(epoch):
             sums += self._batch(rows, settings)
             tick(1)
+        # The loss of a batch tells of the step before it; the last step has no batch behind it.
+        if not all(np.isfinite(array).all() for array in self.adam.arrays):
+            raise FloatingPointError(
+                f"training diverged in epoch {epoch + 1}: infinite weights; a smaller lr may help"
+            )
         cross_entropy, mmr, error = (sums / self.plan.batches).tolist()
         record = {
             "epoch": epoch + 1,
@@ -364,11 +369,6 @@ class _Run:
                 f"{cross_entropy}, MMR {mmr}; a smaller lr may help"
             )
         self.adam.step(gradients, settings["lr"])
-        if not all(np.isfinite(array).all() for array in self.adam.arrays):
-            raise FloatingPointError(
-                f"training diverged in epoch {len(self.history) + 1}: infinite weights; "
-                "a smaller lr may help"
-            )
         return np.array([cross_entropy, mmr, error])
 
     def _arrays(self) -> list[np.ndarray]:

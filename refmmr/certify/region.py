@@ -253,10 +253,7 @@ def within(X: np.ndarray, Z: np.ndarray, p: float, eps: float) -> np.ndarray:
 
 def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Points whose margin is negative in real arithmetic, not only in floats, shape (n,) bool."""
-    # A float on the wrong side of a ReLU is off by no more than the pre-activation itself is, so
-    # the bound holds for any masks if the magnitudes are summed without masks.
-    everything = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
-    error = rounding.value_errors(net, Z, everything)[-1].reshape(len(Z), -1).max(axis=1)
+    error = rounding.value_errors(net, Z)[-1].reshape(len(Z), -1).max(axis=1)
     return margins(net.logits(Z), y) < -4 * error
 
 

@@ -239,8 +239,7 @@ def _values_and_errors(net, X, layer):
     values = flat([net.forward(X).outputs[layer]])
     if values.dtype == object:  # fractions make no errors
         return values, np.zeros_like(values)
-    everything = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
-    return values, flat([rounding.value_errors(net, X, everything)[layer]])
+    return values, flat([rounding.value_errors(net, X)[layer]])
 
 
 def _distinct(corners):

@@ -42,29 +42,28 @@ def roundings(net: Network) -> list[int]:
 
 def absolute(net: Network) -> Network:
     """The network of absolute weights and biases."""
-    layers = list(net.layers)
-    for i, layer in zip(net.affine, net.affine_layers, strict=True):
-        layers[i] = layer.with_weights(np.abs(layer.W), np.abs(layer.b))
-    return Network(layers, net.input_shape)
+    return _with_each(net, np.abs)
 
 
 def indicator(net: Network) -> Network:
     """The network with a 1 for every weight and bias that is not 0: it counts paths."""
-    layers = list(net.layers)
-    for i, layer in zip(net.affine, net.affine_layers, strict=True):
-        layers[i] = layer.with_weights(1.0 * (layer.W != 0), 1.0 * (layer.b != 0))
-    return Network(layers, net.input_shape)
+    return _with_each(net, lambda weights: 1.0 * (weights != 0))
 
 
-def value_errors(net: Network, X: np.ndarray, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+def value_errors(
+    net: Network, X: np.ndarray, masks: Sequence[np.ndarray] | None = None
+) -> list[np.ndarray]:
     """Bounds on the error of ``f_1, ..., f_{L+1}`` at X, shapes (n, *unit_shape).
 
     They hold if the masks are right: where ``|f_k| <= bound`` in a hidden layer, the mask of that
-    unit is uncertain and the bounds of the layers behind it are void.  The bound is 0 where no
-    weight or bias leads to the unit: it is 0 on the whole region.
+    unit is uncertain and the bounds of the layers behind it are void.  Without masks the magnitudes
+    of all units are summed, and the bounds hold in any case: a float on the wrong side of a ReLU is
+    off by no more than the pre-activation itself is.  The bound is 0 where no weight or bias leads
+    to the unit: it is 0 on the whole region.
     """
-    ones = np.ones((1, *net.input_shape))
-    return _bounds(net, np.abs(X), masks, ones, bias=True)
+    if masks is None:
+        masks = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
+    return _bounds(net, np.abs(X), masks, bias=True)
 
 
 def gradient_errors(net: Network, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -72,14 +71,21 @@ def gradient_errors(net: Network, masks: Sequence[np.ndarray]) -> list[np.ndarra
 
     The bound is 0 where no weight leads to the unit: it is constant on the whole region.
     """
-    ones = np.ones((1, *net.input_shape))
-    return _bounds(net, ones, masks, ones, bias=False)
+    return _bounds(net, np.ones((1, *net.input_shape)), masks, bias=False)
 
 
-def _bounds(net, inputs, masks, ones, bias):
+def _with_each(net, change):
+    """The same layers, with all weights and biases changed."""
+    layers = list(net.layers)
+    for i, layer in zip(net.affine, net.affine_layers, strict=True):
+        layers[i] = layer.with_weights(change(layer.W), change(layer.b))
+    return Network(layers, net.input_shape)
+
+
+def _bounds(net, inputs, masks, bias):
     """``gamma`` times the sum of all absolute products, wherever there is any product."""
     magnitudes = absolute(net).forward(inputs, masks, bias=bias).outputs
-    paths = indicator(net).forward(ones, masks, bias=bias).outputs
+    paths = indicator(net).forward(np.ones((1, *net.input_shape)), masks, bias=bias).outputs
     return [
         np.where(path > 0, rounding_factor(count) * magnitude + UNDERFLOW, 0)
         for count, magnitude, path in zip(roundings(net), magnitudes, paths, strict=True)

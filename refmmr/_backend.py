@@ -10,63 +10,93 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from contextvars import ContextVar
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from refmmr import backends
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _twins: dict[str, dict[str, Callable[..., Any]]] = {"numpy": {}}
-_current: str | None = None
+_kernels: list[str] = []
+_process: str | None = None
+_scope: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names that `set_backend` takes here."""
-    return tuple(_twins)
+    """Names of the backends that can run here: packages installed, device at hand."""
+    return tuple(name for name in _known() if name in _twins or backends.problem(name) is None)
 
 
 def get_backend() -> str:
-    """The backend in use: the last `set_backend`, else ``REFMMR_BACKEND``, else "numpy"."""
-    return _current or _check(os.environ.get("REFMMR_BACKEND", "numpy"), "REFMMR_BACKEND")
+    """The backend in use.
+
+    That of the `use_backend` around, else the last `set_backend`, else ``REFMMR_BACKEND``, else
+    "numpy".
+    """
+    chosen = _scope.get() or _process
+    return chosen or _ready(os.environ.get("REFMMR_BACKEND") or "numpy", "REFMMR_BACKEND")
 
 
 def set_backend(name: str) -> None:
-    """Choose the backend of all following calls, in the whole process.
+    """Choose the backend of all following calls, in all threads of this process.
+
+    Processes that are started later know nothing of it: they follow ``REFMMR_BACKEND``.
 
     Parameters
     ----------
-    name : str
-        One of `available_backends()`; "numpy" is the readable reference itself.
+    name : {"numpy", "numba", "cupy"}
+        "numpy" is the readable reference itself.
 
     Raises
     ------
     ValueError
-        For a backend that is not there.
+        For an unknown name.
+    ImportError
+        When the backend's package is not installed; the message says how to install it.
+    RuntimeError
+        When the backend's device is missing.
     """
-    global _current
-    _current = _check(name, "backend")
+    global _process
+    _process = _ready(name, "backend")
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Use a backend inside a ``with`` block, and the former one again after it."""
-    global _current
-    former = _current
-    set_backend(name)
+    """Use a backend inside a ``with`` block, in this thread alone; errors as `set_backend`."""
+    token = _scope.set(_ready(name, "backend"))
     try:
         yield
     finally:
-        _current = former
+        _scope.reset(token)
 
 
-def kernel(reference: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs the current backend's twin of `reference`, or `reference` itself."""
-    name = _name(reference)
+class Kernel(Generic[P, R]):
+    """A function that runs the current backend's twin of a reference function, or that itself."""
 
-    @functools.wraps(reference)
-    def dispatch(*args: P.args, **kwargs: P.kwargs) -> R:
-        return _twins[get_backend()].get(name, reference)(*args, **kwargs)
+    def __init__(self, reference: Callable[P, R]) -> None:
+        functools.update_wrapper(self, reference)
+        self.reference, self.name = reference, _name(reference)
 
-    return dispatch
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it."""
+        backend = get_backend()
+        twin = _twins[backend].get(self.name)
+        if twin is None and backend != "numpy" and os.environ.get("REFMMR_STRICT") == "1":
+            raise NotImplementedError(f"REFMMR_STRICT: backend {backend} has no {self.name}")
+        return (twin or self.reference)(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return kernel, (self.reference,)
+
+
+def kernel(reference: Callable[P, R]) -> Kernel[P, R]:
+    """Make the function that users' calls go through; `support` lists it from then on."""
+    made = Kernel(reference)
+    if made.name not in _kernels:
+        _kernels.append(made.name)
+    return made
 
 
 def implements(backend: str, reference: Callable[..., Any]) -> Callable[[Callable], Callable]:
@@ -79,13 +109,24 @@ def implements(backend: str, reference: Callable[..., Any]) -> Callable[[Callabl
     return register
 
 
+def support() -> dict[str, dict[str, bool]]:
+    """For each kernel, which of the loaded backends have a twin of it."""
+    return {name: {b: name in twins for b, twins in _twins.items()} for name in sorted(_kernels)}
+
+
+def _known() -> list[str]:
+    return list(dict.fromkeys([*_twins, *backends.MODULES]))
+
+
 def _name(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}"
 
 
-def _check(name: str, argument: str) -> str:
-    if not isinstance(name, str) or name not in _twins:
-        raise ValueError(
-            f"{argument}: expected one of the backends here, {', '.join(_twins)}, got {name!r}"
-        )
+def _ready(name: str, argument: str) -> str:
+    """Check a backend's name and load its twins."""
+    if not isinstance(name, str) or name not in _known():
+        raise ValueError(f"{argument}: expected one of {', '.join(_known())}, got {name!r}")
+    if name not in _twins:
+        backends.load(name, argument)
+        _twins.setdefault(name, {})
     return name

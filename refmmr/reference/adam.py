@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from refmmr.reference.network import Gradients
+
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+
+def update(
+    arrays: list[np.ndarray],
+    means: list[np.ndarray],
+    squares: list[np.ndarray],
+    gradients: list[np.ndarray],
+    scale: float,
+) -> None:
+    """Move each array by ``-scale * m / sqrt(v)``, after its means m, v have heard the gradient.
+
+    All lists have one array per parameter; the first three are changed in place.
+    """
+    first, second = BETAS
+    for array, m, v, g in zip(arrays, means, squares, gradients, strict=True):
+        m += (1 - first) * (g - m)
+        v += (1 - second) * (g * g - v)
+        array -= scale * m / (np.sqrt(v) + EPSILON)
 
 
 class Adam:
@@ -18,24 +42,21 @@ class Adam:
     ----------
     parameters : list of (W, b)
         Changed in place by `step`.
+    update : callable
+        `update`, or a twin of it.
     """
 
-    betas = (0.9, 0.999)
-    epsilon = 1e-8
-
-    def __init__(self, parameters: Gradients) -> None:
+    def __init__(self, parameters: Gradients, update: Callable[..., None] = update) -> None:
         self.arrays = [array for pair in parameters for array in pair]
         self.means = [np.zeros_like(array) for array in self.arrays]
         self.squares = [np.zeros_like(array) for array in self.arrays]
         self.steps = 0
+        self.update = update
 
     def step(self, gradients: Gradients, lr: float) -> None:
         """Move all parameters once."""
         self.steps += 1
-        first, second = self.betas
+        first, second = BETAS
         scale = lr * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
         flat = [array for pair in gradients for array in pair]
-        for array, m, v, g in zip(self.arrays, self.means, self.squares, flat, strict=True):
-            m += (1 - first) * (g - m)
-            v += (1 - second) * (g * g - v)
-            array -= scale * m / (np.sqrt(v) + self.epsilon)
+        self.update(self.arrays, self.means, self.squares, flat, scale)

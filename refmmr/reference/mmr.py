@@ -190,11 +190,14 @@ def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
 
 
 def _hinge_slope(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
-    """Derivative of `_mean_hinge` to each distance: ``-1 / (k gamma)`` or 0."""
+    """Derivative of `_mean_hinge` to each distance: ``-1 / (k gamma)`` or 0.
+
+    Of walls equally far the first ones count among the k nearest.
+    """
     slope = np.zeros_like(d)
     if d.shape[1] > 0:
         d = np.where(d == -np.inf, np.inf, d)
-        nearest = np.argpartition(d, k - 1, axis=1)[:, :k]
+        nearest = np.argsort(d, axis=1, kind="stable")[:, :k]
         hinge = np.take_along_axis(d, nearest, axis=1) < gamma
         np.put_along_axis(slope, nearest, np.where(hinge, -1 / (k * gamma), 0), axis=1)
     return slope

@@ -151,6 +151,17 @@ class Network:
         return logits.reshape(len(logits), -1)
 
 
+def logits(net: Network, X: np.ndarray) -> np.ndarray:
+    """Outputs of the network: ``(n, *input_shape) -> (n, K)``."""
+    return net.logits(X)
+
+
+def activation_pattern(net: Network, X: np.ndarray) -> np.ndarray:
+    """Which hidden units are active, layer by layer: ``(n, *input_shape) -> (n, N)`` bool."""
+    masks = net.forward(X).masks
+    return flat(masks) if masks else np.zeros_like(X, bool, shape=(len(X), 0))
+
+
 def flat(layers: Sequence[np.ndarray]) -> np.ndarray:
     """Lay the units of all layers side by side: arrays ``(n, *unit_shape)`` to one ``(n, N)``.
 

@@ -1,0 +1,57 @@
+"""The backends: faster twins of reference functions, each in a package of its own.
+
+Nothing here is imported before it is asked for; `MODULES` says what is where, and what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import NamedTuple
+
+
+class Module(NamedTuple):
+    """Where a backend is, and what it needs."""
+
+    module: str  # importing it registers the twins
+    package: str  # what it is made with
+    extra: str  # pip install "refmmr[extra]"
+
+
+MODULES = {
+    "numba": Module("refmmr.backends._numba", "numba", "numba"),
+    "cupy": Module("refmmr.backends._cupy", "cupy", "cupy"),
+}
+
+
+def problem(name: str) -> Exception | None:
+    """Why a backend cannot run here; None if it can."""
+    _, package, extra = MODULES[name]
+    if importlib.util.find_spec(package) is None:
+        return ImportError(
+            f'{name} needs the package {package}, which is not installed: pip install "refmmr['
+            f'{extra}]"'
+        )
+    if package == "cupy":
+        # CuPy imports without a GPU and fails only at the first array.
+        import cupy
+
+        if not cupy.cuda.is_available():
+            return RuntimeError(f"{name} needs a CUDA device and its driver: none was found")
+    return None
+
+
+def load(name: str, argument: str) -> None:
+    """Import a backend, which registers its twins.
+
+    Raises
+    ------
+    ImportError
+        When its package is not installed.
+    RuntimeError
+        When there is no device.
+    """
+    error = problem(name)
+    if error is not None:
+        raise type(error)(f"{argument}: {error}")
+    importlib.import_module(MODULES[name].module)

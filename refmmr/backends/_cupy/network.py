@@ -1,0 +1,114 @@
+"""Networks on the device: the reference's own, on device arrays, with faster convolutions."""
+
+from __future__ import annotations
+
+import math
+
+import cupy
+import numpy as np
+
+from refmmr.backends._cupy.place import to_device, to_host
+from refmmr.backends._cupy.windows import Grid, fold, unfold
+from refmmr.reference.layers import Conv2d, Layer, Linear
+from refmmr.reference.network import Gradients, Network
+
+
+class DeviceConv2d(Conv2d):
+    """A convolution as one matrix product with all its windows."""
+
+    def linear(self, x: cupy.ndarray) -> cupy.ndarray:
+        """Map directions, without the bias: ``(..., n_in, h, w) -> (..., n_out, h', w')``."""
+        windows, grid = self._unfold(x)
+        y = windows @ self.W.reshape(len(self.W), -1).T
+        return cupy.moveaxis(y.reshape(*x.shape[:-3], grid.rows, grid.columns, -1), -1, -3)
+
+    def transpose(self, g: cupy.ndarray, input_shape: tuple[int, ...]) -> cupy.ndarray:
+        """Carry gradients back: ``(..., n_out, h', w') -> (..., n_in, h, w)``."""
+        channels, height, width = input_shape
+        grid = self.grid((channels, height, width))
+        windows = _last(g) @ self.W.reshape(len(self.W), -1)
+        windows = windows.reshape(-1, grid.rows, grid.columns, *self.W.shape[1:])
+        return fold(windows, grid, (channels, height, width)).reshape(*g.shape[:-3], *input_shape)
+
+    def gradient(self, x: cupy.ndarray, g: cupy.ndarray) -> tuple[cupy.ndarray, cupy.ndarray]:
+        """Gradient of ``sum(g * apply(x))`` to ``W`` and to ``b``, summed over leading axes."""
+        windows, _ = self._unfold(x)
+        g = _last(g)
+        return (g.T @ windows).reshape(self.W.shape), g.sum(axis=0)
+
+    def with_weights(self, W: cupy.ndarray, b: cupy.ndarray) -> Conv2d:
+        """The same layer with other weights."""
+        return DeviceConv2d(W, b, self.stride, self.padding)
+
+    def grid(self, input_shape: tuple[int, ...]) -> Grid:
+        """The windows of an image that the outputs look at."""
+        _, rows, columns = self.output_shape(input_shape)
+        (top, _), (left, _) = self.pads(*input_shape[1:])
+        return Grid(rows, columns, *self.W.shape[2:], *self.stride, top, left)
+
+    def _unfold(self, x):
+        """All windows of all images, one a row, and their grid."""
+        images = x.reshape(-1, *x.shape[-3:])
+        grid = self.grid(images.shape[1:])
+        return unfold(images, grid).reshape(-1, math.prod(self.W.shape[1:])), grid
+
+
+def device_network(net: Network, dtype: np.dtype | None = None) -> Network:
+    """The same network with its weights on the device.
+
+    Weights that are there already, in that dtype, share their memory: what changes them in place
+    changes both networks.
+
+    Parameters
+    ----------
+    net : Network
+    dtype : numpy.dtype, optional
+        float32 or float64; that of the weights if not given.
+
+    Returns
+    -------
+    refmmr.reference.network.Network
+        Nothing is checked: its methods take and give device arrays.
+    """
+    return _with_each(net, lambda array: to_device(array).astype(dtype or array.dtype, copy=False))
+
+
+def host_network(net: Network) -> Network:
+    """The same network with its weights on the host; see `device_network`."""
+    return _with_each(net, to_host)
+
+
+def _with_each(net, move):
+    layers: list[Layer] = []
+    for layer in net.layers:
+        if isinstance(layer, Conv2d):
+            W, b = move(layer.W), move(layer.b)
+            kind = Conv2d if isinstance(W, np.ndarray) else DeviceConv2d
+            layers.append(kind(W, b, layer.stride, layer.padding))
+        elif isinstance(layer, Linear):
+            layers.append(Linear(move(layer.W), move(layer.b)))
+        else:
+            layers.append(layer)
+    return Network(layers, net.input_shape)
+
+
+def prefix(net: Network, k: int) -> Network:
+    """The network up to its affine layer k, counted from 0, whose units are its outputs."""
+    return Network(net.layers[: net.affine[k] + 1], net.input_shape)
+
+
+def one_hot(classes: cupy.ndarray, n: int) -> cupy.ndarray:
+    """Which class it is: ``(m,) -> (m, n)`` bool."""
+    return classes[:, None] == cupy.arange(n)
+
+
+def add_to(sums: Gradients, more: Gradients) -> None:
+    """Add gradients of the first layers to the sums of all layers, in place."""
+    for (dW, db), (more_W, more_b) in zip(sums, more, strict=False):
+        dW += more_W
+        db += more_b
+
+
+def _last(g):
+    """Gradients of all output pixels, one a row: ``(..., n_out, h', w') -> (m, n_out)``."""
+    return cupy.moveaxis(g, -3, -1).reshape(-1, g.shape[-3])

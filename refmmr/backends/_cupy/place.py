@@ -1,0 +1,23 @@
+"""From the host to the device, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cupy
+import numpy as np
+
+
+def is_device(value: Any) -> bool:
+    """Whether something is an array on a CUDA device, CuPy's or another library's."""
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def to_device(array: Any) -> cupy.ndarray:
+    """An array on the device; one that is there stays as it is, with the same memory."""
+    return cupy.asarray(array)
+
+
+def to_host(array: Any) -> np.ndarray:
+    """An array on the host; one that is there stays as it is."""
+    return cupy.asnumpy(array)

@@ -1,0 +1,432 @@
+"""Passes through a network, forward and back, near the speed of BLAS.
+
+What `refmmr.reference.network` says, laid out for the machine.  Every layer is one matrix product;
+a convolution's factor are the *windows* of its images, one row per output pixel.  Images are kept
+channel-last, ``(height, width, channel)`` flattened, so that a window is a few contiguous runs of
+numbers.  All arrays here are ``(n, units of a layer)``; only `Layout` knows the order of a user's
+network.
+
+Memory is taken once per `Passes` and used again: a step of an attack allocates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from refmmr.reference import layers as reference
+from refmmr.reference.network import Gradients, Network
+
+# Sums may be added up in any order and products fused with them; infinities and NaNs stay legal.
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+
+
+class Geometry(NamedTuple):
+    """Sizes of a convolution, for the kernels."""
+
+    height: int
+    width: int
+    channels: int
+    rows: int  # of the output
+    columns: int
+    kernel_height: int
+    kernel_width: int
+    down: int
+    across: int
+    top: int
+    left: int
+
+    @property
+    def inputs(self) -> int:
+        """Numbers in an input image."""
+        return self.height * self.width * self.channels
+
+    @property
+    def positions(self) -> int:
+        """Pixels of an output image."""
+        return self.rows * self.columns
+
+    @property
+    def window(self) -> int:
+        """Numbers in a window."""
+        return self.kernel_height * self.kernel_width * self.channels
+
+
+class Buffers:
+    """Arrays that are used again and again, by name."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self._arrays: dict[object, np.ndarray] = {}
+
+    def take(self, name: object, *shape: int, dtype: type | None = None) -> np.ndarray:
+        """An array with anything in it; the former one of this name is void."""
+        size = int(np.prod(shape))
+        if name not in self._arrays or self._arrays[name].size < size:
+            self._arrays[name] = np.empty(size, dtype or self.dtype)
+        return self._arrays[name][:size].reshape(shape)
+
+
+class Dense:
+    """``y = W x + b``; W of shape (outputs, inputs)."""
+
+    def __init__(self, W: np.ndarray, b: np.ndarray) -> None:
+        self.W, self.b = np.ascontiguousarray(W), np.ascontiguousarray(b)
+        self.outputs, self.inputs = W.shape
+
+    def linear(self, x: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
+        """``W x`` of each row: (n, inputs) to (n, outputs)."""
+        np.matmul(x, self.W.T, out=out)
+
+    def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
+        """``W^T g`` of each row: (n, outputs) to (n, inputs)."""
+        np.matmul(g, self.W, out=out)
+
+    def add_gradient(
+        self, x: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None, buffers: Buffers
+    ) -> None:
+        """Add ``sum g x^T`` to dW and ``sum g`` to db."""
+        part = np.matmul(g.T, x, out=buffers.take("dW", *self.W.shape))
+        dW += part
+        if db is not None:
+            db += g.sum(axis=0)
+
+
+class Conv:
+    """A convolution; W of shape (output channels, window), b one number a channel."""
+
+    def __init__(self, W: np.ndarray, b: np.ndarray, geometry: Geometry) -> None:
+        self.W, self.b, self.geometry = np.ascontiguousarray(W), np.ascontiguousarray(b), geometry
+        self.inputs, self.outputs = geometry.inputs, geometry.positions * len(W)
+
+    def linear(self, x: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
+        """``W x`` of each row: (n, inputs) to (n, outputs)."""
+        windows = self.windows(x, buffers)
+        np.matmul(windows, self.W.T, out=out.reshape(len(windows), -1))
+
+    def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
+        """``W^T g`` of each row: (n, outputs) to (n, inputs)."""
+        g = g.reshape(-1, len(self.W))
+        windows = np.matmul(g, self.W, out=buffers.take("windows", len(g), self.W.shape[1]))
+        _fold(windows, out, self.geometry)
+
+    def add_gradient(
+        self, x: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None, buffers: Buffers
+    ) -> None:
+        """Add the gradient of ``sum g * (W x + b)`` to dW and db."""
+        g = g.reshape(-1, len(self.W))
+        dW += np.matmul(g.T, self.windows(x, buffers))
+        if db is not None:
+            db += g.sum(axis=0)
+
+    def windows(self, x: np.ndarray, buffers: Buffers) -> np.ndarray:
+        """What each output pixel looks at: (n, inputs) to (n * positions, window)."""
+        rows = len(x) * self.geometry.positions
+        windows = buffers.take("windows", rows, self.geometry.window)
+        _windows(x, windows, self.geometry)
+        return windows
+
+
+Layer = Dense | Conv
+
+
+class Trail(NamedTuple):
+    """What a forward pass leaves behind, as `refmmr.reference.network.Pass`."""
+
+    inputs: list[np.ndarray]  # g_{k-1}, the input of every layer, (n, inputs of the layer)
+    masks: list[np.ndarray]  # s_k of every hidden layer, bool
+    logits: np.ndarray  # (n, K)
+
+
+class Passes:
+    """A chain of layers with a ReLU between them, and the memory to run it.
+
+    Not for several threads at once: `Layout.passes` makes one for each.
+    """
+
+    def __init__(self, layers: Sequence[Layer], dtype: np.dtype) -> None:
+        self.layers = list(layers)
+        self.buffers = Buffers(dtype)
+
+    def forward(self, X: np.ndarray, name: str = "") -> Trail:
+        """Push points (n, d) through the network.
+
+        The result lives in buffers of this `name`, until the next pass of that name.  Where a unit
+        is not active its output is 0, so f_k can be told from g_k and s_k only where it is positive;
+        `pre_activations` asks for all of it.
+        """
+        return self._forward(X, None, name)
+
+    def pre_activations(self, X: np.ndarray) -> tuple[list[np.ndarray], Trail]:
+        """A forward pass that also keeps f_k of every hidden layer."""
+        kept: list[np.ndarray] = []
+        trail = self._forward(X, kept, "kept")
+        return kept, trail
+
+    def _forward(self, X: np.ndarray, kept: list[np.ndarray] | None, name: str) -> Trail:
+        inputs, masks = [X], []
+        for k, layer in enumerate(self.layers[:-1]):
+            f = self.buffers.take((name, "f", k), len(X), layer.outputs)
+            layer.linear(inputs[-1], f, self.buffers)
+            mask = self.buffers.take((name, "mask", k), *f.shape, dtype=bool)
+            g = f if kept is None else self.buffers.take((name, "g", k), len(X), layer.outputs)
+            _relu(f.reshape(-1, len(layer.b)), layer.b, g.reshape(-1, len(layer.b)), mask)
+            if kept is not None:
+                kept.append(f)
+            inputs.append(g)
+            masks.append(mask)
+        logits = self.buffers.take((name, "logits"), len(X), self.layers[-1].outputs)
+        self.layers[-1].linear(inputs[-1], logits, self.buffers)
+        logits.reshape(-1, len(self.layers[-1].b))[...] += self.layers[-1].b
+        return Trail(inputs, masks, logits)
+
+    def directions(self, G: np.ndarray, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Push directions through the first layers, frozen: inputs of layers 0 to len(masks)."""
+        inputs = [G]
+        for k, mask in enumerate(masks):
+            h = self.buffers.take(("direction", k), len(G), self.layers[k].outputs)
+            self.layers[k].linear(inputs[-1], h, self.buffers)
+            _apply_mask(h, mask, h)
+            inputs.append(h)
+        return inputs
+
+    def backward(
+        self,
+        last: np.ndarray,
+        masks: Sequence[np.ndarray],
+        direct: Sequence[np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
+        """Carry gradients back from layer len(masks), (n, its outputs), to all before it.
+
+        Returns delta_k of layers 0 to len(masks); `direct` is what a loss feels of their
+        pre-activations besides.
+        """
+        deltas = [last]
+        for k in reversed(range(len(masks))):
+            delta = self.buffers.take(("delta", k), len(last), self.layers[k].outputs)
+            self.layers[k + 1].transpose(deltas[0], delta, self.buffers)
+            if direct is None:
+                _apply_mask(delta, masks[k], delta)
+            else:
+                _apply_mask_and_add(delta, masks[k], direct[k], delta)
+            deltas.insert(0, delta)
+        return deltas
+
+    def input_gradient(self, delta: np.ndarray) -> np.ndarray:
+        """``W_1^T delta_1``, (n, d)."""
+        gradient = self.buffers.take("input gradient", len(delta), self.layers[0].inputs)
+        self.layers[0].transpose(delta, gradient, self.buffers)
+        return gradient
+
+    def add_gradients(
+        self,
+        inputs: Sequence[np.ndarray],
+        deltas: Sequence[np.ndarray],
+        sums: Gradients,
+        *,
+        bias: bool = True,
+    ) -> None:
+        """Add the gradient to the weights to `sums`, one (dW, db) a layer in this layout."""
+        for layer, x, delta, (dW, db) in zip(self.layers, inputs, deltas, sums, strict=False):
+            layer.add_gradient(x, delta, dW, db if bias else None, self.buffers)
+
+
+class Layout:
+    """A network's weights, laid out for `Passes`, and the way back to the user's order.
+
+    Convolutions first, then dense layers; a convolution that no dense layer follows becomes a dense
+    one.
+    """
+
+    def __init__(self, net: Network, dtype: np.dtype) -> None:
+        self.net, self.dtype = net, np.dtype(dtype)
+        convs = [layer for layer in net.affine_layers if isinstance(layer, reference.Conv2d)]
+        if len(convs) == len(net.affine_layers):
+            convs = convs[:-1]
+        self.n_convs = len(convs)
+        # Height, width and channels of the images that the convolutions meet, the last one's
+        # output included; the rest sees vectors.
+        shapes = [net.input_shape, *(net.shapes[i + 1] for i in net.affine)]
+        self.images = [(h, w, c) for c, h, w in shapes[: self.n_convs + 1]] if convs else []
+        self.layers: list[Layer] = []
+        for k, layer in enumerate(net.affine_layers):
+            W, b = layer.W.astype(self.dtype), layer.b.astype(self.dtype)
+            if k < self.n_convs:
+                self.layers.append(_conv(layer, W, b, self.images[k]))
+            else:
+                W, b = _densely(layer, W, b, shapes[k], shapes[k + 1])
+                self.layers.append(Dense(self._columns(k, W), b))
+
+    def passes(self) -> Passes:
+        """A runner with memory of its own."""
+        return Passes(self.layers, self.dtype)
+
+    def inputs(self, X: np.ndarray) -> np.ndarray:
+        """A user's ``(n, *input_shape)`` as (n, d) in the order of the passes."""
+        X = X.astype(self.dtype, copy=False)
+        if self.n_convs:
+            X = X.transpose(0, 2, 3, 1)
+        return np.ascontiguousarray(X.reshape(len(X), -1))
+
+    def outside(self, X: np.ndarray) -> np.ndarray:
+        """Undo `inputs`."""
+        if self.n_convs:
+            height, width, channels = self.images[0]
+            X = X.reshape(len(X), height, width, channels).transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(X).reshape(len(X), *self.net.input_shape)
+
+    def units(self, k: int, values: np.ndarray) -> np.ndarray:
+        """Units of hidden layer k, (n, N_k), in the user's order."""
+        if k >= self.n_convs:
+            return values
+        height, width, channels = self.images[k + 1]
+        return values.reshape(-1, height * width, channels).swapaxes(1, 2).reshape(len(values), -1)
+
+    def units_back(self, k: int, values: np.ndarray) -> np.ndarray:
+        """Undo `units`."""
+        if k >= self.n_convs:
+            return values
+        height, width, channels = self.images[k + 1]
+        return values.reshape(-1, channels, height * width).swapaxes(1, 2).reshape(len(values), -1)
+
+    def zeros(self) -> Gradients:
+        """A gradient to add to, in the layout of the passes."""
+        return [(np.zeros_like(layer.W), np.zeros_like(layer.b)) for layer in self.layers]
+
+    def gradients(self, sums: Gradients) -> Gradients:
+        """Gradients in the user's shapes and dtype."""
+        result = []
+        for k, (layer, (dW, db)) in enumerate(zip(self.net.affine_layers, sums, strict=True)):
+            if k < self.n_convs:
+                n_out, n_in, height, width = layer.W.shape
+                dW = dW.reshape(n_out, height, width, n_in).transpose(0, 3, 1, 2)
+            elif isinstance(layer, reference.Conv2d):
+                dW, db = self._sparsely(k, layer, self._columns_back(k, dW), db)
+            else:
+                dW = self._columns_back(k, dW)
+            W, b = layer.W, layer.b
+            result.append((np.ascontiguousarray(dW, dtype=W.dtype), db.astype(b.dtype)))
+        return result
+
+    def _columns(self, k: int, W: np.ndarray) -> np.ndarray:
+        """The first dense layer behind convolutions reads its image channel-last."""
+        if k != self.n_convs or k == 0:
+            return W
+        height, width, channels = self.images[-1]
+        W = W.reshape(len(W), channels, height, width)
+        return W.transpose(0, 2, 3, 1).reshape(len(W), -1)
+
+    def _columns_back(self, k: int, dW: np.ndarray) -> np.ndarray:
+        if k != self.n_convs or k == 0:
+            return dW
+        height, width, channels = self.images[-1]
+        dW = dW.reshape(len(dW), height, width, channels)
+        return dW.transpose(0, 3, 1, 2).reshape(len(dW), -1)
+
+    def _sparsely(self, k, layer, dW, db):
+        """Gradient to a filter from the gradient to the dense matrix that it stands for."""
+        shape = self.net.input_shape if k == 0 else self.net.shapes[self.net.affine[k]]
+        # Which weight stands where in the dense matrix; 0 is none.
+        labels = np.arange(1, layer.W.size + 1, dtype=np.float64).reshape(layer.W.shape)
+        where, _ = _densely(layer, labels, layer.b, shape, layer.output_shape(shape))
+        dW = np.bincount(where.astype(int).ravel(), dW.ravel(), minlength=layer.W.size + 1)
+        return dW[1:].reshape(layer.W.shape), db.reshape(len(layer.b), -1).sum(axis=1)
+
+
+def _conv(layer: reference.Conv2d, W: np.ndarray, b: np.ndarray, image: tuple[int, int, int]):
+    height, width, channels = image
+    (top, bottom), (left, right) = layer.pads(height, width)
+    (down, across), (kernel_height, kernel_width) = layer.stride, W.shape[2:]
+    rows = (top + height + bottom - kernel_height) // down + 1
+    columns = (left + width + right - kernel_width) // across + 1
+    geometry = Geometry(
+        height, width, channels, rows, columns, kernel_height, kernel_width, down, across, top, left
+    )
+    return Conv(W.transpose(0, 2, 3, 1).reshape(len(W), -1), b, geometry)
+
+
+def _densely(layer, W, b, input_shape, output_shape):
+    """A layer as one matrix; a convolution's columns are its images of the basis vectors."""
+    if isinstance(layer, reference.Linear):
+        return W, b
+    d = int(np.prod(input_shape))
+    basis = np.eye(d, dtype=W.dtype).reshape(d, *input_shape)
+    columns = layer.with_weights(W, b).linear(basis).reshape(d, -1)
+    return columns.T, np.repeat(b, int(np.prod(output_shape[1:])))
+
+
+@_jit
+def _windows(x, windows, g):
+    """Copy what each output pixel looks at; pixels outside the image are 0."""
+    length = g.kernel_width * g.channels
+    for n in range(x.shape[0]):
+        for r in range(g.rows):
+            for c in range(g.columns):
+                window = windows[(n * g.rows + r) * g.columns + c]
+                first = c * g.across - g.left
+                # The part of the kernel's width that lies within the image.
+                begin, end = max(0, -first), min(g.kernel_width, g.width - first)
+                for i in range(g.kernel_height):
+                    row = r * g.down - g.top + i
+                    target = window[i * length : (i + 1) * length]
+                    if row < 0 or row >= g.height or end <= begin:
+                        target[:] = 0
+                        continue
+                    source = (row * g.width + first) * g.channels
+                    for j in range(begin * g.channels):
+                        target[j] = 0
+                    for j in range(begin * g.channels, end * g.channels):
+                        target[j] = x[n, source + j]
+                    for j in range(end * g.channels, length):
+                        target[j] = 0
+
+
+@_jit
+def _fold(windows, x, g):
+    """The transpose of `_windows`: add every window back to its place in the image."""
+    length = g.kernel_width * g.channels
+    x[:] = 0
+    for n in range(x.shape[0]):
+        for r in range(g.rows):
+            for c in range(g.columns):
+                window = windows[(n * g.rows + r) * g.columns + c]
+                first = c * g.across - g.left
+                begin, end = max(0, -first), min(g.kernel_width, g.width - first)
+                for i in range(g.kernel_height):
+                    row = r * g.down - g.top + i
+                    if row < 0 or row >= g.height:
+                        continue
+                    target = (row * g.width + first) * g.channels
+                    for j in range(begin * g.channels, end * g.channels):
+                        x[n, target + j] += window[i * length + j]
+
+
+@_jit
+def _relu(f, b, g, mask):
+    """f += b; mask = f > 0; g = f * mask (g may be f itself)."""
+    flat_mask = mask.reshape(f.shape)
+    for n in range(f.shape[0]):
+        for i in range(f.shape[1]):
+            value = f[n, i] + b[i]
+            f[n, i] = value
+            flat_mask[n, i] = value > 0
+            g[n, i] = value if value > 0 else 0
+
+
+@_jit
+def _apply_mask(g, mask, out):
+    """Out = g * mask."""
+    for n in range(g.shape[0]):
+        for i in range(g.shape[1]):
+            out[n, i] = g[n, i] if mask[n, i] else 0
+
+
+@_jit
+def _apply_mask_and_add(g, mask, direct, out):
+    """Out = g * mask + direct."""
+    for n in range(g.shape[0]):
+        for i in range(g.shape[1]):
+            out[n, i] = direct[n, i] + (g[n, i] if mask[n, i] else 0)

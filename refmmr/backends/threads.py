@@ -1,0 +1,117 @@
+"""Threads: each works on samples of its own, through BLAS products and compiled kernels alike.
+
+Plain Python threads, made at first use: a fork does not break them (the child makes its own), they
+may be used from several threads at once, and none of them spins while it waits.  While several work
+BLAS gives each of them one thread, so there are never more than `get_threads`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+_LIMITS = ("REFMMR_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+
+_count: int | None = None
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def get_threads() -> int:
+    """Threads in use.
+
+    The last `set_threads`; else the first set of ``REFMMR_NUM_THREADS``, ``NUMBA_NUM_THREADS`` and
+    ``OMP_NUM_THREADS`` (joblib sets the latter two in its workers, so that all of them together do
+    not take more than the machine has); else one per core that this process may use.
+    """
+    if _count is not None:
+        return _count
+    for name in _LIMITS:
+        text = os.environ.get(name, "").split(",")[0].strip()
+        if text.isdigit() and int(text) > 0:
+            return int(text)
+    return _cores()
+
+
+def set_threads(n: int | None) -> None:
+    """Use n threads from now on; None for the default."""
+    global _count
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise ValueError(f"n: expected a number of threads, 1 or more, or None, got {n!r}")
+    _count = n
+
+
+def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None:
+    """Call ``work(start, stop, *args)`` on runs that make up ``range(n)``, a thread each.
+
+    `least` is the length of run below which a thread of its own does not pay.
+    """
+    parts = max(1, min(get_threads(), n // least))
+    if parts == 1:
+        work(0, n, *args)
+        return
+    ends = [n * i // parts for i in range(parts + 1)]
+    with _one_blas_thread():
+        # The first run is done here; waiting for it costs nothing.
+        others = [
+            _pool(parts - 1).submit(work, start, stop, *args)
+            for start, stop in zip(ends[1:-1], ends[2:], strict=True)
+        ]
+        try:
+            work(ends[0], ends[1], *args)
+        finally:
+            for other in others:
+                other.result()
+
+
+_lock = threading.Lock()
+_users = 0
+_former: list[int] = []
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """BLAS works in the calling thread alone; the last user out restores what was before."""
+    global _users, _former
+    with _lock:
+        _users += 1
+        if _users == 1:
+            _former = [blas.num_threads for blas in _blas()]
+            for blas in _blas():
+                blas.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                for blas, count in zip(_blas(), _former, strict=True):
+                    blas.set_num_threads(count)
+
+
+@cache
+def _blas() -> list[Any]:
+    """The BLAS libraries that NumPy has loaded."""
+    controllers = ThreadpoolController().lib_controllers
+    return [library for library in controllers if library.user_api == "blas"]
+
+
+def _pool(size: int) -> ThreadPoolExecutor:
+    # A forked child has none of its parent's threads.
+    key = (os.getpid(), size)
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(size, thread_name_prefix="refmmr")
+    return _pools[key]
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1

@@ -3,3 +3,4 @@
 from refmmr.backends._numba import mmr
 
 __all__ = ["mmr"]
+from refmmr.backends._numba import regions  # noqa: F401

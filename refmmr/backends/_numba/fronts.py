@@ -31,14 +31,20 @@ class DenseFront:
         self.buffers = Buffers(layout.dtype)
 
     def patches(self, k: int) -> np.ndarray:
-        """Rows of the first layer, (positions = 1, units, d)."""
+        """Rows of the first layer, (1, units, d)."""
         return self.W[None]
 
     def look(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Rows of the hidden layers of the front behind the first: there are none."""
         return []
 
-    def multiply(self, coefficients: np.ndarray, name: str) -> np.ndarray:
+    def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the units with weights W (U, N_1) over what the masks (c, N_1) leave: (c, U, d)."""
+        coefficients = self.buffers.take("coefficients", len(masks), *W.shape)
+        weights_through_masks(W, masks, coefficients)
+        return self.multiply(coefficients, name)
+
+    def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
         """Rows of units behind the front: (c, U, N_1) to (c, U, d)."""
         c, units, n_inputs = coefficients.shape
         rows = self.buffers.take(name, c, units, self.W.shape[1])
@@ -49,8 +55,8 @@ class DenseFront:
 class ConvFront:
     """The convolutions before the first dense layer.
 
-    Patches of layer k are (c, positions, channels, patch), a patch channel-last as an image, with
-    zeros for what lies outside the image.
+    Patches of layer k are (c, positions, patch, channels); what lies outside the image is 0.
+    `pixels[k]` says which number of the patch, channel-last, stands where.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -60,55 +66,149 @@ class ConvFront:
         self.fields = [receptive_fields(self.convs, k) for k in range(self.depth)]
         self.windows = [window_passes(self.convs, self.fields[k], layout.dtype)
                         for k in range(self.depth)]  # fmt: skip
+        self.pixels = [np.arange(fields[0].window) for fields in self.fields]
+        if self.depth > 1:
+            self.second = SecondLayer(self.convs, self.fields[1])
+            self.pixels[1] = self.second.pixels
         image = np.ones((1, self.convs[0].inputs), layout.dtype)
-        self.inside = [all_windows(image, fields[0]) for fields in self.fields]
-        first = self.convs[0].W
-        self._first = (self.inside[0][:, None, :] * first)[None]
+        self.inside = [
+            all_windows(image, fields[0])[:, pixels]
+            for fields, pixels in zip(self.fields, self.pixels, strict=True)
+        ]
+        self._first = (self.inside[0][:, :, None] * self.convs[0].W.T)[None]
         self._rows = [self._first]
+        self._columns: np.ndarray | None = None
 
     def patches(self, k: int) -> np.ndarray:
-        """Rows of a layer as last looked at: (c or 1, positions, channels, patch); k = 0: shared."""
+        """Patches of a layer as last looked at; those of layer 0 are shared, c = 1."""
         return self._rows[k]
 
     def look(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Patches of layers 1, 2, ... of the front for c samples, given their masks."""
         self._rows = [self._first]
         for k in range(1, self.depth):
-            self._rows.append(self._look(k, masks))
+            c, positions = len(masks[0]), self.convs[k].geometry.positions
+            patch, channels = len(self.pixels[k]), len(self.convs[k].W)
+            rows = self.buffers.take(("rows", k), c, positions, patch, channels)
+            if k == 1:
+                seen = all_windows(masks[0], self.fields[1][1])
+                self.second.multiply(seen, rows.reshape(-1, patch, channels), self.buffers)
+            else:
+                self._look(k, masks, rows)
+            _clip(rows, self.inside[k])
+            self._rows.append(rows)
         return self._rows[1:]
 
-    def _look(self, k, masks):
+    def _look(self, k, masks, rows):
         """A unit's filter through its window of the mask, and back to the input."""
-        conv, fields, c = self.convs[k], self.fields[k], len(masks[0])
-        positions, channels = conv.geometry.positions, len(conv.W)
+        conv, fields, channels = self.convs[k], self.fields[k], rows.shape[3]
         # The masks of a position are the same for all of its channels.
         seen = [all_windows(masks[j - 1], fields[j]) for j in range(1, k + 1)]
-        coefficients = self.buffers.take(("c", k), c * positions * channels, conv.W.shape[1])
+        shape = len(masks[0]) * conv.geometry.positions * channels, conv.W.shape[1]
+        coefficients = self.buffers.take(("c", k), *shape)
         _filters_through_masks(conv.W, seen[-1], coefficients)
         lower = [np.repeat(mask, channels, axis=0) for mask in seen[:-1]]
         passes = self.windows[k]
-        rows = passes.input_gradient(passes.backward(coefficients, lower)[0])
-        rows = rows.reshape(c, positions, channels, -1)
-        _clip(rows, self.inside[k])
-        return rows
+        found = passes.input_gradient(passes.backward(coefficients, lower)[0])
+        rows[...] = found.reshape(*rows.shape[:2], channels, -1).swapaxes(2, 3)
 
-    def multiply(self, coefficients: np.ndarray, name: str) -> np.ndarray:
+    def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the units with weights W (U, N) over what the masks (c, N) leave: (c, U, d)."""
+        coefficients = self.buffers.take("coefficients", len(masks), W.shape[1], len(W))
+        if self._columns is None:
+            self._columns = np.ascontiguousarray(W.T)
+        _columns_through_masks(self._columns, masks, coefficients)
+        return self._multiply(coefficients, name)
+
+    def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
         """Rows of units behind the front: (c, U, positions * channels) to (c, U, d)."""
-        field, patches = self.fields[-1][0], self._rows[-1]
-        _, positions, channels, size = patches.shape
-        c, units, _ = coefficients.shape
+        return self._multiply(np.ascontiguousarray(coefficients.swapaxes(1, 2)), name)
+
+    def _multiply(self, coefficients, name):
+        field, patches, pixels = self.fields[-1][0], self._rows[-1], self.pixels[-1]
+        _, positions, size, channels = patches.shape
+        c, _, units = coefficients.shape
         rows = self.buffers.take(name, c, units, field.inputs)
-        coefficients = coefficients.reshape(c, units, positions, channels).swapaxes(1, 2)
+        columns = self.buffers.take("columns", field.inputs, units)
+        coefficients = coefficients.reshape(c, positions, channels, units)
         # A group of positions at a time, so that the products stay in cache.
         group = max(1, 2**17 // max(1, units * size))
         for i in range(c):
-            rows[i] = 0
+            columns[:] = 0
             for first in range(0, positions, group):
                 here = slice(first, first + group)
-                parts = self.buffers.take("parts", len(coefficients[i, here]), units, size)
-                np.matmul(coefficients[i, here], patches[i % len(patches), here], out=parts)
-                _add_patches(parts, first, rows[i], field)
+                parts = self.buffers.take("parts", len(coefficients[i, here]), size, units)
+                np.matmul(patches[i % len(patches), here], coefficients[i, here], out=parts)
+                _add_patches(parts, first, pixels, columns, field)
+            _transpose(columns, rows[i])
         return rows
+
+
+class SecondLayer:
+    """Patches of the second convolution, which are linear in the mask of the first.
+
+    A number of the patch is the sum, over the filter taps (and channels) that look at it, of mask
+    times second weight times first weight.  Numbers seen by the same taps form a *block*; the
+    weights of each block are one matrix, and the masks of all positions times it are one product.
+    """
+
+    def __init__(self, convs: Sequence[Conv], fields: Sequence[Geometry]) -> None:
+        first, second = (conv.geometry for conv in convs[:2])
+        patch = fields[0]
+        down = _spans(patch.kernel_height, second.kernel_height, first.down, first.kernel_height)
+        across = _spans(patch.kernel_width, second.kernel_width, first.across, first.kernel_width)
+        grid = np.arange(patch.window).reshape(patch.kernel_height, patch.kernel_width, -1)
+        self.taps, self.weights, pixels = [], [], []
+        for rows, row_taps in down:
+            for columns, column_taps in across:
+                pixels.append(grid[np.ix_(rows, columns)].ravel())
+                self.taps.append((row_taps.start, row_taps.stop, column_taps.start,
+                                  column_taps.stop))  # fmt: skip
+                self.weights.append(_block_weights(convs, rows, columns, row_taps, column_taps))
+        self.pixels = np.concatenate(pixels)
+        self.kernel = second.kernel_height, second.kernel_width, second.channels
+        self.sizes = [len(block) for block in pixels]
+
+    def multiply(self, seen: np.ndarray, rows: np.ndarray, buffers: Buffers) -> None:
+        """Masks (m, window of the second layer) to patches (m, patch, channels)."""
+        m, _, channels = rows.shape
+        start = 0
+        height, width, depth = self.kernel
+        for taps, weights, size in zip(self.taps, self.weights, self.sizes, strict=True):
+            masks = buffers.take("block", m, len(weights))
+            _gather_block(seen.reshape(m, height, width, depth), taps, masks)
+            out = rows[:, start : start + size].reshape(m, size * channels)
+            np.matmul(masks, weights, out=out)
+            start += size
+
+
+def _spans(size: int, n_taps: int, stride: int, kernel: int) -> list[tuple[np.ndarray, range]]:
+    """Coordinates of a patch, grouped by the interval of taps whose windows cover them."""
+    groups: dict[range, list[int]] = {}
+    for a in range(size):
+        taps = [t for t in range(n_taps) if 0 <= a - t * stride < kernel]
+        span = range(taps[0], taps[-1] + 1) if taps else range(0)
+        groups.setdefault(span, []).append(a)
+    return [(np.array(members), span) for span, members in groups.items()]
+
+
+def _block_weights(convs, rows, columns, row_taps, column_taps):
+    """(taps * channels, numbers * output channels) of a block."""
+    (W1, g1), (W2, g2) = ((conv.W, conv.geometry) for conv in convs[:2])
+    W1 = W1.reshape(len(W1), g1.kernel_height, g1.kernel_width, g1.channels)
+    W2 = W2.reshape(len(W2), g2.kernel_height, g2.kernel_width, g2.channels)
+    weights = [
+        # Channel of the first layer, then the numbers of the block, then the output channel.
+        np.einsum(
+            "cabx,oc->cabxo",
+            W1[:, rows - i * g1.down][:, :, columns - j * g1.across],
+            W2[:, i, j],
+        ).reshape(len(W1), -1)
+        for i in row_taps
+        for j in column_taps
+    ]
+    size = len(rows) * len(columns) * g1.channels * len(W2)
+    return np.concatenate([np.zeros((0, size), W1.dtype), *weights])
 
 
 Front = DenseFront | ConvFront
@@ -188,6 +288,28 @@ def _some_windows(x, samples, positions, windows, g):
 
 
 @_jit
+def weights_through_masks(W, masks, out):
+    """out[i, u] = W[u] * masks[i]."""
+    for i in range(len(masks)):
+        for u in range(len(W)):
+            for j in range(W.shape[1]):
+                out[i, u, j] = W[u, j] if masks[i, j] else 0
+
+
+@_jit
+def _columns_through_masks(columns, masks, out):
+    """out[i, j] = columns[j] * masks[i, j]."""
+    for i in range(len(masks)):
+        for j in range(len(columns)):
+            target, source = out[i, j], columns[j]
+            if masks[i, j]:
+                for u in range(len(source)):
+                    target[u] = source[u]
+            else:
+                target[:] = 0
+
+
+@_jit
 def _filters_through_masks(W, masks, out):
     """out[(n, o)] = W[o] * masks[n]."""
     channels = W.shape[0]
@@ -198,30 +320,50 @@ def _filters_through_masks(W, masks, out):
 
 
 @_jit
-def _clip(rows, inside):
-    """Forget what lies outside the image."""
-    for q in range(inside.shape[0]):
-        whole = True
-        for j in range(inside.shape[1]):
-            whole = whole and inside[q, j] != 0
-        if whole:
-            continue
-        for i in range(rows.shape[0]):
-            for o in range(rows.shape[2]):
-                for j in range(rows.shape[3]):
-                    rows[i, q, o, j] *= inside[q, j]
+def _gather_block(seen, taps, masks):
+    """The masks of some rows and columns of taps, side by side."""
+    top, bottom, left, right = taps
+    for n in range(len(seen)):
+        j = 0
+        for a in range(top, bottom):
+            for b in range(left, right):
+                for c in range(seen.shape[3]):
+                    masks[n, j] = seen[n, a, b, c]
+                    j += 1
 
 
 @_jit
-def _add_patches(parts, first, rows, g):
-    """rows[u] += parts[q, u], laid over the image where position first + q looks."""
-    length = g.kernel_width * g.channels
+def _clip(rows, inside):
+    """Forget what lies outside the image."""
+    for i in range(rows.shape[0]):
+        for q in range(rows.shape[1]):
+            for j in range(rows.shape[2]):
+                if inside[q, j] == 0:
+                    rows[i, q, j] = 0
+
+
+@_jit
+def _add_patches(parts, first, pixels, columns, g):
+    """columns[pixel of the image] += parts[q, pixel of the patch], of position first + q."""
     for q in range(parts.shape[0]):
         top = (first + q) // g.columns * g.down - g.top
         left = (first + q) % g.columns * g.across - g.left
-        begin, end = max(0, -left), min(g.kernel_width, g.width - left)
-        for u in range(parts.shape[1]):
-            for i in range(max(0, -top), min(g.kernel_height, g.height - top)):
-                target = ((top + i) * g.width + left) * g.channels
-                for j in range(begin * g.channels, end * g.channels):
-                    rows[u, target + j] += parts[q, u, i * length + j]
+        for j in range(len(pixels)):
+            row = top + pixels[j] // (g.kernel_width * g.channels)
+            rest = pixels[j] % (g.kernel_width * g.channels)
+            column = left + rest // g.channels
+            if 0 <= row < g.height and 0 <= column < g.width:
+                target = columns[(row * g.width + column) * g.channels + rest % g.channels]
+                part = parts[q, j]
+                for u in range(len(part)):
+                    target[u] += part[u]
+
+
+@_jit
+def _transpose(a, out):
+    """out = a.T, a square of 16 x 16 at a time."""
+    for i in range(0, a.shape[0], 16):
+        for j in range(0, a.shape[1], 16):
+            for k in range(j, min(j + 16, a.shape[1])):
+                for m in range(i, min(i + 16, a.shape[0])):
+                    out[k, m] = a[m, k]

@@ -20,7 +20,7 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba import boxes
-from refmmr.backends._numba.fronts import make_front, some_windows
+from refmmr.backends._numba.fronts import make_front, some_windows, weights_through_masks
 from refmmr.backends._numba.passes import Layout, Passes, Trail
 from refmmr.reference import distances as reference_distances
 from refmmr.reference import mmr as reference_mmr
@@ -145,7 +145,11 @@ class _Job:
         self.first_norms = np.zeros((1, 0), self.dtype)
         if sizes:
             rows = make_front(self.layout).patches(0)
-            self.first_norms = self.layout.units(0, row_norms(rows, p).reshape(1, -1))
+            self.first_norms = self.layout.units(0, self.norms(0, rows).reshape(1, -1))
+
+    def norms(self, k: int, rows: np.ndarray) -> np.ndarray:
+        """Dual norms of the rows of hidden layer k: patches, or (c, N_k, d)."""
+        return (column_norms if k < self.layout.n_convs else row_norms)(rows, self.p)
 
 
 class _Block(NamedTuple):
@@ -212,7 +216,7 @@ class _Worker:
             rows, pairs = self._rows(masks, block.y[here])
             n, norms = len(block.y[here]), [self.job.first_norms]
             for k, row in enumerate(rows, start=1):
-                norms.append(self.layout.units(k, row_norms(row, self.job.p).reshape(n, -1)))
+                norms.append(self.layout.units(k, self.job.norms(k, row).reshape(n, -1)))
             f_norms = np.concatenate([np.broadcast_to(q, (n, q.shape[1])) for q in norms], axis=1)
             margin_norms = _among_rivals(row_norms(pairs, self.job.p), block.y[here])
             x = block.trail.inputs[0][here]
@@ -240,9 +244,14 @@ class _Worker:
         V = None
         for k in range(front.depth if masks else 1, depth - 1):
             W = self.layout.layers[k].W
-            coefficients = self.buffers.take(("coefficients", k), n, *W.shape)
-            _weights_through_masks(W, masks[k - 1], coefficients)
-            V = self._multiply(coefficients, V, ("rows", k))
+            if V is None:
+                V = front.through_masks(W, masks[k - 1], ("rows", k))
+            else:
+                coefficients = self.buffers.take(("coefficients", k), n, *W.shape)
+                weights_through_masks(W, masks[k - 1], coefficients)
+                V = np.matmul(
+                    coefficients, V, out=self.buffers.take(("rows", k), n, len(W), V.shape[2])
+                )
             rows.append(V)
         W = self.layout.layers[-1].W
         pairs = self.buffers.take("pairs", n, len(W) - 1, W.shape[1])
@@ -250,14 +259,10 @@ class _Worker:
             _pairs(W, y, np.ones((n, W.shape[1]), bool), pairs)
             return rows, pairs
         _pairs(W, y, masks[-1], pairs)
-        return rows, self._multiply(pairs, V, "pair rows")
-
-    def _multiply(self, coefficients, V, name):
-        """Coefficients (c, U, N_k) over units whose rows are V (c, N_k, d), or the front's."""
         if V is None:
-            return self.front.multiply(coefficients, name)
-        out = self.buffers.take(name, *coefficients.shape[:2], V.shape[2])
-        return np.matmul(coefficients, V, out=out)
+            return rows, front.multiply(pairs, "pair rows")
+        out = self.buffers.take("pair rows", n, len(W) - 1, V.shape[2])
+        return rows, np.matmul(pairs, V, out=out)
 
     def in_box(self, walls, y, box, boundary, decision):
         """Distances within a box, in the user's order."""
@@ -275,8 +280,9 @@ class _Worker:
                     some_windows(np.broadcast_to(side, walls.x.shape), samples, positions, field)
                     for side in (walls.x, lo, hi)
                 )
-                rows = np.broadcast_to(rows, (n, *rows.shape[1:]))
-                rows = rows.reshape(-1, *rows.shape[2:])
+                usual = np.argsort(self.front.pixels[k])
+                rows = np.broadcast_to(rows, (n, *rows.shape[1:]))[:, :, usual]
+                rows = rows.reshape(-1, *rows.shape[2:]).swapaxes(1, 2)
             else:
                 rows = np.broadcast_to(rows, (n, *rows.shape[1:]))
                 x, low, high = walls.x, *(np.broadcast_to(side, walls.x.shape) for side in box)
@@ -315,7 +321,7 @@ class _Worker:
         ]
         dlogits = reference_mmr._margins_to_logits(dmargin, y)
         deltas = self.passes.backward(dlogits, block.trail.masks, direct)
-        self.passes.add_gradients(block.trail.inputs, deltas, self.sums)
+        self.passes.add_gradients(block.trail, deltas, self.sums)
 
     def _first_rows(self, shared):
         """The norms of the first layer's rows, which all samples share."""
@@ -323,52 +329,43 @@ class _Worker:
         if not len(units):
             return
         dW = self.sums[0][0]
-        rows = self.front.patches(0)
-        rows = rows.reshape(-1, *rows.shape[-2:])  # a dense layer has a single position
-        channel, position = units // len(rows), units % len(rows)
-        G = norm_gradients(rows, position, channel, shared[units], self.job.p, self._order(0))
-        _add_rows(dW, channel, G, 1)
+        G, channels, _ = self._norm_gradients(
+            0, self.front.patches(0), np.zeros_like(units), units, shared[units]
+        )
+        _add_rows(dW, channels, G, 1)
 
-    def _order(self, k):
-        """Where each number of a row stands in the user's order, which decides ties."""
-        if not self.layout.n_convs:
-            return np.arange(self.layout.layers[0].inputs)
-        if k < self.layout.n_convs:
-            field = self.front.fields[k][0]
-            image = field.kernel_height, field.kernel_width, field.channels
-        else:
-            image = self.layout.images[0]
-        height, width, channels = image
-        order = np.arange(height * width * channels).reshape(channels, height, width)
-        return order.transpose(1, 2, 0).ravel()
+    def _norm_gradients(self, k, rows, samples, units, weights):
+        """``weight * grad ||v||_q`` of units of layer k, as rows; their channels and positions."""
+        if k >= self.layout.n_convs:
+            order = _channel_first(self.layout.images[0]) if self.layout.n_convs else None
+            return norm_gradients(rows, samples, units, weights, self.job.p, order), units, None
+        field = self.front.fields[k][0]
+        channels, positions = units // field.positions, units % field.positions
+        patches = rows[samples, positions, :, channels][:, None]
+        # Numbers of the patch in the usual order.
+        patches = patches[:, :, np.argsort(self.front.pixels[k])]
+        order = _channel_first((field.kernel_height, field.kernel_width, field.channels))
+        every, only = np.arange(len(units)), np.zeros_like(units)
+        G = norm_gradients(patches, every, only, weights, self.job.p, order)
+        return G, channels, positions
 
     def _directions(self, walls, dnorm, dnorm_margin, y, start):
         """The active walls behind the first layer, layer by layer."""
-        p = self.job.p
         for k, rows in enumerate(walls.rows, start=1):
             part = dnorm[:, self.job.ends[k] : self.job.ends[k + 1]]
             samples, units = np.nonzero(part)
-            if not len(units):
-                continue
-            positions = None
-            weights = part[samples, units]
-            if k < self.layout.n_convs:
-                n_positions = rows.shape[1]
-                positions, units = units % n_positions, units // n_positions
-                rows = rows.reshape(-1, *rows.shape[2:])
-                group = samples * n_positions + positions
-            else:
-                group = samples
-            G = norm_gradients(rows, group, units, weights, p, self._order(k))
-            yield k, _Directions(G, samples + start, units, None, positions)
+            if len(units):
+                weights = part[samples, units]
+                G, units, positions = self._norm_gradients(k, rows, samples, units, weights)
+                yield k, _Directions(G, samples + start, units, None, positions)
         samples, rivals = np.nonzero(dnorm_margin)
         if len(samples):
-            label = y[samples]
-            G = norm_gradients(
-                walls.pairs, samples, rivals - (rivals > label), dnorm_margin[samples, rivals], p,
-                self._order(self.job.depth - 1),
-            )  # fmt: skip
-            yield self.job.depth - 1, _Directions(G, samples + start, label, rivals, None)
+            last, label = self.job.depth - 1, y[samples]
+            order = _channel_first(self.layout.images[0]) if self.layout.n_convs else None
+            weights = dnorm_margin[samples, rivals]
+            place = rivals - (rivals > label)
+            G = norm_gradients(walls.pairs, samples, place, weights, self.job.p, order)
+            yield last, _Directions(G, samples + start, label, rivals, None)
 
     def _push(self, k: int, parts: Sequence[_Directions], block: _Block) -> None:
         """Backprop of the directions whose walls are in layer k."""
@@ -379,7 +376,7 @@ class _Worker:
         passes = self.passes
         if positions is not None:
             passes = self.front.windows[k]
-        widest = max(layer.outputs for layer in passes.layers[: max(1, k)])
+        widest = max(layer.numbers for layer in passes.layers[: max(1, k)])
         size = max(16, CACHE // (widest * self.job.dtype.itemsize))
         for here in _runs(0, len(G), size):
             masks = [
@@ -396,17 +393,16 @@ class _Worker:
 
     def _push_some(self, passes: Passes, k: int, G, masks, units, rivals) -> None:
         W, (dW, _) = self.layout.layers[k].W, self.sums[k]
-        inputs = passes.directions(G, masks)
-        _add_rows(dW, units, inputs[-1], 1)
+        read, h = passes.directions(G, masks)
+        _add_rows(dW, units, h, 1)
         if rivals is not None:
-            _add_rows(dW, rivals, inputs[-1], -1)
+            _add_rows(dW, rivals, h, -1)
         if not masks:
             return
         coefficients = passes.buffers.take("unit weights", len(G), W.shape[1])
         _unit_weights(W, units, units if rivals is None else rivals, rivals is not None, masks[-1],
                       coefficients)  # fmt: skip
-        deltas = passes.backward(coefficients, masks[:-1])
-        passes.add_gradients(inputs[:-1], deltas, self.sums[:k], bias=False)
+        passes.add_direction_gradients(read, passes.backward(coefficients, masks[:-1]), self.sums)
 
 
 def _runs(start: int, stop: int, size: int) -> Iterator[slice]:
@@ -434,18 +430,37 @@ def row_norms(rows: np.ndarray, p: float) -> np.ndarray:
     return norms
 
 
+def column_norms(columns: np.ndarray, p: float) -> np.ndarray:
+    """Dual norms of columns, (..., m, u) to (..., u)."""
+    norms = np.zeros((*columns.shape[:-2], columns.shape[-1]), columns.dtype)
+    _column_norms(columns.reshape(-1, *columns.shape[-2:]), p, norms.reshape(-1, norms.shape[-1]))
+    return norms
+
+
 def norm_gradients(
     rows: np.ndarray,
     groups: np.ndarray,
     units: np.ndarray,
     weights: np.ndarray,
     p: float,
-    order: np.ndarray,
+    order: np.ndarray | None,
 ) -> np.ndarray:
-    """``weight * grad ||v||_q`` for some rows ``v = rows[group, unit]``: (r, m)."""
+    """``weight * grad ||v||_q`` for some rows ``v = rows[group, unit]``: (r, m).
+
+    `order` says where each number stands in the user's order, which decides ties.
+    """
     G = np.empty((len(groups), rows.shape[-1]), rows.dtype)
+    if order is None:
+        order = np.arange(rows.shape[-1])
     _norm_gradients(rows, groups, units, weights, p, order, G)
     return G
+
+
+def _channel_first(image: tuple[int, int, int]) -> np.ndarray:
+    """Where each number of a channel-last image stands in the channel-first one."""
+    height, width, channels = image
+    order = np.arange(height * width * channels).reshape(channels, height, width)
+    return order.transpose(1, 2, 0).ravel()
 
 
 @_jit
@@ -464,6 +479,26 @@ def _row_norms(rows, p, norms):
             for j in range(len(row)):
                 total += abs(row[j])
         norms[r] = total
+
+
+@_jit
+def _column_norms(columns, p, norms):
+    for n in range(len(columns)):
+        norm = norms[n]
+        for j in range(columns.shape[1]):
+            row = columns[n, j]
+            if p == 2:
+                for u in range(len(row)):
+                    norm[u] += row[u] * row[u]
+            elif p == 1:
+                for u in range(len(row)):
+                    norm[u] = max(norm[u], abs(row[u]))
+            else:
+                for u in range(len(row)):
+                    norm[u] += abs(row[u])
+        if p == 2:
+            for u in range(len(norm)):
+                norm[u] = np.sqrt(norm[u])
 
 
 @_jit
@@ -488,15 +523,6 @@ def _norm_gradients(rows, groups, units, weights, p, order, G):
         else:
             for j in range(len(v)):
                 g[j] = weight if v[j] > 0 else (-weight if v[j] < 0 else 0)
-
-
-@_jit
-def _weights_through_masks(W, masks, out):
-    """out[i, u] = W[u] * masks[i]."""
-    for i in range(len(masks)):
-        for u in range(len(W)):
-            for j in range(W.shape[1]):
-                out[i, u, j] = W[u, j] if masks[i, j] else 0
 
 
 @_jit

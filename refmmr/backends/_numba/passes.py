@@ -11,6 +11,7 @@ Memory is taken once per `Passes` and used again: a step of an attack allocates 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,7 +65,7 @@ class Buffers:
 
     def take(self, name: object, *shape: int, dtype: type | None = None) -> np.ndarray:
         """An array with anything in it; the former one of this name is void."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         if name not in self._arrays or self._arrays[name].size < size:
             self._arrays[name] = np.empty(size, dtype or self.dtype)
         return self._arrays[name][:size].reshape(shape)
@@ -76,21 +77,25 @@ class Dense:
     def __init__(self, W: np.ndarray, b: np.ndarray) -> None:
         self.W, self.b = np.ascontiguousarray(W), np.ascontiguousarray(b)
         self.outputs, self.inputs = W.shape
+        self.numbers = self.outputs
 
-    def linear(self, x: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
+    def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
+        """What the product reads: x itself."""
+        return x
+
+    def linear(self, read: np.ndarray, out: np.ndarray) -> None:
         """``W x`` of each row: (n, inputs) to (n, outputs)."""
-        np.matmul(x, self.W.T, out=out)
+        np.matmul(read, self.W.T, out=out)
 
     def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
         """``W^T g`` of each row: (n, outputs) to (n, inputs)."""
         np.matmul(g, self.W, out=out)
 
     def add_gradient(
-        self, x: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None, buffers: Buffers
+        self, read: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
     ) -> None:
         """Add ``sum g x^T`` to dW and ``sum g`` to db."""
-        part = np.matmul(g.T, x, out=buffers.take("dW", *self.W.shape))
-        dW += part
+        dW += np.matmul(g.T, read)
         if db is not None:
             db += g.sum(axis=0)
 
@@ -101,11 +106,17 @@ class Conv:
     def __init__(self, W: np.ndarray, b: np.ndarray, geometry: Geometry) -> None:
         self.W, self.b, self.geometry = np.ascontiguousarray(W), np.ascontiguousarray(b), geometry
         self.inputs, self.outputs = geometry.inputs, geometry.positions * len(W)
+        self.numbers = max(self.outputs, geometry.positions * geometry.window)
 
-    def linear(self, x: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
-        """``W x`` of each row: (n, inputs) to (n, outputs)."""
-        windows = self.windows(x, buffers)
-        np.matmul(windows, self.W.T, out=out.reshape(len(windows), -1))
+    def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
+        """What each output pixel looks at: (n, inputs) to (n * positions, window)."""
+        windows = buffers.take(name, len(x) * self.geometry.positions, self.geometry.window)
+        _windows(x, windows, self.geometry)
+        return windows
+
+    def linear(self, read: np.ndarray, out: np.ndarray) -> None:
+        """``W x`` of each row: (n * positions, window) to (n, outputs)."""
+        np.matmul(read, self.W.T, out=out.reshape(len(read), -1))
 
     def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
         """``W^T g`` of each row: (n, outputs) to (n, inputs)."""
@@ -114,20 +125,13 @@ class Conv:
         _fold(windows, out, self.geometry)
 
     def add_gradient(
-        self, x: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None, buffers: Buffers
+        self, read: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
     ) -> None:
         """Add the gradient of ``sum g * (W x + b)`` to dW and db."""
         g = g.reshape(-1, len(self.W))
-        dW += np.matmul(g.T, self.windows(x, buffers))
+        dW += np.matmul(g.T, read)
         if db is not None:
             db += g.sum(axis=0)
-
-    def windows(self, x: np.ndarray, buffers: Buffers) -> np.ndarray:
-        """What each output pixel looks at: (n, inputs) to (n * positions, window)."""
-        rows = len(x) * self.geometry.positions
-        windows = buffers.take("windows", rows, self.geometry.window)
-        _windows(x, windows, self.geometry)
-        return windows
 
 
 Layer = Dense | Conv
@@ -170,7 +174,7 @@ class Passes:
         inputs, masks = [X], []
         for k, layer in enumerate(self.layers[:-1]):
             f = self.buffers.take((name, "f", k), len(X), layer.outputs)
-            layer.linear(inputs[-1], f, self.buffers)
+            layer.linear(layer.read(inputs[-1], self.buffers, "windows"), f)
             mask = self.buffers.take((name, "mask", k), *f.shape, dtype=bool)
             g = f if kept is None else self.buffers.take((name, "g", k), len(X), layer.outputs)
             _relu(f.reshape(-1, len(layer.b)), layer.b, g.reshape(-1, len(layer.b)), mask)
@@ -179,19 +183,25 @@ class Passes:
             inputs.append(g)
             masks.append(mask)
         logits = self.buffers.take((name, "logits"), len(X), self.layers[-1].outputs)
-        self.layers[-1].linear(inputs[-1], logits, self.buffers)
+        self.layers[-1].linear(inputs[-1], logits)
         logits.reshape(-1, len(self.layers[-1].b))[...] += self.layers[-1].b
         return Trail(inputs, masks, logits)
 
-    def directions(self, G: np.ndarray, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Push directions through the first layers, frozen: inputs of layers 0 to len(masks)."""
-        inputs = [G]
+    def directions(
+        self, G: np.ndarray, masks: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Push directions through the first layers, frozen.
+
+        Returns what each of those layers read, and the output of the last.
+        """
+        h, read = G, []
         for k, mask in enumerate(masks):
-            h = self.buffers.take(("direction", k), len(G), self.layers[k].outputs)
-            self.layers[k].linear(inputs[-1], h, self.buffers)
+            layer = self.layers[k]
+            read.append(layer.read(h, self.buffers, ("read", k)))
+            h = self.buffers.take(("direction", k), len(G), layer.outputs)
+            layer.linear(read[-1], h)
             _apply_mask(h, mask, h)
-            inputs.append(h)
-        return inputs
+        return read, h
 
     def backward(
         self,
@@ -221,17 +231,17 @@ class Passes:
         self.layers[0].transpose(delta, gradient, self.buffers)
         return gradient
 
-    def add_gradients(
-        self,
-        inputs: Sequence[np.ndarray],
-        deltas: Sequence[np.ndarray],
-        sums: Gradients,
-        *,
-        bias: bool = True,
-    ) -> None:
+    def add_gradients(self, trail: Trail, deltas: Sequence[np.ndarray], sums: Gradients) -> None:
         """Add the gradient to the weights to `sums`, one (dW, db) a layer in this layout."""
-        for layer, x, delta, (dW, db) in zip(self.layers, inputs, deltas, sums, strict=False):
-            layer.add_gradient(x, delta, dW, db if bias else None, self.buffers)
+        for layer, x, delta, (dW, db) in zip(self.layers, trail.inputs, deltas, sums, strict=True):
+            layer.add_gradient(layer.read(x, self.buffers, "windows"), delta, dW, db)
+
+    def add_direction_gradients(
+        self, read: Sequence[np.ndarray], deltas: Sequence[np.ndarray], sums: Gradients
+    ) -> None:
+        """The same for directions, which meet no bias, through as many layers as have read them."""
+        for layer, x, delta, (dW, _) in zip(self.layers, read, deltas, sums, strict=False):
+            layer.add_gradient(x, delta, dW, None)
 
 
 class Layout:
@@ -363,25 +373,26 @@ def _windows(x, windows, g):
     """Copy what each output pixel looks at; pixels outside the image are 0."""
     length = g.kernel_width * g.channels
     for n in range(x.shape[0]):
+        image = x[n]
         for r in range(g.rows):
+            top = r * g.down - g.top
             for c in range(g.columns):
                 window = windows[(n * g.rows + r) * g.columns + c]
-                first = c * g.across - g.left
-                # The part of the kernel's width that lies within the image.
-                begin, end = max(0, -first), min(g.kernel_width, g.width - first)
-                for i in range(g.kernel_height):
-                    row = r * g.down - g.top + i
-                    target = window[i * length : (i + 1) * length]
-                    if row < 0 or row >= g.height or end <= begin:
-                        target[:] = 0
-                        continue
-                    source = (row * g.width + first) * g.channels
-                    for j in range(begin * g.channels):
-                        target[j] = 0
+                left = c * g.across - g.left
+                begin, end = max(0, -left), min(g.kernel_width, g.width - left)
+                whole = begin == 0 and end == g.kernel_width
+                if whole and top >= 0 and top + g.kernel_height <= g.height:
+                    source = (top * g.width + left) * g.channels
+                    for i in range(g.kernel_height):
+                        for j in range(length):
+                            window[i * length + j] = image[source + j]
+                        source += g.width * g.channels
+                    continue
+                window[:] = 0
+                for i in range(max(0, -top), min(g.kernel_height, g.height - top)):
+                    source = ((top + i) * g.width + left) * g.channels
                     for j in range(begin * g.channels, end * g.channels):
-                        target[j] = x[n, source + j]
-                    for j in range(end * g.channels, length):
-                        target[j] = 0
+                        window[i * length + j] = image[source + j]
 
 
 @_jit
@@ -390,18 +401,17 @@ def _fold(windows, x, g):
     length = g.kernel_width * g.channels
     x[:] = 0
     for n in range(x.shape[0]):
+        image = x[n]
         for r in range(g.rows):
+            top = r * g.down - g.top
             for c in range(g.columns):
                 window = windows[(n * g.rows + r) * g.columns + c]
-                first = c * g.across - g.left
-                begin, end = max(0, -first), min(g.kernel_width, g.width - first)
-                for i in range(g.kernel_height):
-                    row = r * g.down - g.top + i
-                    if row < 0 or row >= g.height:
-                        continue
-                    target = (row * g.width + first) * g.channels
+                left = c * g.across - g.left
+                begin, end = max(0, -left), min(g.kernel_width, g.width - left)
+                for i in range(max(0, -top), min(g.kernel_height, g.height - top)):
+                    target = ((top + i) * g.width + left) * g.channels
                     for j in range(begin * g.channels, end * g.channels):
-                        x[n, target + j] += window[i * length + j]
+                        image[target + j] += window[i * length + j]
 
 
 @_jit

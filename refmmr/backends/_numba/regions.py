@@ -76,7 +76,7 @@ def enumerate_plane(
     if {array.dtype.char for array in arrays} not in ({"d"}, {"f"}):
         return regions.enumerate_plane(net, corners, embed, on_layer)
     cells = Cells(
-        np.ascontiguousarray(corners),
+        np.array(corners, order="C"),
         np.full(len(corners), regions.DOMAIN),
         np.array([len(corners)]),
         np.zeros(1, int),
@@ -115,20 +115,19 @@ def _values_and_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pre-activations of a layer at points of the plane, and their errors, both (n, N_k).
 
-    The bits of `rounding.value_errors`, with the layers behind left out.
+    The bits of `rounding.value_errors`; but the layers behind are left out, and what does not
+    depend on the points is computed once.
     """
     front = Network(net.layers[: net.affine[layer] + 1], net.input_shape)
-    bounding, factor = (
-        rounding.absolute(front),
-        rounding.rounding_factor(rounding.roundings(front)[layer]),
-    )
-    paths = flat([_all_active(rounding.indicator(front), np.ones((1, *net.input_shape)))])
+    absolute, indicator = rounding.absolute(front), rounding.indicator(front)
+    factor = rounding.rounding_factor(rounding.roundings(front)[layer])
+    paths = flat([_all_active(indicator, np.ones((1, *net.input_shape)))])
     values = np.empty((len(points), paths.shape[1]), points.dtype)
     errors = np.empty_like(values)
     for start in range(0, len(points), BATCH):
         X = embed(points[start : start + BATCH])
         values[start : start + BATCH] = flat([front.forward(X).outputs[layer]])
-        magnitudes = flat([_all_active(bounding, np.abs(X))])
+        magnitudes = flat([_all_active(absolute, np.abs(X))])
         bound = factor * magnitudes + rounding.UNDERFLOW
         errors[start : start + BATCH] = np.where(paths > 0, bound, 0)
     return values, errors
@@ -241,56 +240,56 @@ def split_cells(start, stop, corners, walls, sizes, places, values, errors, firs
         m, here = end - begin, places[begin:end]
         crossed = _survey(units, values, errors, here)
         n_open = _first_opened(units, opened) if crossed else 0
-        table = _room_for_corners(table, m)
-        table.points[:m] = corners[begin:end]
-        _load(table, values, units, here, opened[:n_open])
-        ring = _room(ring, m)
-        for i in range(m):
-            ring[i] = i, walls[begin + i]
-        # Pieces: their runs of `ring` and `opened`, rows of the table used, last unit tried.
+        table, ring = _room_for_corners(table, m), _room(ring, m)
+        _load(table, ring, corners[begin:end], walls[begin:end])
+        _load_values(table, units, opened[:n_open], values, here)
+        # Of each piece: its runs of `ring` and `opened`, rows of the table used, last unit tried.
         pieces = [(0, m, 0, n_open, m, -1)]
         while len(pieces) > 0:
             first, last, low, high, used, tried = pieces.pop()
-            high, unit = _settle(table, units, ring[first:last], opened, low, high, tried)
+            piece = ring[first:last]
+            high, unit = _settle(table, units, piece, opened, low, high, tried)
             if unit < 0:
-                made = _room_for_cells(made, n_cells + 1, n_corners + last - first)
-                for i in range(first, last):
-                    made.corners[n_corners] = table.points[ring[i, 0]]
-                    made.walls[n_corners] = ring[i, 1]
-                    n_corners += 1
-                made.sizes[n_cells], made.parents[n_cells] = last - first, cell
-                made.patterns[n_cells] = units.active
-                n_cells += 1
+                made = _room_for_cells(made, n_cells + 1, n_corners + len(piece))
+                _finish(made, n_cells, n_corners, table, units, piece, cell)
+                n_cells, n_corners = n_cells + 1, n_corners + len(piece)
                 continue
             # At most all edges are crossed, then there are as many new corners as old ones.
-            table = _room_for_corners(table, used + last - first)
-            walk = _room(walk, 2 * (last - first))
-            n_walk, used = _with_crossings(
-                table, units, ring[first:last], opened[low:high], unit, used, walk
-            )
-            ring = _room(ring, first + 2 * n_walk)
-            opened = _room(opened, 2 * high - low)
-            opened[high : 2 * high - low] = opened[low:high]
-            wall = first_unit + unit
-            middle = _side(table, walk[:n_walk], unit, -1, wall, ring, first)
-            last = _side(table, walk[:n_walk], unit, 1, wall, ring, middle)
-            # The positive piece comes first, so it lies on top.
+            table, walk = _room_for_corners(table, used + len(piece)), _room(walk, 2 * len(piece))
+            n, used = _with_crossings(table, units, piece, opened[low:high], unit, used, walk)
+            # Both sides take the place of the piece; the positive one comes first, so on top.
+            ring = _room(ring, first + 2 * n)
+            middle = _side(table, walk[:n], unit, -1, first_unit + unit, ring, first)
+            last = _side(table, walk[:n], unit, 1, first_unit + unit, ring, middle)
+            top = 2 * high - low
+            opened = _room(opened, top)
+            opened[high:top] = opened[low:high]
             pieces.append((first, middle, low, high, used, unit))
-            pieces.append((middle, last, high, 2 * high - low, used, unit))
+            pieces.append((middle, last, high, top, used, unit))
     return (
-        made.corners[:n_corners].copy(),
-        made.walls[:n_corners].copy(),
-        made.sizes[:n_cells].copy(),
-        made.parents[:n_cells].copy(),
-        made.patterns[:n_cells].copy(),
+        made.corners[:n_corners],
+        made.walls[:n_corners],
+        made.sizes[:n_cells],
+        made.parents[:n_cells],
+        made.patterns[:n_cells],
     )
 
 
 @_jit
+def _finish(made, n_cells, n_corners, table, units, piece, cell):
+    """Write a piece that nothing cuts any more."""
+    for i in range(len(piece)):
+        made.corners[n_corners + i] = table.points[piece[i, 0]]
+        made.walls[n_corners + i] = piece[i, 1]
+    made.sizes[n_cells], made.parents[n_cells] = len(piece), cell
+    made.patterns[n_cells] = units.active
+
+
+@_jit
 def _survey(units, values, errors, here):
-    """Fill in the units of a cell, given the rows of its corners, (m,); true if a line crosses it."""
+    """Fill in the units of a cell with corners in rows `here`, (m,); true if a line crosses it."""
     # Selections, not branches: the compiler turns them into vector instructions.
-    error, low, high, active, crosses = units
+    error, low, high, crosses, active = units
     error[:] = errors[here[0]]
     for row in here[1:]:
         for j in range(len(error)):
@@ -343,8 +342,16 @@ def _settled(low, high, error, eps, cuts):
 
 
 @_jit
-def _load(table, values, units, here, opened):
-    """Write the open units' decided values at a cell's corners into the first rows."""
+def _load(table, ring, corners, walls):
+    """Start with a cell: its corners are the first rows of the table, in order."""
+    for i in range(len(walls)):
+        table.points[i] = corners[i]
+        ring[i] = i, walls[i]
+
+
+@_jit
+def _load_values(table, units, opened, values, here):
+    """Write the open units' decided values at the corners of a cell."""
     for i in range(len(here)):
         for j in opened:
             table.values[i, j] = _decided(values[here[i], j], units.errors[j])
@@ -404,9 +411,8 @@ def _interpolate(table, units, opened, unit, a, b, new):
     """Make the corner between corners a and b where a unit is 0, in row `new`."""
     points, values = table.points, table.values
     # From a fixed end, so that both cells at this edge find the same point.
-    if not (
-        points[a, 0] < points[b, 0] if points[a, 0] != points[b, 0] else points[a, 1] < points[b, 1]
-    ):
+    axis = 0 if points[a, 0] != points[b, 0] else 1
+    if not points[a, axis] < points[b, axis]:
         a, b = b, a
     t = values[a, unit] / (values[a, unit] - values[b, unit])
     for axis in range(2):

@@ -22,13 +22,15 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from refmmr import _validate as check
-from refmmr import io
-from refmmr._backend import kernel
-from refmmr.attacks import pgd
+from refmmr import backends, io
+from refmmr._backend import get_backend, kernel
 from refmmr.network import Network
+from refmmr.reference import adam as _adam
+from refmmr.reference import attacks as _attacks
+from refmmr.reference import layers as _layers
 from refmmr.reference import loss as _loss
 from refmmr.reference import mmr as _mmr
-from refmmr.reference.adam import Adam
+from refmmr.reference import network as _network
 
 __all__ = ["SCHEMES", "History", "fit"]
 
@@ -36,6 +38,9 @@ SCHEMES = ("plain", "at", "mmr", "mmr+at")
 
 _loss_gradient = kernel(_loss.loss_gradient)
 _mmr_gradient = kernel(_mmr.mmr_gradient)
+_pgd = kernel(_attacks.pgd)
+_logits = kernel(_network.logits)
+_update = kernel(_adam.update)
 
 
 class History:
@@ -195,7 +200,7 @@ def fit(
                 f"training stopped by hand after {len(run.history)} of {plan.epochs} epochs",
                 stacklevel=2,
             )
-    return run.net, run.history
+    return run.network(), run.history
 
 
 class _Plan:
@@ -267,6 +272,21 @@ def _needed(name: str, value: Any, needed: bool, scheme: str) -> float:
     return check.check_number(name, value)
 
 
+def _working_copy(net: Network, put: backends.Transfer) -> _network.Network:
+    """The same network on copies of its weights, where the backend computes, unchecked."""
+    layers: list[_layers.Layer] = []
+    for layer in net.layers:
+        if isinstance(layer, _layers.Flatten):
+            layers.append(layer)
+            continue
+        W, b = (put(array.copy(order="C")) for array in (layer.W, layer.b))
+        if isinstance(layer, _layers.Conv2d):
+            layers.append(_layers.Conv2d(W, b, layer.stride, layer.padding))
+        else:
+            layers.append(_layers.Linear(W, b))
+    return _network.Network(layers, net.input_shape)
+
+
 class _Run:
     """A training in progress: the network, the optimiser and the history, as of the last epoch."""
 
@@ -282,8 +302,13 @@ class _Run:
     ) -> None:
         self.plan, self.history = plan, History()
         self.path = None if checkpoint is None else io.npz_path(checkpoint)
-        self.net = net.with_parameters(net.parameters)
-        self.adam = Adam(self.net.parameters)
+        self.start = net
+        # All of the training happens where the backend computes.
+        self.put, self.get = backends.transfer(get_backend())
+        self.X, self.y = self.put(plan.X), self.put(plan.y)
+        self.box = plan.box and tuple(self.put(side) for side in plan.box)
+        self.working = _working_copy(net, self.put)
+        self.adam = _adam.Adam(self.working.parameters, _update)
         self.fingerprint = plan.fingerprint(net, validated) if self.path else ""
         if self.path and self.path.exists():
             self._resume(self.path)
@@ -326,8 +351,8 @@ class _Run:
             **settings,
         }
         if validation is not None:
-            X_val, y_val = validation
-            record["validation_error"] = float((self.net.predict(X_val) != y_val).mean())
+            X_val, y_val = (self.put(part) for part in validation)
+            record["validation_error"] = self._error(X_val, y_val)
         record["seconds"] = time.perf_counter() - start
         return record
 
@@ -344,21 +369,21 @@ class _Run:
 
     def _batch(self, rows: np.ndarray, settings: dict[str, float]) -> np.ndarray:
         """One step; returns cross-entropy, MMR and error of the batch."""
-        plan = self.plan
-        X, y = plan.X[rows], plan.y[rows]
+        plan, rows = self.plan, self.put(rows)
+        X, y = self.X[rows], self.y[rows]
         if plan.adversarial:
-            half = (len(X) + 1) // 2
-            X[:half] = pgd(
-                self.net, X[:half], y[:half], plan.p, eps=plan.eps, steps=plan.pgd_steps,
-                box=plan.box, keep="last",
+            some = slice((len(X) + 1) // 2)
+            X[some] = _pgd(
+                self.working, X[some], y[some], plan.p, plan.eps, plan.pgd_steps,
+                2 * plan.eps / plan.pgd_steps, self.box, X[some], True,
             )  # fmt: skip
-        error = float((self.net.logits(X).argmax(axis=1) != y).mean())
-        cross_entropy, gradients = _loss_gradient(self.net, X, y)
+        error = self._error(X, y)
+        cross_entropy, gradients = _loss_gradient(self.working, X, y)
         mmr = 0.0
         if plan.regularized:
             k_b, lam = int(settings["k_b"]), settings["lam"]
             gamma_b, gamma_d = plan.gamma
-            mmr, more = _mmr_gradient(self.net, X, y, plan.p, gamma_b, gamma_d, k_b, plan.k_d)
+            mmr, more = _mmr_gradient(self.working, X, y, plan.p, gamma_b, gamma_d, k_b, plan.k_d)
             gradients = [
                 (dW + lam * more_W, db + lam * more_b)
                 for (dW, db), (more_W, more_b) in zip(gradients, more, strict=True)
@@ -371,6 +396,15 @@ class _Run:
         self.adam.step(gradients, settings["lr"])
         return np.array([cross_entropy, mmr, error])
 
+    def _error(self, X: np.ndarray, y: np.ndarray) -> float:
+        return float((_logits(self.working, X).argmax(axis=1) != y).mean())
+
+    def network(self) -> Network:
+        """The network as it is now."""
+        return self.start.with_parameters(
+            [(self.get(W), self.get(b)) for W, b in self.working.parameters]
+        )
+
     def _arrays(self) -> list[np.ndarray]:
         return [*self.adam.arrays, *self.adam.means, *self.adam.squares]
 
@@ -380,10 +414,10 @@ class _Run:
     def _restore(self, state: tuple[list[np.ndarray], int]) -> None:
         saved, self.adam.steps = state
         for array, value in zip(self._arrays(), saved, strict=True):
-            array[...] = value
+            array[...] = self.put(value)
 
     def _write(self, path: Path) -> None:
-        arrays = {f"array{i}": array for i, array in enumerate(self._arrays())}
+        arrays = {f"array{i}": self.get(array) for i, array in enumerate(self._arrays())}
         header = {
             "format": self.FORMAT,
             "version": self.VERSION,

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+Transfer = Callable[[Any], Any]
 
 
 class Module(NamedTuple):
@@ -39,6 +42,18 @@ def problem(name: str) -> Exception | None:
         if not cupy.cuda.is_available():
             return RuntimeError(f"{name} needs a CUDA device and its driver: none was found")
     return None
+
+
+def transfer(name: str) -> tuple[Transfer, Transfer]:
+    """Functions that bring an array to where a backend computes, and back to NumPy."""
+    if name != "cupy":
+        return _same, _same
+    arrays = importlib.import_module("refmmr.backends._cupy.arrays")
+    return arrays.to_device, arrays.to_host
+
+
+def _same(array: Any) -> Any:
+    return array
 
 
 def load(name: str, argument: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
@@ -60,8 +61,7 @@ def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None
     with _one_blas_thread():
         # The first run is done here; waiting for it costs nothing.
         others = [
-            _pool(parts - 1).submit(work, start, stop, *args)
-            for start, stop in zip(ends[1:-1], ends[2:], strict=True)
+            _pool(parts - 1).submit(work, start, stop, *args) for start, stop in pairwise(ends[1:])
         ]
         try:
             work(ends[0], ends[1], *args)

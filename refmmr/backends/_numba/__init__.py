@@ -1,6 +1,5 @@
 """Numba twins of the hot paths, threaded on the cores that there are."""
 
-from refmmr.backends._numba import mmr
+from refmmr.backends._numba import attacks, mmr, regions, training
 
-__all__ = ["mmr"]
-from refmmr.backends._numba import regions  # noqa: F401
+__all__ = ["attacks", "mmr", "regions", "training"]

@@ -39,7 +39,7 @@ class DenseFront:
         return []
 
     def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of the units with weights W (U, N_1) over what the masks (c, N_1) leave: (c, U, d)."""
+        """Rows of units with weights W (U, N_1) over what the masks (c, N_1) leave: (c, U, d)."""
         coefficients = self.buffers.take("coefficients", len(masks), *W.shape)
         weights_through_masks(W, masks, coefficients)
         return self.multiply(coefficients, name)
@@ -113,7 +113,7 @@ class ConvFront:
         rows[...] = found.reshape(*rows.shape[:2], channels, -1).swapaxes(2, 3)
 
     def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of the units with weights W (U, N) over what the masks (c, N) leave: (c, U, d)."""
+        """Rows of units with weights W (U, N) over what the masks (c, N) leave: (c, U, d)."""
         coefficients = self.buffers.take("coefficients", len(masks), W.shape[1], len(W))
         if self._columns is None:
             self._columns = np.ascontiguousarray(W.T)
@@ -361,7 +361,7 @@ def _add_patches(parts, first, pixels, columns, g):
 
 @_jit
 def _transpose(a, out):
-    """out = a.T, a square of 16 x 16 at a time."""
+    """Transpose a into out, a square of 16 x 16 at a time."""
     for i in range(0, a.shape[0], 16):
         for j in range(0, a.shape[1], 16):
             for k in range(j, min(j + 16, a.shape[1])):

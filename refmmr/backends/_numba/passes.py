@@ -158,9 +158,8 @@ class Passes:
     def forward(self, X: np.ndarray, name: str = "") -> Trail:
         """Push points (n, d) through the network.
 
-        The result lives in buffers of this `name`, until the next pass of that name.  Where a unit
-        is not active its output is 0, so f_k can be told from g_k and s_k only where it is positive;
-        `pre_activations` asks for all of it.
+        The result lives in buffers of this `name`, until the next pass of that name.
+        `pre_activations` asks for the f_k too.
         """
         return self._forward(X, None, name)
 
@@ -416,7 +415,7 @@ def _fold(windows, x, g):
 
 @_jit
 def _relu(f, b, g, mask):
-    """f += b; mask = f > 0; g = f * mask (g may be f itself)."""
+    """Add b to f; mask where f > 0; g = f * mask (g may be f itself)."""
     flat_mask = mask.reshape(f.shape)
     for n in range(f.shape[0]):
         for i in range(f.shape[1]):
@@ -428,7 +427,7 @@ def _relu(f, b, g, mask):
 
 @_jit
 def _apply_mask(g, mask, out):
-    """Out = g * mask."""
+    """Compute g * mask."""
     for n in range(g.shape[0]):
         for i in range(g.shape[1]):
             out[n, i] = g[n, i] if mask[n, i] else 0
@@ -436,7 +435,7 @@ def _apply_mask(g, mask, out):
 
 @_jit
 def _apply_mask_and_add(g, mask, direct, out):
-    """Out = g * mask + direct."""
+    """Compute g * mask + direct."""
     for n in range(g.shape[0]):
         for i in range(g.shape[1]):
             out[n, i] = direct[n, i] + (g[n, i] if mask[n, i] else 0)

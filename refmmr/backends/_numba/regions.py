@@ -177,10 +177,7 @@ def _distinct(corners, bits):
     rows, places = np.empty(len(corners), np.int64), np.empty(len(corners), np.int64)
     count = 0
     for i in range(len(corners)):
-        # Odd constants, from the golden ratio and from sqrt(2); the high bits are the mixed ones.
-        mixed = bits[i, 0] * np.uint64(0x9E3779B97F4A7C15) + bits[i, 1]
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xB504F333F9DE6485)
-        slot = np.int64(mixed >> np.uint64(20)) & (size - 1)
+        slot = np.int64(_mixed(_mixed(bits[i, 0]) + bits[i, 1]) & np.uint64(size - 1))
         while table[slot] >= 0:
             found = corners[rows[table[slot]]]
             if found[0] == corners[i, 0] and found[1] == corners[i, 1]:
@@ -192,6 +189,17 @@ def _distinct(corners, bits):
             count += 1
         places[i] = table[slot]
     return rows[:count].copy(), places
+
+
+@_jit
+def _mixed(bits):
+    """A number that depends on all bits of another in all of its own (the end of MurmurHash3).
+
+    Without it round coordinates, which differ in their highest bits only, would share few slots.
+    """
+    bits = (bits ^ (bits >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    bits = (bits ^ (bits >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return bits ^ (bits >> np.uint64(33))
 
 
 @_jit

@@ -11,10 +11,12 @@ from refmmr import _validate as check
 from refmmr._backend import kernel
 from refmmr.network import Network
 from refmmr.reference import attacks as _attacks
+from refmmr.reference import network as _network
 
 __all__ = ["pgd"]
 
 _run_pgd = kernel(_attacks.pgd)
+_run_logits = kernel(_network.logits)
 
 
 def pgd(
@@ -93,12 +95,19 @@ def pgd(
     for _ in range(restarts - 1):
         start = _random_start(rng, X, p, eps, limits)
         Z = _run_pgd(net, X, y, p, eps, steps, step_size, limits, start, keep_last)
-        better = _attacks.margins(net.logits(Z), y) < _attacks.margins(net.logits(best), y)
+        better = check.beside(X, _margins(net, Z, y) < _margins(net, best, y))
         best = np.where(better.reshape(-1, *[1] * (X.ndim - 1)), Z, best)
     return best
 
 
+def _margins(net, Z, y):
+    """Margins of points that may be on a device, on the host."""
+    return _attacks.margins(check.on_host(_run_logits(net, Z)), check.on_host(y))
+
+
 def _random_start(rng, X, p, eps, box):
-    """A random point of the ball: a random direction, projected."""
+    """A random point of the ball: a random direction, projected; drawn on the host."""
+    there, X = X, check.on_host(X)
+    box = None if box is None else tuple(map(check.on_host, box))
     direction = rng.uniform(-eps, eps, X.shape) if p == np.inf else rng.standard_normal(X.shape)
-    return _attacks.project(X, X + direction.astype(X.dtype), p, eps, box)
+    return check.beside(there, _attacks.project(X, X + direction.astype(X.dtype), p, eps, box))

@@ -26,7 +26,7 @@ def _choose_backend(ctx: click.Context, option: click.Parameter, name: str | Non
     try:
         if name is not None:
             set_backend(name)
-    except ValueError as error:
+    except (ValueError, ImportError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -53,13 +53,23 @@ EPS = click.option(
 )
 
 
+EXPECTED = (ValueError, TypeError, ArithmeticError, OSError, ImportError, RuntimeError)
+
+
 class _Commands(click.Group):
     """Errors of the library become one line and exit code 1; Ctrl-C becomes exit code 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, ArithmeticError, OSError) as error:
+        except (
+            ValueError,
+            TypeError,
+            ArithmeticError,
+            OSError,
+            ImportError,
+            RuntimeError,
+        ) as error:
             if isinstance(error, BrokenPipeError):
                 raise
             raise click.ClickException(_one_line(error)) from error

@@ -8,7 +8,6 @@ import numpy as np
 
 from refmmr.reference.network import Gradients
 
-
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
 

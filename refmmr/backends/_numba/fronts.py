@@ -21,10 +21,33 @@ from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Layout
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
-class DenseFront:
-    """The first layer of a dense network."""
+class Front:
+    """What both kinds of front have; only convolutions have fields, pixels and windows."""
 
     depth = 1
+    fields: Sequence[list[Geometry]] = ()
+    pixels: Sequence[np.ndarray] = ()
+    windows: Sequence[Passes] = ()
+
+    def patches(self, k: int) -> np.ndarray:
+        """Rows of a layer of the front."""
+        raise NotImplementedError
+
+    def look(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Rows of the hidden layers of the front behind the first, for c samples."""
+        raise NotImplementedError
+
+    def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
+        """Rows of units with weights W (U, N) over what the masks (c, N) leave: (c, U, d)."""
+        raise NotImplementedError
+
+    def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
+        """Rows of units with coefficients over the front's last layer: (c, U, N) to (c, U, d)."""
+        raise NotImplementedError
+
+
+class DenseFront(Front):
+    """The first layer of a dense network."""
 
     def __init__(self, layout: Layout) -> None:
         self.W = layout.layers[0].W
@@ -52,7 +75,7 @@ class DenseFront:
         return rows
 
 
-class ConvFront:
+class ConvFront(Front):
     """The convolutions before the first dense layer.
 
     Patches of layer k are (c, positions, patch, channels); what lies outside the image is 0.
@@ -209,9 +232,6 @@ def _block_weights(convs, rows, columns, row_taps, column_taps):
     ]
     size = len(rows) * len(columns) * g1.channels * len(W2)
     return np.concatenate([np.zeros((0, size), W1.dtype), *weights])
-
-
-Front = DenseFront | ConvFront
 
 
 def make_front(layout: Layout) -> Front:

@@ -11,7 +11,7 @@ Samples are dealt with in blocks that stay in cache, and the blocks spread over 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numba
@@ -19,9 +19,9 @@ import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba import boxes
-from refmmr.backends._numba.fronts import make_front, some_windows, weights_through_masks
-from refmmr.backends._numba.passes import Layout, Passes, Trail
+from refmmr.backends._numba.fronts import some_windows
+from refmmr.backends._numba.passes import Passes
+from refmmr.backends._numba.walls import CACHE, Block, Job, Observer, Walls, runs
 from refmmr.reference import distances as reference_distances
 from refmmr.reference import mmr as reference_mmr
 from refmmr.reference.distances import Distances
@@ -32,8 +32,6 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contra
 
 BLOCK = 32
 """Samples whose forward passes are kept at a time."""
-CACHE = 2**20
-"""Bytes of rows or directions that are handled at a time."""
 
 
 @implements("numba", reference_distances.distances)
@@ -45,25 +43,28 @@ def distances(
     box: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Distances:
     """Twin of `refmmr.reference.distances.distances`."""
-    job = _Job(net, X, p)
+    job = Job(net, X, p)
     result = Distances(
         np.empty((len(X), net.n_hidden), job.dtype), np.empty((len(X), net.n_classes), job.dtype)
     )
+    sides = None
     if box is not None:
-        sides = (np.broadcast_to(side, net.input_shape)[None] for side in box)
-        box = tuple(job.layout.inputs(side)[0] for side in sides)  # type: ignore[assignment]
+        lo, hi = (
+            job.layout.inputs(np.broadcast_to(side, net.input_shape)[None])[0] for side in box
+        )
+        sides = lo, hi
 
     def part(start: int, stop: int) -> None:
-        worker = _Worker(job)
-        for rows in _runs(start, stop, BLOCK):
+        observer = Observer(job)
+        for rows in runs(start, stop, BLOCK):
             labels = y[rows]
-            for here, walls in worker.walls(worker.look(X[rows], labels)):
+            for here, walls in observer.walls(observer.look(X[rows], labels)):
                 boundary, decision = (side[rows][here] for side in result)
-                if box is None:
+                if sides is None:
                     _distance(np.abs(walls.f), walls.f_norms, boundary)
                     _distance(walls.margin, walls.margin_norms, decision)
                 else:
-                    worker.in_box(walls, labels[here], box, boundary, decision)
+                    boundary[:], decision[:] = observer.in_box(walls, labels[here], sides)
                 decision[np.arange(len(decision)), labels[here]] = np.inf
 
     threads.spread(part, len(X), least=4)
@@ -82,16 +83,17 @@ def mmr(
     k_d: int,
 ) -> MMR:
     """Twin of `refmmr.reference.mmr.mmr`."""
-    job = _Job(net, X, p)
-    boundary, decision = np.zeros(len(X), job.dtype), np.zeros(len(X), job.dtype)
+    job = Job(net, X, p)
+    terms = np.zeros((2, len(X)), job.dtype)
 
     def part(start: int, stop: int) -> None:
-        worker = _Worker(job)
-        for rows in _runs(start, stop, BLOCK):
-            for here, walls in worker.walls(worker.look(X[rows], y[rows])):
-                walls.pick(gamma_b, gamma_d, k_b, k_d, boundary[rows][here], decision[rows][here])
+        observer = Observer(job)
+        for rows in runs(start, stop, BLOCK):
+            for here, walls in observer.walls(observer.look(X[rows], y[rows])):
+                _pick(walls, (gamma_b, gamma_d), (k_b, k_d), terms[:, rows][:, here])
 
     threads.spread(part, len(X), least=4)
+    boundary, decision = terms
     return MMR(boundary + decision, boundary, decision)
 
 
@@ -107,13 +109,13 @@ def mmr_gradient(
     k_d: int,
 ) -> tuple[float, Gradients]:
     """Twin of `refmmr.reference.mmr.mmr_gradient`."""
-    job = _Job(net, X, p)
+    job = Job(net, X, p)
     values = np.zeros((2, len(X)), job.dtype)
     parts: dict[int, Gradients] = {}
 
     def part(start: int, stop: int) -> None:
         worker = _Worker(job)
-        for rows in _runs(start, stop, BLOCK):
+        for rows in runs(start, stop, BLOCK):
             worker.add_gradients(X[rows], y[rows], (gamma_b, gamma_d), (k_b, k_d), values[:, rows])
         parts[start] = worker.sums
 
@@ -130,56 +132,6 @@ def mmr_gradient(
     return float(values.sum(dtype=np.float64)) / len(X), job.layout.gradients(first)
 
 
-class _Job:
-    """What all threads share: the weights and the norms of the first layer's rows."""
-
-    def __init__(self, net: Network, X: np.ndarray, p: float) -> None:
-        self.dtype = np.result_type(X, *(W for W, _ in net.parameters))
-        self.p = p
-        self.layout = Layout(net, self.dtype)
-        self.n_classes, self.n_hidden = net.n_classes, net.n_hidden
-        self.depth = len(self.layout.layers)
-        # User's order: all channels of a position lie apart, see `Layout.units`.
-        sizes = [layer.outputs for layer in self.layout.layers[:-1]]
-        self.ends = np.cumsum([0, *sizes], dtype=int)
-        self.first_norms = np.zeros((1, 0), self.dtype)
-        if sizes:
-            rows = make_front(self.layout).patches(0)
-            self.first_norms = self.layout.units(0, self.norms(0, rows).reshape(1, -1))
-
-    def norms(self, k: int, rows: np.ndarray) -> np.ndarray:
-        """Dual norms of the rows of hidden layer k: patches, or (c, N_k, d)."""
-        return (column_norms if k < self.layout.n_convs else row_norms)(rows, self.p)
-
-
-class _Block(NamedTuple):
-    """The forward pass of a block of samples; units in the user's order."""
-
-    y: np.ndarray  # (n,)
-    trail: Trail
-    f: np.ndarray  # (n, N)
-    margin: np.ndarray  # (n, K)
-
-
-class _Walls(NamedTuple):
-    """The walls around some samples of a block; `rows` are in the layout of the passes."""
-
-    f: np.ndarray  # (c, N)
-    f_norms: np.ndarray  # (c, N)
-    margin: np.ndarray  # (c, K)
-    margin_norms: np.ndarray  # (c, K); 0 in the class's own column
-    x: np.ndarray  # (c, d)
-    rows: list[np.ndarray]  # per hidden layer behind the first: patches or (c, N_k, d)
-    pairs: np.ndarray  # (c, K - 1, d): V_y - V_s for all rivals s in order
-
-    def pick(self, gamma_b, gamma_d, k_b, k_d, boundary, decision):
-        """The walls whose hinge is active, (c, N) and (c, K) bool; the terms go into the rest."""
-        picked_f, picked_margin = (np.zeros(m.shape, bool) for m in (self.f, self.margin))
-        _pick(np.abs(self.f), self.f_norms, gamma_b, k_b, picked_f, boundary)
-        _pick(self.margin, self.margin_norms, gamma_d, k_d, picked_margin, decision)
-        return picked_f, picked_margin
-
-
 class _Directions(NamedTuple):
     """Active walls of one layer: their gradients to v, and whose they are."""
 
@@ -190,118 +142,38 @@ class _Directions(NamedTuple):
     positions: np.ndarray | None  # (r,), for units of a convolution
 
 
-class _Worker:
-    """What one thread needs: passes and memory of its own."""
+def _pick(
+    walls: Walls, gammas: tuple[float, float], counts: tuple[int, int], values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The walls whose hinge is active, (c, N) and (c, K) bool; the two terms go into `values`."""
+    boundary, decision = (np.zeros(m.shape, bool) for m in (walls.f, walls.margin))
+    _nearest(np.abs(walls.f), walls.f_norms, gammas[0], counts[0], boundary, values[0])
+    _nearest(walls.margin, walls.margin_norms, gammas[1], counts[1], decision, values[1])
+    return boundary, decision
 
-    def __init__(self, job: _Job) -> None:
-        self.job, self.layout = job, job.layout
-        self.passes = job.layout.passes()
-        self.front = make_front(job.layout)
-        self.buffers = self.passes.buffers
+
+class _Worker(Observer):
+    """An observer that adds up gradients."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
         self.sums = job.layout.zeros()
 
-    def look(self, X: np.ndarray, y: np.ndarray) -> _Block:
-        """Forward pass of a block."""
-        kept, trail = self.passes.pre_activations(self.layout.inputs(X))
-        f = np.empty((len(X), self.job.n_hidden), self.job.dtype)
-        for k, units in enumerate(kept):
-            f[:, self.job.ends[k] : self.job.ends[k + 1]] = self.layout.units(k, units)
-        logits = trail.logits
-        return _Block(y, trail, f, logits[np.arange(len(y)), y][:, None] - logits)
-
-    def walls(self, block: _Block) -> Iterator[tuple[slice, _Walls]]:
-        """The walls around all samples of a block, a few samples at a time."""
-        for here in _runs(0, len(block.y), self._samples_at_once()):
-            masks = [mask[here] for mask in block.trail.masks]
-            rows, pairs = self._rows(masks, block.y[here])
-            n, norms = len(block.y[here]), [self.job.first_norms]
-            for k, row in enumerate(rows, start=1):
-                norms.append(self.layout.units(k, self.job.norms(k, row).reshape(n, -1)))
-            f_norms = np.concatenate([np.broadcast_to(q, (n, q.shape[1])) for q in norms], axis=1)
-            margin_norms = _among_rivals(row_norms(pairs, self.job.p), block.y[here])
-            x = block.trail.inputs[0][here]
-            yield (
-                here,
-                _Walls(block.f[here], f_norms, block.margin[here], margin_norms, x, rows, pairs),
-            )
-
-    def _samples_at_once(self) -> int:
-        layers = self.layout.layers
-        d = layers[0].inputs
-        numbers = (self.job.n_classes - 1) * (d + layers[-1].inputs)
-        for k in range(1, self.job.depth - 1):
-            if k < self.layout.n_convs:
-                numbers += self.front.patches(0)[0].size  # a lower bound; patches grow with k
-            else:
-                numbers += layers[k].outputs * (d + layers[k].inputs)
-        return max(1, 2 * CACHE // (numbers * self.job.dtype.itemsize))
-
-    def _rows(self, masks, y):
-        """Rows of the hidden layers behind the first, and of all pairs of classes."""
-        depth, front = self.job.depth, self.front
-        n = len(y)
-        rows = front.look(masks) if masks else []
-        V = None
-        for k in range(front.depth if masks else 1, depth - 1):
-            W = self.layout.layers[k].W
-            if V is None:
-                V = front.through_masks(W, masks[k - 1], ("rows", k))
-            else:
-                coefficients = self.buffers.take(("coefficients", k), n, *W.shape)
-                weights_through_masks(W, masks[k - 1], coefficients)
-                V = np.matmul(
-                    coefficients, V, out=self.buffers.take(("rows", k), n, len(W), V.shape[2])
-                )
-            rows.append(V)
-        W = self.layout.layers[-1].W
-        pairs = self.buffers.take("pairs", n, len(W) - 1, W.shape[1])
-        if not masks:  # no hidden layer: the weights are the rows
-            _pairs(W, y, np.ones((n, W.shape[1]), bool), pairs)
-            return rows, pairs
-        _pairs(W, y, masks[-1], pairs)
-        if V is None:
-            return rows, front.multiply(pairs, "pair rows")
-        out = self.buffers.take("pair rows", n, len(W) - 1, V.shape[2])
-        return rows, np.matmul(pairs, V, out=out)
-
-    def in_box(self, walls, y, box, boundary, decision):
-        """Distances within a box, in the user's order."""
-        p, lo, hi = self.job.p, *box
-        n = len(walls.f)
-        layers = [self.front.patches(0), *walls.rows] if self.job.n_hidden else []
-        for k, rows in enumerate(layers):
-            here = slice(self.job.ends[k], self.job.ends[k + 1])
-            f = self.layout.units_back(k, walls.f[:, here])
-            if k < self.layout.n_convs:
-                field = self.front.fields[k][0]
-                positions = np.tile(np.arange(field.positions), n)
-                samples = np.repeat(np.arange(n), field.positions)
-                x, low, high = (
-                    some_windows(np.broadcast_to(side, walls.x.shape), samples, positions, field)
-                    for side in (walls.x, lo, hi)
-                )
-                usual = np.argsort(self.front.pixels[k])
-                rows = np.broadcast_to(rows, (n, *rows.shape[1:]))[:, :, usual]
-                rows = rows.reshape(-1, *rows.shape[2:]).swapaxes(1, 2)
-            else:
-                rows = np.broadcast_to(rows, (n, *rows.shape[1:]))
-                x, low, high = walls.x, *(np.broadcast_to(side, walls.x.shape) for side in box)
-            found = boxes.distances(rows, x, f.reshape(len(x), -1), low, high, p)
-            boundary[:, here] = np.abs(self.layout.units(k, found.reshape(n, -1)))
-        rivals = _rivals(y, self.job.n_classes)
-        margin = np.take_along_axis(walls.margin, rivals, axis=1)
-        low, high = (np.broadcast_to(side, walls.x.shape) for side in box)
-        found = boxes.distances(walls.pairs, walls.x, margin, low, high, p)
-        np.put_along_axis(decision, rivals, found, axis=1)
-
-    def add_gradients(self, X, y, gammas, counts, values):
+    def add_gradients(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        gammas: tuple[float, float],
+        counts: tuple[int, int],
+        values: np.ndarray,
+    ) -> None:
         """Add the gradient of the sum over a block to `sums`; its terms go into `values`."""
         block = self.look(X, y)
         df, dmargin = np.zeros_like(block.f), np.zeros_like(block.margin)
         shared = np.zeros(self.job.ends[1] if self.job.n_hidden else 0, self.job.dtype)
         found: dict[int, list[_Directions]] = {}
         for here, walls in self.walls(block):
-            picked_f, picked_margin = walls.pick(*gammas, *counts, *values[:, here])
+            picked_f, picked_margin = _pick(walls, gammas, counts, values[:, here])
             slopes = [1 / (gamma * k) for gamma, k in zip(gammas, counts, strict=True)]
             dnorm, dnorm_margin = np.zeros_like(walls.f), np.zeros_like(walls.margin)
             _slopes(walls.f, walls.f_norms, picked_f, slopes[0], False, df[here], dnorm)
@@ -367,31 +239,38 @@ class _Worker:
             G = norm_gradients(walls.pairs, samples, place, weights, self.job.p, order)
             yield last, _Directions(G, samples + start, label, rivals, None)
 
-    def _push(self, k: int, parts: Sequence[_Directions], block: _Block) -> None:
+    def _push(self, k: int, parts: Sequence[_Directions], block: Block) -> None:
         """Backprop of the directions whose walls are in layer k."""
-        columns = [list(column) for column in zip(*parts, strict=True)]
-        G, samples, units, rivals, positions = (
-            None if column[0] is None else np.concatenate(column) for column in columns
+        G, samples, units = (
+            np.concatenate(column) for column in list(zip(*parts, strict=True))[:3]
         )
-        passes = self.passes
-        if positions is not None:
-            passes = self.front.windows[k]
+        # Either all of a layer's walls have them or none.
+        others = [part.rivals for part in parts if part.rivals is not None]
+        places = [part.positions for part in parts if part.positions is not None]
+        rivals = np.concatenate(others) if others else None
+        positions = np.concatenate(places) if places else None
+        passes = self.passes if positions is None else self.front.windows[k]
         widest = max(layer.numbers for layer in passes.layers[: max(1, k)])
         size = max(16, CACHE // (widest * self.job.dtype.itemsize))
-        for here in _runs(0, len(G), size):
+        for here in runs(0, len(samples), size):
             masks = [
-                block.trail.masks[j][samples[here]]
+                mask[samples[here]]
                 if positions is None
-                else some_windows(
-                    block.trail.masks[j], samples[here], positions[here],
-                    self.front.fields[k][j + 1],
-                )
-                for j in range(k)
-            ]  # fmt: skip
+                else some_windows(mask, samples[here], positions[here], self.front.fields[k][j])
+                for j, mask in enumerate(block.trail.masks[:k], start=1)
+            ]
             rival = None if rivals is None else rivals[here]
             self._push_some(passes, k, G[here], masks, units[here], rival)
 
-    def _push_some(self, passes: Passes, k: int, G, masks, units, rivals) -> None:
+    def _push_some(
+        self,
+        passes: Passes,
+        k: int,
+        G: np.ndarray,
+        masks: list[np.ndarray],
+        units: np.ndarray,
+        rivals: np.ndarray | None,
+    ) -> None:
         W, (dW, _) = self.layout.layers[k].W, self.sums[k]
         read, h = passes.directions(G, masks)
         _add_rows(dW, units, h, 1)
@@ -405,36 +284,11 @@ class _Worker:
         passes.add_direction_gradients(read, passes.backward(coefficients, masks[:-1]), self.sums)
 
 
-def _runs(start: int, stop: int, size: int) -> Iterator[slice]:
-    for first in range(start, stop, size):
-        yield slice(first, min(first + size, stop))
-
-
-def _rivals(y: np.ndarray, n_classes: int) -> np.ndarray:
-    """The other classes of each sample, (n, K - 1)."""
-    rivals = np.arange(n_classes - 1)[None]
-    return rivals + (rivals >= y[:, None])
-
-
-def _among_rivals(values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Values of the rivals (n, K - 1) in their columns, 0 in the class's own: (n, K)."""
-    full = np.zeros((len(y), values.shape[1] + 1), values.dtype)
-    np.put_along_axis(full, _rivals(y, full.shape[1]), values, axis=1)
-    return full
-
-
-def row_norms(rows: np.ndarray, p: float) -> np.ndarray:
-    """Dual norms of rows, (..., m) to (...)."""
-    norms = np.empty(rows.shape[:-1], rows.dtype)
-    _row_norms(np.ascontiguousarray(rows).reshape(-1, rows.shape[-1]), p, norms.reshape(-1))
-    return norms
-
-
-def column_norms(columns: np.ndarray, p: float) -> np.ndarray:
-    """Dual norms of columns, (..., m, u) to (..., u)."""
-    norms = np.zeros((*columns.shape[:-2], columns.shape[-1]), columns.dtype)
-    _column_norms(columns.reshape(-1, *columns.shape[-2:]), p, norms.reshape(-1, norms.shape[-1]))
-    return norms
+def _channel_first(image: tuple[int, int, int]) -> np.ndarray:
+    """Where each number of a channel-last image stands in the channel-first one."""
+    height, width, channels = image
+    order = np.arange(height * width * channels).reshape(channels, height, width)
+    return order.transpose(1, 2, 0).ravel()
 
 
 def norm_gradients(
@@ -454,51 +308,6 @@ def norm_gradients(
         order = np.arange(rows.shape[-1])
     _norm_gradients(rows, groups, units, weights, p, order, G)
     return G
-
-
-def _channel_first(image: tuple[int, int, int]) -> np.ndarray:
-    """Where each number of a channel-last image stands in the channel-first one."""
-    height, width, channels = image
-    order = np.arange(height * width * channels).reshape(channels, height, width)
-    return order.transpose(1, 2, 0).ravel()
-
-
-@_jit
-def _row_norms(rows, p, norms):
-    for r in range(len(rows)):
-        row = rows[r]
-        total = rows.dtype.type(0)
-        if p == 2:
-            for j in range(len(row)):
-                total += row[j] * row[j]
-            total = np.sqrt(total)
-        elif p == 1:
-            for j in range(len(row)):
-                total = max(total, abs(row[j]))
-        else:
-            for j in range(len(row)):
-                total += abs(row[j])
-        norms[r] = total
-
-
-@_jit
-def _column_norms(columns, p, norms):
-    for n in range(len(columns)):
-        norm = norms[n]
-        for j in range(columns.shape[1]):
-            row = columns[n, j]
-            if p == 2:
-                for u in range(len(row)):
-                    norm[u] += row[u] * row[u]
-            elif p == 1:
-                for u in range(len(row)):
-                    norm[u] = max(norm[u], abs(row[u]))
-            else:
-                for u in range(len(row)):
-                    norm[u] += abs(row[u])
-        if p == 2:
-            for u in range(len(norm)):
-                norm[u] = np.sqrt(norm[u])
 
 
 @_jit
@@ -523,17 +332,6 @@ def _norm_gradients(rows, groups, units, weights, p, order, G):
         else:
             for j in range(len(v)):
                 g[j] = weight if v[j] > 0 else (-weight if v[j] < 0 else 0)
-
-
-@_jit
-def _pairs(W, y, masks, out):
-    """out[i, t] = (W[y_i] - W[s]) * masks[i], s the t-th rival of y_i."""
-    for i in range(len(masks)):
-        own = W[y[i]]
-        for t in range(len(W) - 1):
-            other = W[t + (t >= y[i])]
-            for j in range(W.shape[1]):
-                out[i, t, j] = own[j] - other[j] if masks[i, j] else 0
 
 
 @_jit
@@ -567,7 +365,7 @@ def _distance(values, norms, out):
 
 
 @_jit
-def _pick(values, norms, gamma, k, picked, terms):
+def _nearest(values, norms, gamma, k, picked, terms):
     """The k nearest of the walls nearer than gamma, the first of equals; the mean of their hinges.
 
     Only a wall nearer than gamma can count, so the k nearest are looked for among those alone.

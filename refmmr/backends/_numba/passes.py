@@ -263,7 +263,7 @@ class Layout:
         self.layers: list[Layer] = []
         for k, layer in enumerate(net.affine_layers):
             W, b = layer.W.astype(self.dtype), layer.b.astype(self.dtype)
-            if k < self.n_convs:
+            if k < self.n_convs and isinstance(layer, reference.Conv2d):
                 self.layers.append(_conv(layer, W, b, self.images[k]))
             else:
                 W, b = _densely(layer, W, b, shapes[k], shapes[k + 1])
@@ -345,7 +345,9 @@ class Layout:
         return dW[1:].reshape(layer.W.shape), db.reshape(len(layer.b), -1).sum(axis=1)
 
 
-def _conv(layer: reference.Conv2d, W: np.ndarray, b: np.ndarray, image: tuple[int, int, int]):
+def _conv(
+    layer: reference.Conv2d, W: np.ndarray, b: np.ndarray, image: tuple[int, int, int]
+) -> Conv:
     height, width, channels = image
     (top, bottom), (left, right) = layer.pads(height, width)
     (down, across), (kernel_height, kernel_width) = layer.stride, W.shape[2:]

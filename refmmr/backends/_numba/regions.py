@@ -56,7 +56,6 @@ class Units(NamedTuple):
     errors: np.ndarray  # (N_k,): rounding error of the value
     low: np.ndarray  # (N_k,): least decided value at a corner
     high: np.ndarray  # (N_k,): largest
-    crosses: np.ndarray  # (N_k,) bool: both signs occur
     active: np.ndarray  # (N_k,) bool: on the piece at hand
 
 
@@ -228,7 +227,6 @@ def split_cells(start, stop, corners, walls, sizes, places, values, errors, firs
         np.empty(n_units, kind),
         np.empty(n_units, kind),
         np.empty(n_units, np.bool_),
-        np.empty(n_units, np.bool_),
     )
     table = Corners(np.empty((16, 2), corners.dtype), np.empty((16, n_units), kind))
     # Stacks: (corner, wall) of the pieces that wait, and the units that are open on them.
@@ -251,12 +249,12 @@ def split_cells(start, stop, corners, walls, sizes, places, values, errors, firs
         table, ring = _room_for_corners(table, m), _room(ring, m)
         _load(table, ring, corners[begin:end], walls[begin:end])
         _load_values(table, units, opened[:n_open], values, here)
-        # Of each piece: its runs of `ring` and `opened`, rows of the table used, last unit tried.
-        pieces = [(0, m, 0, n_open, m, -1)]
+        # Of each piece: its runs of `ring` and `opened`, rows of the table used.
+        pieces = [(0, m, 0, n_open, m)]
         while len(pieces) > 0:
-            first, last, low, high, used, tried = pieces.pop()
+            first, last, low, high, used = pieces.pop()
             piece = ring[first:last]
-            high, unit = _settle(table, units, piece, opened, low, high, tried)
+            high, unit = _settle(table, units, piece, opened, low, high)
             if unit < 0:
                 made = _room_for_cells(made, n_cells + 1, n_corners + len(piece))
                 _finish(made, n_cells, n_corners, table, units, piece, cell)
@@ -272,8 +270,8 @@ def split_cells(start, stop, corners, walls, sizes, places, values, errors, firs
             top = 2 * high - low
             opened = _room(opened, top)
             opened[high:top] = opened[low:high]
-            pieces.append((first, middle, low, high, used, unit))
-            pieces.append((middle, last, high, top, used, unit))
+            pieces.append((first, middle, low, high, used))
+            pieces.append((middle, last, high, top, used))
     return (
         made.corners[:n_corners],
         made.walls[:n_corners],
@@ -297,7 +295,7 @@ def _finish(made, n_cells, n_corners, table, units, piece, cell):
 def _survey(units, values, errors, here):
     """Fill in the units of a cell with corners in rows `here`, (m,); true if a line crosses it."""
     # Selections, not branches: the compiler turns them into vector instructions.
-    error, low, high, crosses, active = units
+    error, low, high, active = units
     error[:] = errors[here[0]]
     for row in here[1:]:
         for j in range(len(error)):
@@ -314,8 +312,7 @@ def _survey(units, values, errors, here):
     crossed = False
     for j in range(len(error)):
         active[j] = high[j] > 0
-        crosses[j] = (low[j] < 0) & active[j]
-        crossed |= crosses[j]
+        crossed |= (low[j] < 0) & active[j]
     return crossed
 
 
@@ -339,14 +336,13 @@ def _first_opened(units, opened):
 def _settled(low, high, error, eps, cuts):
     """Whether it is certain that a unit is active, or is not, on all that is cut off a piece.
 
-    Its values at the corners go from `low` to `high`.  A new value lies between those of its edge's
-    ends, except that its rounding may add eps times the larger.  Values that are larger than their
-    error stay so if there is room for the rounding of so many cuts.  Values from 0 down stay so if
-    the rounding is within their error: then it is decided to be 0.  Asked is twice what is needed.
+    Its values at the corners go from `low` to `high`.  A new value v_a + t (v_b - v_a), with t from
+    0 to 1, lies between those of its edge's ends, except that its rounding may add eps times the
+    larger.  No rounding changes its sign where v_a and v_b have one: the step is at most as long as
+    v_a if it goes towards 0.  So a unit that is nowhere positive stays so.  One that is positive
+    beyond its error stays so if there is room for the rounding of a cut by each unit, twice over.
     """
-    if low > 0:
-        return low > error + 2 * eps * cuts * high
-    return (high <= 0) & (error >= -2 * eps * low)
+    return (high <= 0) | (low > error + 2 * eps * cuts * high)
 
 
 @_jit
@@ -366,7 +362,7 @@ def _load_values(table, units, opened, values, here):
 
 
 @_jit
-def _settle(table, units, ring, opened, begin, end, tried):
+def _settle(table, units, ring, opened, begin, end):
     """Drop the open units that a piece settles from ``opened[begin:end]``, and set the active ones.
 
     Returns
@@ -374,7 +370,7 @@ def _settle(table, units, ring, opened, begin, end, tried):
     end : int
         Where the list now ends.
     unit : int
-        The first unit after `tried` that is to cut the piece, or -1.
+        The first unit whose line cuts the piece, or -1.
     """
     unit, kept = -1, begin
     eps, cuts = np.finfo(units.errors.dtype).eps, len(units.errors)
@@ -389,8 +385,7 @@ def _settle(table, units, ring, opened, begin, end, tried):
         if not _settled(low, high, units.errors[j], eps, cuts):
             opened[kept] = j
             kept += 1
-            # As in the reference, only what crosses the whole cell cuts, in order and once.
-            if unit < 0 and j > tried and units.crosses[j] and low < 0 < high:
+            if unit < 0 and low < 0 < high:
                 unit = j
     return kept, unit
 

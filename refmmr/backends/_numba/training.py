@@ -92,7 +92,8 @@ def update(
     """Twin of `refmmr.reference.adam.update`: one run over memory instead of a dozen."""
     for group in zip(arrays, means, squares, gradients, strict=True):
         if not all(part.flags.c_contiguous for part in group):
-            reference_adam.update(*([part] for part in group), scale)
+            array, mean, square, gradient = group
+            reference_adam.update([array], [mean], [square], [gradient], scale)
             continue
         array, mean, square, gradient = (part.reshape(-1) for part in group)
         threads.spread(

@@ -1,0 +1,255 @@
+"""The walls around each sample: values and norms of all hidden units and margins, and their rows.
+
+The fast `refmmr.reference.distances.walls_around`.  Rows of V come from a *front* (`fronts`), and
+are held for a few samples at a time only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from refmmr.backends._numba import boxes
+from refmmr.backends._numba.fronts import make_front, some_windows, weights_through_masks
+from refmmr.backends._numba.passes import Layout, Trail
+from refmmr.reference.network import Network
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+
+CACHE = 2**20
+"""Bytes of rows or directions that are handled at a time."""
+
+
+class Job:
+    """What all threads share: the weights and the norms of the first layer's rows."""
+
+    def __init__(self, net: Network, X: np.ndarray, p: float) -> None:
+        self.dtype = np.result_type(X, *(W for W, _ in net.parameters))
+        self.p = p
+        self.layout = Layout(net, self.dtype)
+        self.n_classes, self.n_hidden = net.n_classes, net.n_hidden
+        self.depth = len(self.layout.layers)
+        # User's order: all channels of a position lie apart, see `Layout.units`.
+        sizes = [layer.outputs for layer in self.layout.layers[:-1]]
+        self.ends = np.cumsum([0, *sizes], dtype=int)
+        self.first_norms = np.zeros((1, 0), self.dtype)
+        if sizes:
+            rows = make_front(self.layout).patches(0)
+            self.first_norms = self.layout.units(0, self.norms(0, rows).reshape(1, -1))
+
+    def norms(self, k: int, rows: np.ndarray) -> np.ndarray:
+        """Dual norms of the rows of hidden layer k: patches, or (c, N_k, d)."""
+        return (column_norms if k < self.layout.n_convs else row_norms)(rows, self.p)
+
+
+class Block(NamedTuple):
+    """The forward pass of a block of samples; units in the user's order."""
+
+    y: np.ndarray  # (n,)
+    trail: Trail
+    f: np.ndarray  # (n, N)
+    margin: np.ndarray  # (n, K)
+
+
+class Walls(NamedTuple):
+    """The walls around some samples of a block; `rows` are in the layout of the passes."""
+
+    f: np.ndarray  # (c, N)
+    f_norms: np.ndarray  # (c, N)
+    margin: np.ndarray  # (c, K)
+    margin_norms: np.ndarray  # (c, K); 0 in the class's own column
+    x: np.ndarray  # (c, d)
+    rows: list[np.ndarray]  # per hidden layer behind the first: patches or (c, N_k, d)
+    pairs: np.ndarray  # (c, K - 1, d): V_y - V_s for all rivals s in order
+
+
+class Observer:
+    """What one thread needs to look at walls: passes and memory of its own."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.layout = job, job.layout
+        self.passes = job.layout.passes()
+        self.front = make_front(job.layout)
+        self.buffers = self.passes.buffers
+
+    def look(self, X: np.ndarray, y: np.ndarray) -> Block:
+        """Forward pass of a block."""
+        kept, trail = self.passes.pre_activations(self.layout.inputs(X))
+        f = np.empty((len(X), self.job.n_hidden), self.job.dtype)
+        for k, units in enumerate(kept):
+            f[:, self.job.ends[k] : self.job.ends[k + 1]] = self.layout.units(k, units)
+        logits = trail.logits
+        return Block(y, trail, f, logits[np.arange(len(y)), y][:, None] - logits)
+
+    def walls(self, block: Block) -> Iterator[tuple[slice, Walls]]:
+        """The walls around all samples of a block, a few samples at a time."""
+        for here in runs(0, len(block.y), self._samples_at_once()):
+            masks = [mask[here] for mask in block.trail.masks]
+            rows, pairs = self._rows(masks, block.y[here])
+            n, norms = len(block.y[here]), [self.job.first_norms]
+            for k, row in enumerate(rows, start=1):
+                norms.append(self.layout.units(k, self.job.norms(k, row).reshape(n, -1)))
+            f_norms = np.concatenate([np.broadcast_to(q, (n, q.shape[1])) for q in norms], axis=1)
+            margin_norms = _among_rivals(row_norms(pairs, self.job.p), block.y[here])
+            x = block.trail.inputs[0][here]
+            yield (
+                here,
+                Walls(block.f[here], f_norms, block.margin[here], margin_norms, x, rows, pairs),
+            )
+
+    def _samples_at_once(self) -> int:
+        layers = self.layout.layers
+        d = layers[0].inputs
+        numbers = (self.job.n_classes - 1) * (d + layers[-1].inputs)
+        for k in range(1, self.job.depth - 1):
+            if k < self.layout.n_convs:
+                numbers += self.front.patches(0)[0].size  # a lower bound; patches grow with k
+            else:
+                numbers += layers[k].outputs * (d + layers[k].inputs)
+        return max(1, 2 * CACHE // (numbers * self.job.dtype.itemsize))
+
+    def _rows(self, masks, y):
+        """Rows of the hidden layers behind the first, and of all pairs of classes."""
+        depth, front = self.job.depth, self.front
+        n = len(y)
+        rows = front.look(masks) if masks else []
+        V = None
+        for k in range(front.depth if masks else 1, depth - 1):
+            W = self.layout.layers[k].W
+            if V is None:
+                V = front.through_masks(W, masks[k - 1], ("rows", k))
+            else:
+                coefficients = self.buffers.take(("coefficients", k), n, *W.shape)
+                weights_through_masks(W, masks[k - 1], coefficients)
+                V = np.matmul(
+                    coefficients, V, out=self.buffers.take(("rows", k), n, len(W), V.shape[2])
+                )
+            rows.append(V)
+        W = self.layout.layers[-1].W
+        pairs = self.buffers.take("pairs", n, len(W) - 1, W.shape[1])
+        if not masks:  # no hidden layer: the weights are the rows
+            _pair_weights(W, y, np.ones((n, W.shape[1]), bool), pairs)
+            return rows, pairs
+        _pair_weights(W, y, masks[-1], pairs)
+        if V is None:
+            return rows, front.multiply(pairs, "pair rows")
+        out = self.buffers.take("pair rows", n, len(W) - 1, V.shape[2])
+        return rows, np.matmul(pairs, V, out=out)
+
+    def in_box(
+        self, walls: Walls, y: np.ndarray, box: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Distances within a box of shapes (d,): to units (c, N), in the user's order, and rivals.
+
+        Those to the rivals are (c, K), 0 in the class's own column.
+        """
+        p = self.job.p
+        sides = [walls.x, *(np.broadcast_to(side, walls.x.shape) for side in box)]
+        boundary = np.empty_like(walls.f)
+        layers = [self.front.patches(0), *walls.rows] if self.job.n_hidden else []
+        for k, rows in enumerate(layers):
+            here = slice(self.job.ends[k], self.job.ends[k + 1])
+            f = self.layout.units_back(k, walls.f[:, here])
+            rows, x, lo, hi = self._in_view(k, rows, sides)
+            found = boxes.distances(rows, x, f.reshape(len(x), -1), lo, hi, p)
+            boundary[:, here] = np.abs(self.layout.units(k, found.reshape(len(f), -1)))
+        margin = np.take_along_axis(walls.margin, _rivals(y, self.job.n_classes), axis=1)
+        x, lo, hi = sides
+        return boundary, _among_rivals(boxes.distances(walls.pairs, x, margin, lo, hi, p), y)
+
+    def _in_view(self, k, rows, sides):
+        """Rows of a layer (q, u, m), and the numbers of points and box that they read, (q, m)."""
+        n = len(sides[0])
+        rows = np.broadcast_to(rows, (n, *rows.shape[1:]))
+        if k >= self.layout.n_convs:
+            return rows, *sides
+        field = self.front.fields[k][0]
+        positions = np.tile(np.arange(field.positions), n)
+        samples = np.repeat(np.arange(n), field.positions)
+        usual = np.argsort(self.front.pixels[k])
+        rows = rows[:, :, usual].reshape(-1, *rows.shape[2:]).swapaxes(1, 2)
+        return rows, *(some_windows(side, samples, positions, field) for side in sides)
+
+
+def runs(start: int, stop: int, size: int) -> Iterator[slice]:
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))
+
+
+def _rivals(y: np.ndarray, n_classes: int) -> np.ndarray:
+    """The other classes of each sample, (n, K - 1)."""
+    rivals = np.arange(n_classes - 1)[None]
+    return rivals + (rivals >= y[:, None])
+
+
+def _among_rivals(values: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Values of the rivals (n, K - 1) in their columns, 0 in the class's own: (n, K)."""
+    full = np.zeros((len(y), values.shape[1] + 1), values.dtype)
+    np.put_along_axis(full, _rivals(y, full.shape[1]), values, axis=1)
+    return full
+
+
+def row_norms(rows: np.ndarray, p: float) -> np.ndarray:
+    """Dual norms of rows, (..., m) to (...)."""
+    norms = np.empty(rows.shape[:-1], rows.dtype)
+    _row_norms(np.ascontiguousarray(rows).reshape(-1, rows.shape[-1]), p, norms.reshape(-1))
+    return norms
+
+
+def column_norms(columns: np.ndarray, p: float) -> np.ndarray:
+    """Dual norms of columns, (..., m, u) to (..., u)."""
+    norms = np.zeros((*columns.shape[:-2], columns.shape[-1]), columns.dtype)
+    _column_norms(columns.reshape(-1, *columns.shape[-2:]), p, norms.reshape(-1, norms.shape[-1]))
+    return norms
+
+
+@_jit
+def _row_norms(rows, p, norms):
+    for r in range(len(rows)):
+        row = rows[r]
+        total = rows.dtype.type(0)
+        if p == 2:
+            for j in range(len(row)):
+                total += row[j] * row[j]
+            total = np.sqrt(total)
+        elif p == 1:
+            for j in range(len(row)):
+                total = max(total, abs(row[j]))
+        else:
+            for j in range(len(row)):
+                total += abs(row[j])
+        norms[r] = total
+
+
+@_jit
+def _column_norms(columns, p, norms):
+    for n in range(len(columns)):
+        norm = norms[n]
+        for j in range(columns.shape[1]):
+            row = columns[n, j]
+            if p == 2:
+                for u in range(len(row)):
+                    norm[u] += row[u] * row[u]
+            elif p == 1:
+                for u in range(len(row)):
+                    norm[u] = max(norm[u], abs(row[u]))
+            else:
+                for u in range(len(row)):
+                    norm[u] += abs(row[u])
+        if p == 2:
+            for u in range(len(norm)):
+                norm[u] = np.sqrt(norm[u])
+
+
+@_jit
+def _pair_weights(W, y, masks, out):
+    """out[i, t] = (W[y_i] - W[s]) * masks[i], s the t-th rival of y_i."""
+    for i in range(len(masks)):
+        own = W[y[i]]
+        for t in range(len(W) - 1):
+            other = W[t + (t >= y[i])]
+            for j in range(W.shape[1]):
+                out[i, t, j] = own[j] - other[j] if masks[i, j] else 0

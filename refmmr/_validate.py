@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refmmr._backend import get_backend
+
 if TYPE_CHECKING:
     from refmmr.reference.network import Network
 
 Box = tuple[np.ndarray, np.ndarray]
 
 
-def check_array(name: str, value: ArrayLike, ndim: int | None = None) -> np.ndarray:
-    """A finite float32 or float64 array (other real numbers become float64)."""
+def check_array(
+    name: str, value: ArrayLike, ndim: int | None = None, device: bool = False
+) -> np.ndarray:
+    """A finite float32 or float64 array (other real numbers become float64).
+
+    With `device` it may be on a CUDA device, and stays there.
+    """
     try:
-        array = np.asarray(value)
+        array = _array(name, value, device)
     except ValueError as error:
         raise ValueError(f"{name}: expected an array of numbers, got a ragged sequence") from error
     if array.dtype not in (np.float32, np.float64):
@@ -32,6 +39,47 @@ def check_array(name: str, value: ArrayLike, ndim: int | None = None) -> np.ndar
         where = tuple(int(i) for i in bad)
         raise ValueError(f"{name}: expected finite numbers, got {array[where]} at index {where}")
     return array
+
+
+def _array(name: str, value: Any, device: bool) -> np.ndarray:
+    """An array; what is on a device stays there, if it may be there."""
+    if not is_device(value):
+        return np.asarray(value)
+    if not device:
+        raise TypeError(
+            f"{name}: expected an array on the host, got one on a CUDA device; copy it, with .get()"
+        )
+    if get_backend() != "cupy":
+        raise TypeError(
+            f"{name}: expected an array on the host, got one on a CUDA device; choose the backend "
+            'for it, refmmr.set_backend("cupy"), or copy it, with .get()'
+        )
+    from refmmr.backends import _cupy
+
+    return _cupy.to_device(value)
+
+
+def is_device(value: Any) -> bool:
+    """Whether something is an array on a CUDA device, of whatever library."""
+    return hasattr(value, "__cuda_array_interface__")
+
+
+def on_host(value: Any) -> Any:
+    """The same, on the host."""
+    if not is_device(value):
+        return value
+    from refmmr.backends import _cupy
+
+    return _cupy.to_host(value)
+
+
+def beside(like: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """An array of the host, on the device if `like` is there."""
+    if not is_device(like):
+        return value
+    from refmmr.backends import _cupy
+
+    return _cupy.to_device(value)
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -49,10 +97,10 @@ def check_network(net: Any) -> None:
         raise TypeError(f"net: expected a Network, got {type(net).__name__}")
 
 
-def check_inputs(net: Network, X: ArrayLike, name: str = "X") -> np.ndarray:
+def check_inputs(net: Network, X: ArrayLike, name: str = "X", device: bool = True) -> np.ndarray:
     """A non-empty batch of inputs of the network, in the network's dtype or wider."""
     check_network(net)
-    array = check_array(name, X)
+    array = check_array(name, X, device=device)
     expected = "(n, " + ", ".join(str(size) for size in net.input_shape) + ")"
     if array.shape[1:] != net.input_shape:
         hint = ""
@@ -70,10 +118,12 @@ def check_input(net: Network, x: ArrayLike, name: str = "x") -> np.ndarray:
     return check_shape(name, check_array(name, x), net.input_shape)
 
 
-def check_labels(y: ArrayLike, n: int, n_classes: int, name: str = "y") -> np.ndarray:
+def check_labels(
+    y: ArrayLike, n: int, n_classes: int, name: str = "y", device: bool = True
+) -> np.ndarray:
     """N class indices 0, ..., n_classes - 1."""
     try:
-        labels = np.asarray(y)
+        labels = _array(name, y, device)
     except ValueError as error:
         raise ValueError(f"{name}: expected {n} integers, got a ragged sequence") from error
     if labels.dtype.kind not in "iu":
@@ -105,7 +155,8 @@ def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
         lo, hi = box
     except (TypeError, ValueError) as error:
         raise ValueError(f"box: expected None or a pair (lo, hi), got {box!r}") from error
-    lo, hi = check_bounds(lo, hi, X.shape[1:], "box")
+    lo, hi = check_bounds(on_host(lo), on_host(hi), X.shape[1:], "box")
+    lo, hi = beside(X, lo), beside(X, hi)
     outside = ((lo > X) | (hi < X)).reshape(len(X), -1).any(axis=1)
     if outside.any():
         i = int(outside.argmax())

@@ -10,14 +10,14 @@
 #endif
 
 typedef REAL real;
-typedef long long index;
+typedef long long i64;
 
-__device__ index thread_number() {
-    return (index)blockIdx.x * blockDim.x + threadIdx.x;
+__device__ i64 thread_number() {
+    return (i64)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
 // Take the last digit off a number in a mixed base: `rest` keeps the others.
-__device__ int digit(index *rest, int base) {
+__device__ int digit(i64 *rest, int base) {
     int last = (int)(*rest % base);
     *rest /= base;
     return last;
@@ -29,9 +29,9 @@ __device__ int digit(index *rest, int base) {
 
 // windows[n, i, j, c, u, v] = image[n, c, i * down - top + u, j * across - left + v]
 extern "C" __global__ void unfold(
-    index threads, const real *image, real *windows, int channels, int height, int width, int rows,
+    i64 threads, const real *image, real *windows, int channels, int height, int width, int rows,
     int columns, int tall, int wide, int down, int across, int top, int left) {
-    index t = thread_number(), rest = t;
+    i64 t = thread_number(), rest = t;
     if (t >= threads) return;
     int v = digit(&rest, wide), u = digit(&rest, tall), c = digit(&rest, channels);
     int j = digit(&rest, columns), i = digit(&rest, rows);
@@ -42,9 +42,9 @@ extern "C" __global__ void unfold(
 
 // The transpose of `unfold`: each pixel is the sum of what all windows hold of it.
 extern "C" __global__ void fold(
-    index threads, const real *windows, real *image, int channels, int height, int width, int rows,
+    i64 threads, const real *windows, real *image, int channels, int height, int width, int rows,
     int columns, int tall, int wide, int down, int across, int top, int left) {
-    index t = thread_number(), rest = t;
+    i64 t = thread_number(), rest = t;
     if (t >= threads) return;
     int x = digit(&rest, width) + left, y = digit(&rest, height) + top, c = digit(&rest, channels);
     real sum = 0;
@@ -53,7 +53,7 @@ extern "C" __global__ void fold(
     int first_j = x < wide ? 0 : (x - wide) / across + 1;
     for (int i = first_i; i < rows && i * down <= y; i++)
         for (int j = first_j; j < columns && j * across <= x; j++) {
-            index window = ((rest * rows + i) * columns + j) * channels + c;
+            i64 window = ((rest * rows + i) * columns + j) * channels + c;
             sum += windows[(window * tall + y - i * down) * wide + x - j * across];
         }
     image[t] = sum;
@@ -68,11 +68,11 @@ extern "C" __global__ void fold(
 //     * before[n or 0, y, x, m, c, u - a * jump_down, v - b * jump_across],
 //     with (y, x) = (i * down - top + a, j * across - left + b)
 extern "C" __global__ void grow(
-    index threads, const real *before, const bool *active, const real *filters, real *after,
+    i64 threads, const real *before, const bool *active, const real *filters, real *after,
     int shared, int inputs, int height, int width, int before_tall, int before_wide, int jump_down,
     int jump_across, int outputs, int rows, int columns, int kernel_tall, int kernel_wide, int down,
     int across, int top, int left, int colors, int tall, int wide) {
-    index t = thread_number(), n = t;
+    i64 t = thread_number(), n = t;
     if (t >= threads) return;
     int v = digit(&n, wide), u = digit(&n, tall), c = digit(&n, colors), o = digit(&n, outputs);
     int j = digit(&n, columns), i = digit(&n, rows);
@@ -85,8 +85,8 @@ extern "C" __global__ void grow(
             if (x < 0 || x >= width || before_v < 0 || before_v >= before_wide) continue;
             for (int m = 0; m < inputs; m++) {
                 if (!active[((n * inputs + m) * height + y) * width + x]) continue;
-                index unit = (((shared ? 0 : n) * height + y) * width + x) * inputs + m;
-                index pixel = ((unit * colors + c) * before_tall + before_u) * before_wide + before_v;
+                i64 unit = (((shared ? 0 : n) * height + y) * width + x) * inputs + m;
+                i64 pixel = ((unit * colors + c) * before_tall + before_u) * before_wide + before_v;
                 real weight = filters[((o * inputs + m) * kernel_tall + a) * kernel_wide + b];
                 sum += weight * before[pixel];
             }
@@ -96,31 +96,30 @@ extern "C" __global__ void grow(
 }
 
 // -------------------------------------------------------------------------------- attack, optimiser
-// One step of the l_inf attack: against the sign of the gradient's coordinates that do not climb
-// out of the box, back into the ball, back into the box.
+// One step of the l_inf attack: along the sign of the gradient, back into the ball and into the box.
+// The box stops each coordinate by itself, so none needs to be told not to climb out.
 extern "C" __global__ void ascend_inf(
-    index threads, const real *X, const real *gradient, const real *lo, const real *hi, real *Z,
+    i64 threads, const real *X, const real *gradient, const real *lo, const real *hi, real *Z,
     int boxed, int pixels, real step, real eps) {
-    index t = thread_number();
+    i64 t = thread_number();
     if (t >= threads) return;
-    index pixel = t % pixels;
-    real x = X[t], z = Z[t], g = gradient[t];
-    if (boxed && ((lo[pixel] >= z && g < 0) || (hi[pixel] <= z && g > 0))) g = 0;
-    real delta = z + step * (real)((g > 0) - (g < 0)) - x;
+    i64 pixel = t % pixels;
+    real g = gradient[t], delta = Z[t] + step * (real)((g > 0) - (g < 0)) - X[t];
     delta = delta < -eps ? -eps : delta > eps ? eps : delta;
-    z = x + delta;
+    real z = X[t] + delta;
     if (boxed) z = z < lo[pixel] ? lo[pixel] : z > hi[pixel] ? hi[pixel] : z;
     Z[t] = z;
 }
 
+// Adam; `first` and `second` are how much of a new gradient its running means take.
 extern "C" __global__ void adam(
-    index threads, real *array, real *mean, real *square, const real *gradient, real first,
+    i64 threads, real *array, real *mean, real *square, const real *gradient, real first,
     real second, real scale, real epsilon) {
-    index t = thread_number();
+    i64 t = thread_number();
     if (t >= threads) return;
     real g = gradient[t];
-    real m = mean[t] + (1 - first) * (g - mean[t]);
-    real v = square[t] + (1 - second) * (g * g - square[t]);
+    real m = mean[t] + first * (g - mean[t]);
+    real v = square[t] + second * (g * g - square[t]);
     mean[t] = m;
     square[t] = v;
     array[t] -= scale * m / (sqrt(v) + epsilon);
@@ -134,12 +133,12 @@ extern "C" __global__ void adam(
 
 // Does a unit change sign on a polygon?
 extern "C" __global__ void crosses(
-    index threads, const index *starts, const double *values, bool *crossing, int units) {
-    index t = thread_number(), p = t;
+    i64 threads, const i64 *starts, const double *values, bool *crossing, int units) {
+    i64 t = thread_number(), p = t;
     if (t >= threads) return;
     int unit = digit(&p, units);
     bool above = false, below = false;
-    for (index r = starts[p]; r < starts[p + 1]; r++) {
+    for (i64 r = starts[p]; r < starts[p + 1]; r++) {
         above = above || values[r * units + unit] > 0;
         below = below || values[r * units + unit] < 0;
     }
@@ -148,12 +147,12 @@ extern "C" __global__ void crosses(
 
 // Is a unit active on a polygon?
 extern "C" __global__ void signs(
-    index threads, const index *starts, const double *values, bool *active, int units) {
-    index t = thread_number(), p = t;
+    i64 threads, const i64 *starts, const double *values, bool *active, int units) {
+    i64 t = thread_number(), p = t;
     if (t >= threads) return;
     int unit = digit(&p, units);
     bool above = false;
-    for (index r = starts[p]; r < starts[p + 1]; r++)
+    for (i64 r = starts[p]; r < starts[p + 1]; r++)
         above = above || values[r * units + unit] > 0;
     active[t] = above;
 }
@@ -161,13 +160,13 @@ extern "C" __global__ void signs(
 // How many corners the positive and the negative part of each polygon have; a polygon that is not
 // cut is its own first part, and has no second one.
 extern "C" __global__ void count_corners(
-    index threads, const index *starts, const index *cell, const bool *crossing,
-    const double *values, index *sizes, int units, int unit) {
-    index p = thread_number();
+    i64 threads, const i64 *starts, const i64 *cell, const bool *crossing,
+    const double *values, i64 *sizes, int units, int unit) {
+    i64 p = thread_number();
     if (p >= threads) return;
-    index begin = starts[p], end = starts[p + 1], above = 0, below = 0, on = 0, cuts = 0;
+    i64 begin = starts[p], end = starts[p + 1], above = 0, below = 0, on = 0, cuts = 0;
     if (crossing[cell[p] * units + unit])
-        for (index r = begin; r < end; r++) {
+        for (i64 r = begin; r < end; r++) {
             double here = values[r * units + unit];
             double next = values[(r + 1 < end ? r + 1 : begin) * units + unit];
             above += here > 0;
@@ -183,18 +182,18 @@ extern "C" __global__ void count_corners(
 // Say where the corners of the parts come from: on the way from corner `first` to corner `second`
 // of the polygons before, or at both of them.  Part 2 p + side begins at `parts[2 p + side]`.
 extern "C" __global__ void cut(
-    index threads, const index *starts, const index *parts, const index *sizes, const index *cell,
-    const double *corners, const index *walls, const double *values, index *first, index *second,
-    double *way, index *new_walls, index *new_cell, int units, int unit, int wall) {
-    index p = thread_number();
+    i64 threads, const i64 *starts, const i64 *parts, const i64 *sizes, const i64 *cell,
+    const double *corners, const i64 *walls, const double *values, i64 *first, i64 *second,
+    double *way, i64 *new_walls, i64 *new_cell, int units, int unit, int wall) {
+    i64 p = thread_number();
     if (p >= threads) return;
-    index begin = starts[p], end = starts[p + 1];
+    i64 begin = starts[p], end = starts[p + 1];
     bool whole = sizes[2 * p + 1] == 0;
     for (int side = 0; side < (whole ? 1 : 2); side++) {
-        index k = parts[2 * p + side];
+        i64 k = parts[2 * p + side];
         double sign = side == 0 ? 1 : -1;
-        for (index r = begin; r < end; r++) {
-            index next = r + 1 < end ? r + 1 : begin;
+        for (i64 r = begin; r < end; r++) {
+            i64 next = r + 1 < end ? r + 1 : begin;
             double f = values[r * units + unit], g = values[next * units + unit];
             bool stays = whole || g * sign >= 0, crossed = !whole && ((f > 0 && g < 0) || (f < 0 && g > 0));
             if (whole || f * sign >= 0) {
@@ -221,10 +220,10 @@ extern "C" __global__ void cut(
 
 // Coordinates (the first two columns) and values at the corners that `cut` told of.
 extern "C" __global__ void interpolate(
-    index threads, const index *first, const index *second, const double *way, const index *cell,
+    i64 threads, const i64 *first, const i64 *second, const double *way, const i64 *cell,
     const double *corners, const double *values, const double *errors, double *new_corners,
     double *new_values, int units, int unit) {
-    index t = thread_number(), k = t;
+    i64 t = thread_number(), k = t;
     if (t >= threads) return;
     int column = digit(&k, units + 2) - 2;
     bool place = column < 0;

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import cupy
 import numpy as np
 
-from refmmr.backends._cupy.place import to_device, to_host
+from refmmr.backends._cupy.arrays import to_device, to_host
 from refmmr.backends._cupy.windows import Grid, fold, unfold
 from refmmr.reference.layers import Conv2d, Layer, Linear
-from refmmr.reference.network import Gradients, Network
+from refmmr.reference.network import Network
+
+GROUP_BYTES = 2**28
+"""Directions go through a network in groups that make no array larger than this."""
 
 
 class DeviceConv2d(Conv2d):
@@ -20,7 +24,7 @@ class DeviceConv2d(Conv2d):
         """Map directions, without the bias: ``(..., n_in, h, w) -> (..., n_out, h', w')``."""
         windows, grid = self._unfold(x)
         y = windows @ self.W.reshape(len(self.W), -1).T
-        return cupy.moveaxis(y.reshape(*x.shape[:-3], grid.rows, grid.columns, -1), -1, -3)
+        return cupy.moveaxis(y.reshape(*x.shape[:-3], grid.rows, grid.columns, len(self.W)), -1, -3)
 
     def transpose(self, g: cupy.ndarray, input_shape: tuple[int, ...]) -> cupy.ndarray:
         """Carry gradients back: ``(..., n_out, h', w') -> (..., n_in, h, w)``."""
@@ -43,8 +47,10 @@ class DeviceConv2d(Conv2d):
     def grid(self, input_shape: tuple[int, ...]) -> Grid:
         """The windows of an image that the outputs look at."""
         _, rows, columns = self.output_shape(input_shape)
-        (top, _), (left, _) = self.pads(*input_shape[1:])
-        return Grid(rows, columns, *self.W.shape[2:], *self.stride, top, left)
+        _, height, width = input_shape
+        (top, _), (left, _) = self.pads(height, width)
+        (tall, wide), (down, across) = self.W.shape[2:], self.stride
+        return Grid(rows, columns, tall, wide, down, across, top, left)
 
     def _unfold(self, x):
         """All windows of all images, one a row, and their grid."""
@@ -70,7 +76,11 @@ def device_network(net: Network, dtype: np.dtype | None = None) -> Network:
     refmmr.reference.network.Network
         Nothing is checked: its methods take and give device arrays.
     """
-    return _with_each(net, lambda array: to_device(array).astype(dtype or array.dtype, copy=False))
+
+    def move(array):
+        return cupy.ascontiguousarray(to_device(array).astype(dtype or array.dtype, copy=False))
+
+    return _with_each(net, move)
 
 
 def host_network(net: Network) -> Network:
@@ -102,11 +112,25 @@ def one_hot(classes: cupy.ndarray, n: int) -> cupy.ndarray:
     return classes[:, None] == cupy.arange(n)
 
 
-def add_to(sums: Gradients, more: Gradients) -> None:
-    """Add gradients of the first layers to the sums of all layers, in place."""
-    for (dW, db), (more_W, more_b) in zip(sums, more, strict=False):
-        dW += more_W
-        db += more_b
+def by_layer(net: Network, units: cupy.ndarray) -> list[cupy.ndarray]:
+    """Hidden units layer by layer: ``(n, N)`` to one ``(n, *unit_shape)`` each."""
+    parts, start = [], 0
+    for shape in net.unit_shapes:
+        size = math.prod(shape)
+        parts.append(units[:, start : start + size].reshape(-1, *shape))
+        start += size
+    return parts
+
+
+def groups(net: Network, m: int, itemsize: int) -> Iterator[slice]:
+    """Cut m inputs into runs that make no array larger than `GROUP_BYTES` in a pass."""
+    entries = [math.prod(shape) for shape in net.shapes]
+    for layer, shape in zip(net.layers, net.shapes[1:], strict=True):
+        if isinstance(layer, Conv2d):
+            entries.append(math.prod(layer.W.shape[1:]) * math.prod(shape[1:]))
+    size = max(1, GROUP_BYTES // (max(entries) * itemsize))
+    for start in range(0, m, size):
+        yield slice(start, min(start + size, m))
 
 
 def _last(g):

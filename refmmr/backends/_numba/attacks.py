@@ -114,12 +114,12 @@ def _step(x, z, gradient, p, step_size, eps, lo, hi, scratch):
 def _move(g, point, p, step_size, largest):
     """Add a step of l_p length `step_size`; g / largest has no square that underflows."""
     if p == 2:
-        total = g.dtype.type(0)
+        total, scale = g.dtype.type(0), 1 / largest
         for j in range(len(g)):
-            total += (g[j] / largest) * (g[j] / largest)
-        length = np.sqrt(total)
+            total += (g[j] * scale) * (g[j] * scale)
+        scale *= step_size / np.sqrt(total)
         for j in range(len(g)):
-            point[j] += step_size * (g[j] / largest / length)
+            point[j] += scale * g[j]
     elif p == 1:
         count = g.dtype.type(0)
         for j in range(len(g)):

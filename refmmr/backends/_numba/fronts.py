@@ -11,12 +11,16 @@ cheap:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numba
 import numpy as np
 
 from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Layout, Passes
+from refmmr.backends._numba.second import SecondLayer
+from refmmr.reference.network import Gradients
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
@@ -25,9 +29,31 @@ class Front:
     """What both kinds of front have; only convolutions have fields, pixels and windows."""
 
     depth = 1
+    keeps_patches = False
     fields: Sequence[list[Geometry]] = ()
     pixels: Sequence[np.ndarray] = ()
     windows: Sequence[Passes] = ()
+
+    def copy(self) -> Front:
+        """The same front with memory of its own."""
+        raise NotImplementedError
+
+    def project(self, G: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What comes out of the front when directions are pushed through it."""
+        raise NotImplementedError
+
+    def add_patch_gradients(
+        self, seen: np.ndarray, coefficients: np.ndarray, samples: np.ndarray, drows: np.ndarray
+    ) -> None:
+        """Gradient to the patches of the sum of patches by coefficients."""
+        raise NotImplementedError
+
+    def add_drows(self, drows: np.ndarray) -> None:
+        """Add what the patches last looked at feel to the gradient to the filters."""
+        raise NotImplementedError
+
+    def finish(self, sums: Gradients) -> None:
+        """Carry what `add_drows` has added up on to the gradients of the layers."""
 
     def patches(self, k: int) -> np.ndarray:
         """Rows of a layer of the front."""
@@ -50,8 +76,13 @@ class DenseFront(Front):
     """The first layer of a dense network."""
 
     def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self.W = layout.layers[0].W
         self.buffers = Buffers(layout.dtype)
+
+    def copy(self) -> DenseFront:
+        """The same front with memory of its own."""
+        return DenseFront(self.layout)
 
     def patches(self, k: int) -> np.ndarray:
         """Rows of the first layer, (1, units, d)."""
@@ -83,8 +114,11 @@ class ConvFront(Front):
     """
 
     def __init__(self, layout: Layout) -> None:
+        self.dtype = layout.dtype
         self.convs = [layer for layer in layout.layers if isinstance(layer, Conv)]
         self.depth = len(self.convs)
+        # Gradients go back through patches: `project` and `add_patch_gradients`.
+        self.keeps_patches = self.depth == 2
         self.buffers = Buffers(layout.dtype)
         self.fields = [receptive_fields(self.convs, k) for k in range(self.depth)]
         self.windows = [window_passes(self.convs, self.fields[k], layout.dtype)
@@ -92,6 +126,7 @@ class ConvFront(Front):
         self.pixels = [np.arange(fields[0].window) for fields in self.fields]
         if self.depth > 1:
             self.second = SecondLayer(self.convs, self.fields[1])
+            self.dsecond = self.second.zeros()
             self.pixels[1] = self.second.pixels
         image = np.ones((1, self.convs[0].inputs), layout.dtype)
         self.inside = [
@@ -100,7 +135,18 @@ class ConvFront(Front):
         ]
         self._first = (self.inside[0][:, :, None] * self.convs[0].W.T)[None]
         self._rows = [self._first]
-        self._columns: np.ndarray | None = None
+        # The weights of the first dense layer behind, a unit of the front a row.
+        self._columns = np.ascontiguousarray(layout.layers[self.depth].W.T)
+
+    def copy(self) -> ConvFront:
+        """The same front with memory of its own."""
+        other = copy.copy(self)
+        other.buffers = Buffers(self.dtype)
+        other.windows = [Passes(passes.layers, self.dtype) for passes in self.windows]
+        other._rows = [self._first]
+        if self.depth > 1:
+            other.dsecond = self.second.zeros()
+        return other
 
     def patches(self, k: int) -> np.ndarray:
         """Patches of a layer as last looked at; those of layer 0 are shared, c = 1."""
@@ -138,14 +184,62 @@ class ConvFront(Front):
     def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
         """Rows of units with weights W (U, N) over what the masks (c, N) leave: (c, U, d)."""
         coefficients = self.buffers.take("coefficients", len(masks), W.shape[1], len(W))
-        if self._columns is None:
-            self._columns = np.ascontiguousarray(W.T)
         _columns_through_masks(self._columns, masks, coefficients)
         return self._multiply(coefficients, name)
 
     def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
         """Rows of units behind the front: (c, U, positions * channels) to (c, U, d)."""
         return self._multiply(np.ascontiguousarray(coefficients.swapaxes(1, 2)), name)
+
+    def project(self, G: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What comes out of the front, unmasked, when directions are pushed through it.
+
+        Parameters
+        ----------
+        G : ndarray, shape (r, d)
+        samples : ndarray of int, shape (r,)
+            Whose patches, of those last looked at; in order.
+
+        Returns
+        -------
+        h : ndarray, shape (r, positions * channels)
+        seen : ndarray, shape (r, positions, patch)
+            What the patches see of G.
+        """
+        patches, field = self._rows[-1], self.fields[-1][0]
+        _, positions, size, channels = patches.shape
+        seen = self.buffers.take("seen", len(G), positions, size)
+        _patch_windows(G, self.pixels[-1], field, seen)
+        h = self.buffers.take("projected", len(G), positions, channels)
+        for i, mine in _groups(samples):
+            np.matmul(seen[mine].swapaxes(0, 1), patches[i], out=h[mine].swapaxes(0, 1))
+        return h.reshape(len(G), -1), seen
+
+    def add_patch_gradients(
+        self, seen: np.ndarray, coefficients: np.ndarray, samples: np.ndarray, drows: np.ndarray
+    ) -> None:
+        """Gradient to the patches of ``<G, v>`` with v the sum of patches by coefficients.
+
+        `coefficients` is (r, positions * channels), `drows` like the patches, and set where a
+        sample has any.
+        """
+        coefficients = coefficients.reshape(len(seen), drows.shape[1], drows.shape[3])
+        for i, mine in _groups(samples):
+            drows[i] += np.matmul(
+                seen[mine].transpose(1, 2, 0),
+                coefficients[mine].swapaxes(0, 1),
+                out=self.buffers.take("dpatches", *drows.shape[1:]),
+            )
+
+    def add_drows(self, drows: np.ndarray) -> None:
+        """Add what the patches last looked at feel to the gradient to the filters."""
+        drows = drows.reshape(-1, *drows.shape[2:])
+        self.second.add_gradient(drows, self.dsecond, self.buffers)
+
+    def finish(self, sums: Gradients) -> None:
+        """Carry what `add_drows` has added up on to the gradients of the layers."""
+        if self.keeps_patches:
+            self.second.add_to_filters(self.dsecond, sums[0][0], sums[1][0])
 
     def _multiply(self, coefficients, name):
         field, patches, pixels = self.fields[-1][0], self._rows[-1], self.pixels[-1]
@@ -167,71 +261,11 @@ class ConvFront(Front):
         return rows
 
 
-class SecondLayer:
-    """Patches of the second convolution, which are linear in the mask of the first.
-
-    A number of the patch is the sum, over the filter taps (and channels) that look at it, of mask
-    times second weight times first weight.  Numbers seen by the same taps form a *block*; the
-    weights of each block are one matrix, and the masks of all positions times it are one product.
-    """
-
-    def __init__(self, convs: Sequence[Conv], fields: Sequence[Geometry]) -> None:
-        first, second = (conv.geometry for conv in convs[:2])
-        patch = fields[0]
-        down = _spans(patch.kernel_height, second.kernel_height, first.down, first.kernel_height)
-        across = _spans(patch.kernel_width, second.kernel_width, first.across, first.kernel_width)
-        grid = np.arange(patch.window).reshape(patch.kernel_height, patch.kernel_width, -1)
-        self.taps, self.weights, pixels = [], [], []
-        for rows, row_taps in down:
-            for columns, column_taps in across:
-                pixels.append(grid[np.ix_(rows, columns)].ravel())
-                self.taps.append((row_taps.start, row_taps.stop, column_taps.start,
-                                  column_taps.stop))  # fmt: skip
-                self.weights.append(_block_weights(convs, rows, columns, row_taps, column_taps))
-        self.pixels = np.concatenate(pixels)
-        self.kernel = second.kernel_height, second.kernel_width, second.channels
-        self.sizes = [len(block) for block in pixels]
-
-    def multiply(self, seen: np.ndarray, rows: np.ndarray, buffers: Buffers) -> None:
-        """Masks (m, window of the second layer) to patches (m, patch, channels)."""
-        m, _, channels = rows.shape
-        start = 0
-        height, width, depth = self.kernel
-        for taps, weights, size in zip(self.taps, self.weights, self.sizes, strict=True):
-            masks = buffers.take("block", m, len(weights))
-            _gather_block(seen.reshape(m, height, width, depth), taps, masks)
-            out = rows[:, start : start + size].reshape(m, size * channels)
-            np.matmul(masks, weights, out=out)
-            start += size
-
-
-def _spans(size: int, n_taps: int, stride: int, kernel: int) -> list[tuple[np.ndarray, range]]:
-    """Coordinates of a patch, grouped by the interval of taps whose windows cover them."""
-    groups: dict[range, list[int]] = {}
-    for a in range(size):
-        taps = [t for t in range(n_taps) if 0 <= a - t * stride < kernel]
-        span = range(taps[0], taps[-1] + 1) if taps else range(0)
-        groups.setdefault(span, []).append(a)
-    return [(np.array(members), span) for span, members in groups.items()]
-
-
-def _block_weights(convs, rows, columns, row_taps, column_taps):
-    """(taps * channels, numbers * output channels) of a block."""
-    (W1, g1), (W2, g2) = ((conv.W, conv.geometry) for conv in convs[:2])
-    W1 = W1.reshape(len(W1), g1.kernel_height, g1.kernel_width, g1.channels)
-    W2 = W2.reshape(len(W2), g2.kernel_height, g2.kernel_width, g2.channels)
-    weights = [
-        # Channel of the first layer, then the numbers of the block, then the output channel.
-        np.einsum(
-            "cabx,oc->cabxo",
-            W1[:, rows - i * g1.down][:, :, columns - j * g1.across],
-            W2[:, i, j],
-        ).reshape(len(W1), -1)
-        for i in row_taps
-        for j in column_taps
-    ]
-    size = len(rows) * len(columns) * g1.channels * len(W2)
-    return np.concatenate([np.zeros((0, size), W1.dtype), *weights])
+def _groups(samples: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """Runs of equal numbers: the number, and where it stands."""
+    starts = np.flatnonzero(np.diff(samples, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), len(samples)]):
+        yield int(samples[start]), slice(start, stop)
 
 
 def make_front(layout: Layout) -> Front:
@@ -288,23 +322,21 @@ def some_windows(
 
 @_jit
 def _some_windows(x, samples, positions, windows, g):
-    length = g.kernel_width * g.channels
+    length, width = g.kernel_width * g.channels, g.width * g.channels
     for r in range(len(samples)):
-        n = samples[r]
+        image, window = x[samples[r]], windows[r]
         top = positions[r] // g.columns * g.down - g.top
-        left = positions[r] % g.columns * g.across - g.left
-        begin, end = max(0, -left), min(g.kernel_width, g.width - left)
-        for i in range(g.kernel_height):
-            row = top + i
-            target = windows[r, i * length : (i + 1) * length]
-            if row < 0 or row >= g.height or end <= begin:
-                target[:] = 0
-                continue
-            source = (row * g.width + left) * g.channels
-            target[: begin * g.channels] = 0
-            target[end * g.channels :] = 0
-            for j in range(begin * g.channels, end * g.channels):
-                target[j] = x[n, source + j]
+        left = (positions[r] % g.columns * g.across - g.left) * g.channels
+        first, last = max(0, -top), min(g.kernel_height, g.height - top)
+        begin, end = max(0, -left), min(length, width - left)
+        if begin > 0 or end < length or first > 0 or last < g.kernel_height:
+            window[:] = 0
+        for i in range(first, last):
+            start = (top + i) * width + left
+            source = image[start + begin : start + end]
+            target = window[i * length + begin : i * length + end]
+            for j in range(len(target)):
+                target[j] = source[j]
 
 
 @_jit
@@ -340,16 +372,25 @@ def _filters_through_masks(W, masks, out):
 
 
 @_jit
-def _gather_block(seen, taps, masks):
-    """The masks of some rows and columns of taps, side by side."""
-    top, bottom, left, right = taps
-    for n in range(len(seen)):
-        j = 0
-        for a in range(top, bottom):
-            for b in range(left, right):
-                for c in range(seen.shape[3]):
-                    masks[n, j] = seen[n, a, b, c]
-                    j += 1
+def _patch_windows(G, pixels, g, seen):
+    """seen[r, q, j] = what number j of the patch at position q sees of G[r]; 0 outside."""
+    row = pixels // (g.kernel_width * g.channels)
+    column = pixels % (g.kernel_width * g.channels) // g.channels
+    offset = (row * g.width + column) * g.channels + pixels % g.channels
+    for r in range(len(G)):
+        for q in range(seen.shape[1]):
+            top, left = q // g.columns * g.down - g.top, q % g.columns * g.across - g.left
+            start = (top * g.width + left) * g.channels
+            target, source = seen[r, q], G[r]
+            whole = top >= 0 and top + g.kernel_height <= g.height
+            if whole and left >= 0 and left + g.kernel_width <= g.width:
+                for j in range(len(pixels)):
+                    target[j] = source[start + offset[j]]
+            else:
+                for j in range(len(pixels)):
+                    i, k = top + row[j], left + column[j]
+                    inside = 0 <= i < g.height and 0 <= k < g.width
+                    target[j] = source[start + offset[j]] if inside else 0
 
 
 @_jit

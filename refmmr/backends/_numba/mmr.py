@@ -20,7 +20,7 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.fronts import some_windows
-from refmmr.backends._numba.passes import Passes
+from refmmr.backends._numba.passes import Passes, apply_mask
 from refmmr.backends._numba.walls import CACHE, Block, Job, Observer, Walls, runs
 from refmmr.reference import distances as reference_distances
 from refmmr.reference import mmr as reference_mmr
@@ -30,7 +30,7 @@ from refmmr.reference.network import Gradients, Network
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
-BLOCK = 32
+BLOCK = 64
 """Samples whose forward passes are kept at a time."""
 
 
@@ -117,6 +117,7 @@ def mmr_gradient(
         worker = _Worker(job)
         for rows in runs(start, stop, BLOCK):
             worker.add_gradients(X[rows], y[rows], (gamma_b, gamma_d), (k_b, k_d), values[:, rows])
+        worker.front.finish(worker.sums)
         parts[start] = worker.sums
 
     threads.spread(part, len(X), least=4)
@@ -158,6 +159,8 @@ class _Worker(Observer):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.sums = job.layout.zeros()
+        # What is behind the front, for directions that come out of it.
+        self.tail = Passes(job.layout.layers[job.front.depth :], job.dtype)
 
     def add_gradients(
         self,
@@ -182,8 +185,13 @@ class _Worker(Observer):
                 dmargin[here], dnorm_margin,
             )  # fmt: skip
             shared += dnorm[:, : len(shared)].sum(axis=0)
-            for k, directions in self._directions(walls, dnorm, dnorm_margin, y[here], here.start):
-                found.setdefault(k, []).append(directions)
+            near = list(self._directions(walls, dnorm, dnorm_margin, y[here]))
+            if self.front.keeps_patches:
+                self._push_patches(near, walls, [mask[here] for mask in block.trail.masks])
+                continue
+            for k, directions in near:
+                samples = directions.samples + here.start
+                found.setdefault(k, []).append(directions._replace(samples=samples))
         self._first_rows(shared)
         for k, parts in found.items():
             self._push(k, parts, block)
@@ -214,14 +222,13 @@ class _Worker(Observer):
         field = self.front.fields[k][0]
         channels, positions = units // field.positions, units % field.positions
         patches = rows[samples, positions, :, channels][:, None]
-        # Numbers of the patch in the usual order.
-        patches = patches[:, :, np.argsort(self.front.pixels[k])]
         order = _channel_first((field.kernel_height, field.kernel_width, field.channels))
+        order = order[self.front.pixels[k]]
         every, only = np.arange(len(units)), np.zeros_like(units)
         G = norm_gradients(patches, every, only, weights, self.job.p, order)
         return G, channels, positions
 
-    def _directions(self, walls, dnorm, dnorm_margin, y, start):
+    def _directions(self, walls, dnorm, dnorm_margin, y):
         """The active walls behind the first layer, layer by layer."""
         for k, rows in enumerate(walls.rows, start=1):
             part = dnorm[:, self.job.ends[k] : self.job.ends[k + 1]]
@@ -229,7 +236,7 @@ class _Worker(Observer):
             if len(units):
                 weights = part[samples, units]
                 G, units, positions = self._norm_gradients(k, rows, samples, units, weights)
-                yield k, _Directions(G, samples + start, units, None, positions)
+                yield k, _Directions(G, samples, units, None, positions)
         samples, rivals = np.nonzero(dnorm_margin)
         if len(samples):
             last, label = self.job.depth - 1, y[samples]
@@ -237,7 +244,47 @@ class _Worker(Observer):
             weights = dnorm_margin[samples, rivals]
             place = rivals - (rivals > label)
             G = norm_gradients(walls.pairs, samples, place, weights, self.job.p, order)
-            yield last, _Directions(G, samples + start, label, rivals, None)
+            yield last, _Directions(G, samples, label, rivals, None)
+
+    def _push_patches(
+        self, near: list[tuple[int, _Directions]], walls: Walls, masks: list[np.ndarray]
+    ) -> None:
+        """Backprop of the directions around a few samples, through the patches of the front."""
+        drows = self.buffers.take("drows", *walls.rows[0].shape)
+        drows[:] = 0
+        for k, (G, samples, units, rivals, positions) in near:
+            if positions is not None:
+                _add_to_patches(drows, samples, positions, units, G)
+                continue
+            depth = self.front.depth
+            h, seen = self.front.project(G, samples)
+            mine = [mask[samples] for mask in masks[depth - 1 : k]]
+            apply_mask(h, mine[0])
+            coefficients = self._push_tail(k, h, mine, units, rivals)
+            self.front.add_patch_gradients(seen, coefficients, samples, drows)
+        if near:
+            self.front.add_drows(drows)
+
+    def _push_tail(self, k, h, masks, units, rivals):
+        """From the front's output to the wall in layer k, and back: the front's coefficients.
+
+        `masks` are those of layer depth - 1 and on.
+        """
+        W, (dW, _) = self.layout.layers[k].W, self.sums[k]
+        read, top = self.tail.directions(h, masks[1:])
+        _add_rows(dW, units, top, 1)
+        if rivals is not None:
+            _add_rows(dW, rivals, top, -1)
+        weights = self.tail.buffers.take("unit weights", len(h), W.shape[1])
+        others = units if rivals is None else rivals
+        _unit_weights(W, units, others, rivals is not None, masks[-1], weights)
+        if not read:
+            return weights
+        deltas = self.tail.backward(weights, masks[1:-1])
+        self.tail.add_direction_gradients(read, deltas, self.sums[self.front.depth :])
+        coefficients = self.tail.input_gradient(deltas[0])
+        apply_mask(coefficients, masks[0])
+        return coefficients
 
     def _push(self, k: int, parts: Sequence[_Directions], block: Block) -> None:
         """Backprop of the directions whose walls are in layer k."""
@@ -250,6 +297,8 @@ class _Worker(Observer):
         rivals = np.concatenate(others) if others else None
         positions = np.concatenate(places) if places else None
         passes = self.passes if positions is None else self.front.windows[k]
+        if positions is not None:
+            G = G[:, np.argsort(self.front.pixels[k])]
         widest = max(layer.numbers for layer in passes.layers[: max(1, k)])
         size = max(16, CACHE // (widest * self.job.dtype.itemsize))
         for here in runs(0, len(samples), size):
@@ -342,6 +391,15 @@ def _unit_weights(W, units, rivals, paired, masks, out):
         for j in range(W.shape[1]):
             weight = own[j] - other[j] if paired else own[j]
             out[r, j] = weight if masks[r, j] else 0
+
+
+@_jit
+def _add_to_patches(drows, samples, positions, channels, G):
+    """drows[sample, position, :, channel] += G."""
+    for r in range(len(G)):
+        target = drows[samples[r], positions[r]]
+        for j in range(G.shape[1]):
+            target[j, channels[r]] += G[r, j]
 
 
 @_jit

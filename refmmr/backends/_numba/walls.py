@@ -30,6 +30,7 @@ class Job:
         self.dtype = np.result_type(X, *(W for W, _ in net.parameters))
         self.p = p
         self.layout = Layout(net, self.dtype)
+        self.front = make_front(self.layout)
         self.n_classes, self.n_hidden = net.n_classes, net.n_hidden
         self.depth = len(self.layout.layers)
         # User's order: all channels of a position lie apart, see `Layout.units`.
@@ -37,7 +38,7 @@ class Job:
         self.ends = np.cumsum([0, *sizes], dtype=int)
         self.first_norms = np.zeros((1, 0), self.dtype)
         if sizes:
-            rows = make_front(self.layout).patches(0)
+            rows = self.front.patches(0)
             self.first_norms = self.layout.units(0, self.norms(0, rows).reshape(1, -1))
 
     def norms(self, k: int, rows: np.ndarray) -> np.ndarray:
@@ -72,7 +73,7 @@ class Observer:
     def __init__(self, job: Job) -> None:
         self.job, self.layout = job, job.layout
         self.passes = job.layout.passes()
-        self.front = make_front(job.layout)
+        self.front = job.front.copy()
         self.buffers = self.passes.buffers
 
     def look(self, X: np.ndarray, y: np.ndarray) -> Block:
@@ -101,15 +102,16 @@ class Observer:
             )
 
     def _samples_at_once(self) -> int:
+        """As many as fit into the cache with their rows; convolutions' rows weigh most."""
         layers = self.layout.layers
         d = layers[0].inputs
         numbers = (self.job.n_classes - 1) * (d + layers[-1].inputs)
         for k in range(1, self.job.depth - 1):
             if k < self.layout.n_convs:
-                numbers += self.front.patches(0)[0].size  # a lower bound; patches grow with k
+                numbers += layers[k].outputs * len(self.front.pixels[k])
             else:
                 numbers += layers[k].outputs * (d + layers[k].inputs)
-        return max(1, 2 * CACHE // (numbers * self.job.dtype.itemsize))
+        return max(1, 4 * CACHE // (numbers * self.job.dtype.itemsize))
 
     def _rows(self, masks, y):
         """Rows of the hidden layers behind the first, and of all pairs of classes."""

@@ -1,0 +1,22 @@
+"""CuPy twins of the hot paths, for one CUDA device.
+
+Matrix products are cuBLAS's; `kernels.cu` has the rest.  Arrays of the host are moved to the device
+and back; arrays of the device stay there.
+"""
+
+from refmmr.backends._cupy import adam, attacks, distances, loss, mmr, regions
+from refmmr.backends._cupy.arrays import to_device, to_host
+from refmmr.backends._cupy.network import device_network, host_network
+
+__all__ = [
+    "adam",
+    "attacks",
+    "device_network",
+    "distances",
+    "host_network",
+    "loss",
+    "mmr",
+    "regions",
+    "to_device",
+    "to_host",
+]

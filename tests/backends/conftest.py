@@ -1,0 +1,59 @@
+"""CuPy for the tests: the real one on a GPU, and everywhere a stand-in that knows its rules."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from refmmr import _backend, backends
+
+
+def _load_standin():
+    path = Path(__file__).with_name("standin.py")
+    spec = importlib.util.spec_from_file_location("refmmr_tests_standin", path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def standin(tmp_path_factory):
+    """The stand-in's source, `standin.py`; skips without a C++ compiler to run kernels with."""
+    loaded = _load_standin()
+    if loaded.compiler() is None:
+        pytest.skip("needs a C++ compiler (g++ or c++) to run CUDA kernels on the host")
+    loaded.RawModule.folder = tmp_path_factory.mktemp("kernels")
+    return loaded
+
+
+@pytest.fixture(scope="module", params=["stand-in", "GPU"])
+def cupy(request):
+    """The module ``cupy``, with the backend loaded on it; all of it is gone afterwards."""
+    if request.param == "stand-in":
+        made = request.getfixturevalue("standin").module()
+        with pytest.MonkeyPatch.context() as patch:
+            _forget()
+            patch.setitem(sys.modules, "cupy", made)
+            backends.load("cupy", "backend")
+            yield made
+            _forget()
+    else:
+        error = backends.problem("cupy")
+        if error is not None:
+            pytest.skip(str(error))
+        backends.load("cupy", "backend")
+        yield importlib.import_module("cupy")
+        _forget()
+
+
+def _forget():
+    """Unload the backend and its twins, so that no other test meets them."""
+    name = backends.MODULES["cupy"].module
+    for loaded in [*sys.modules]:
+        if loaded == name or loaded.startswith(f"{name}."):
+            del sys.modules[loaded]
+    parent, _, child = name.rpartition(".")
+    vars(sys.modules[parent]).pop(child, None)
+    _backend._twins.pop("cupy", None)

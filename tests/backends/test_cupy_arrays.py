@@ -1,0 +1,222 @@
+"""Arrays in, arrays of the same kind out; nothing goes to the host on the way."""
+
+import numpy as np
+import pytest
+
+import refmmr as rm
+from refmmr import _validate
+from refmmr._backend import kernel
+from refmmr.reference import loss
+
+MARGINS = {"gamma_b": 0.5, "gamma_d": 1.5, "k_b": 9}
+CALLS = {
+    "logits": lambda net, X, y: net(X),
+    "predict": lambda net, X, y: net.predict(X),
+    "activation_pattern": lambda net, X, y: net.activation_pattern(X),
+    "distances": lambda net, X, y: rm.distances(net, X, y, p=1),
+    "distances in a box": lambda net, X, y: rm.distances(net, X, y, p=2, box=(0, 1)),
+    "mmr": lambda net, X, y: rm.mmr(net, X, y, p=2, **MARGINS),
+    "mmr_gradient": lambda net, X, y: rm.mmr_gradient(net, X, y, p=np.inf, **MARGINS),
+    "loss_gradient": lambda net, X, y: kernel(loss.loss_gradient)(net, X, y),
+    "pgd": lambda net, X, y: rm.pgd(net, X, y, p=1, eps=0.5, steps=3),
+    "pgd from random starts": lambda net, X, y: rm.pgd(
+        net, X, y, p=np.inf, eps=0.1, steps=2, restarts=3, keep="last"
+    ),
+}
+
+
+def arrays(value):
+    """All arrays in a result, and its numbers."""
+    if isinstance(value, (tuple, list)):
+        return [array for part in value for array in arrays(part)]
+    return [value]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    net = rm.Network.lenet_small((1, 6, 7), 3, rng=0)
+    rng = np.random.default_rng(0)
+    return net, rng.random((5, 1, 6, 7)), rng.integers(3, size=5)
+
+
+@pytest.fixture(params=CALLS)
+def call(request):
+    return CALLS[request.param]
+
+
+def test_host_in_host_out(cupy, problem, call):
+    expected = call(*problem)
+    with rm.use_backend("cupy"):
+        found = call(*problem)
+    assert isinstance(found, type(expected))
+    for ours, theirs in zip(arrays(found), arrays(expected), strict=True):
+        assert type(ours) is type(theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_device_in_device_out(cupy, problem, call):
+    net, X, y = problem
+    expected = call(net, X, y)
+    with rm.use_backend("cupy"):
+        found = call(net, cupy.asarray(X), cupy.asarray(y))
+    assert isinstance(found, type(expected)) or isinstance(expected, np.ndarray)
+    for ours, theirs in zip(arrays(found), arrays(expected), strict=True):
+        assert isinstance(ours, cupy.ndarray if isinstance(theirs, np.ndarray) else float)
+        np.testing.assert_allclose(_validate.on_host(ours), theirs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name", ["logits", "distances", "mmr", "mmr_gradient", "loss_gradient", "pgd"]
+)
+def test_only_single_numbers_go_to_the_host(cupy, standin, problem, name):
+    if cupy.ndarray is not standin.ndarray:
+        pytest.skip("only the stand-in counts what goes to the host")
+    net, X, y = problem
+    with rm.use_backend("cupy"):
+        there = net, cupy.asarray(X), cupy.asarray(y)
+        standin.transfers.clear()
+        CALLS[name](*there)
+    assert max(standin.transfers, default=0) <= 1
+
+
+def test_a_network_on_the_device(cupy, problem):
+    from refmmr.backends import _cupy
+
+    net, X, y = problem
+    there = _cupy.device_network(net)
+    assert all(isinstance(a, cupy.ndarray) for pair in there.parameters for a in pair)
+    with rm.use_backend("cupy"):
+        value, gradients = rm.mmr_gradient(there, X, y, p=2, **MARGINS)
+    expected, _ = rm.mmr_gradient(net, X, y, p=2, **MARGINS)
+    assert value == pytest.approx(expected, rel=1e-9)
+    assert all(isinstance(a, cupy.ndarray) for pair in gradients for a in pair)
+    back = _cupy.host_network(there)
+    for ours, theirs in zip(back.parameters, net.parameters, strict=True):
+        for array, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(array, other)
+
+
+def test_networks_on_the_device_share_their_weights(cupy, problem):
+    from refmmr.backends import _cupy
+
+    net, *_ = problem
+    there = _cupy.device_network(net)
+    again = _cupy.device_network(there)
+    there.parameters[-1][1][...] = 7.0
+    np.testing.assert_array_equal(cupy.asnumpy(again.parameters[-1][1]), 7)
+    assert not (net.parameters[-1][1] == 7).any()
+
+
+def test_weights_may_lie_column_by_column(cupy, problem):
+    net, X, y = problem
+    turned = [(np.asfortranarray(W), b) for W, b in net.parameters]
+    expected = rm.distances(net, X, y).decision
+    with rm.use_backend("cupy"):
+        found = rm.distances(net.with_parameters(turned), X[:, :, ::-1][:, :, ::-1], y).decision
+        there = rm.distances(net, cupy.asarray(np.asfortranarray(X)), y).decision
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    np.testing.assert_allclose(cupy.asnumpy(there), expected, rtol=1e-9)
+
+
+def test_dtypes_are_widened_together(cupy, problem):
+    net, X, y = problem
+    with rm.use_backend("cupy"):
+        d = rm.distances(net.astype(np.float32), X, y)
+        assert d.boundary.dtype == np.float64
+        d = rm.distances(net, X.astype(np.float32), y)
+        assert d.boundary.dtype == np.float64
+        d = rm.distances(net.astype(np.float32), X.astype(np.float32), y)
+        assert d.boundary.dtype == np.float32
+
+
+def test_other_backends_say_so(cupy, problem):
+    net, X, y = problem
+    with pytest.raises(TypeError, match=r'X: expected an array on the host.*set_backend\("cupy"\)'):
+        rm.distances(net, cupy.asarray(X), y)
+    with pytest.raises(TypeError, match=r"y: expected an array on the host"):
+        rm.distances(net, X, cupy.asarray(y))
+
+
+def test_some_things_are_done_on_the_host_alone(cupy, problem):
+    net, X, _ = problem
+    with rm.use_backend("cupy"):
+        with pytest.raises(TypeError, match=r"x: expected an array on the host.*\.get\(\)"):
+            rm.linear_region(net, cupy.asarray(X[0]))
+        with pytest.raises(TypeError, match="W: expected an array on the host"):
+            rm.Linear(cupy.asarray([[1.0]]), [0])
+
+
+def test_bad_arrays_on_the_device(cupy, problem):
+    net, X, y = problem
+    with rm.use_backend("cupy"):
+        bad = X.copy()
+        bad[2, 0, 1, 3] = np.nan
+        with pytest.raises(
+            ValueError, match=r"X: expected finite .* got nan at index \(2, 0, 1, 3\)"
+        ):
+            net(cupy.asarray(bad))
+        with pytest.raises(ValueError, match=r"X: expected shape \(n, 1, 6, 7\)"):
+            net(cupy.asarray(X[0]))
+        with pytest.raises(ValueError, match="y: expected classes 0 to 2, got 3"):
+            rm.distances(net, X, cupy.asarray(np.where(y == 2, 3, y)))
+        with pytest.raises(
+            ValueError, match=r"sample 0 with values from .* for a box from 0 to 0\.5"
+        ):
+            rm.pgd(net, cupy.asarray(X), y, p=2, eps=0.1, box=(0, 0.5))
+        with pytest.raises(TypeError, match="y: expected integer class indices, got dtype float64"):
+            rm.distances(net, X, cupy.asarray(y * 1.0))
+
+
+def test_integers_are_inputs_too(cupy, problem):
+    net, X, _ = problem
+    zeros = np.zeros(X.shape, int)
+    with rm.use_backend("cupy"):
+        found = net(cupy.asarray(zeros))
+    np.testing.assert_allclose(cupy.asnumpy(found), net(zeros), atol=1e-12)
+
+
+def test_training_step_on_the_device(cupy, problem):
+    """All that `fit` does with a batch, on arrays that stay on the device."""
+    from refmmr.backends import _cupy
+    from refmmr.reference import adam, attacks, mmr
+
+    net, X, y = problem
+    results = []
+    for backend in ("numpy", "cupy"):
+        put = _cupy.to_device if backend == "cupy" else np.array
+        with rm.use_backend(backend):
+            place = _cupy.device_network if backend == "cupy" else _cupy.host_network
+            trained = place(net.with_parameters(net.parameters))
+            optimiser = adam.Adam(trained.parameters, kernel(adam.update))
+            inputs, labels, box = (
+                put(X),
+                put(y),
+                (put(np.zeros(X.shape[1:])), put(np.ones(X.shape[1:]))),
+            )
+            for _ in range(3):
+                Z = kernel(attacks.pgd)(trained, inputs, labels, 2, 0.3, 2, 0.2, box, inputs, True)
+                _, gradients = kernel(loss.loss_gradient)(trained, Z, labels)
+                _, more = kernel(mmr.mmr_gradient)(trained, Z, labels, 2, 0.5, 1.5, 9, 3)
+                total = [(a + b, c + d) for (a, c), (b, d) in zip(gradients, more, strict=True)]
+                optimiser.step(total, 0.01)
+        results.append(_cupy.host_network(trained).parameters)
+    for pair, other in zip(*results, strict=True):
+        for array, expected in zip(pair, other, strict=True):
+            np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["plain", "mmr+at"])
+def test_fit_trains_on_the_device(cupy, problem, scheme, tmp_path):
+    net, X, y = problem
+    options = {"p": 2, "eps": 0.2, "lam": 0.5, "gamma": 0.3, "epochs": 2, "batch_size": 2}
+    options |= {"pgd_steps": 2, "validation": (X, y)}
+    expected, history = rm.fit(net, X, y, scheme, **options)
+    with rm.use_backend("cupy"):
+        for there in (X, cupy.asarray(X)):
+            file = tmp_path / "checkpoint.npz" if there is X else None
+            found, heard = rm.fit(net, there, y, scheme, checkpoint=file, **options)
+            for ours, theirs in zip(found.parameters, expected.parameters, strict=True):
+                for array, other in zip(ours, theirs, strict=True):
+                    assert isinstance(array, np.ndarray)
+                    np.testing.assert_allclose(array, other, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(heard["loss"], history["loss"], rtol=1e-6)

@@ -4,16 +4,20 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 TORCH ?= torch==2.13.0
+CUPY ?= cupy-cuda12x==14.2.0
+NVRTC ?= nvidia-cuda-nvrtc-cu12==12.9.86
 LOCK_FLAGS ?=
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV_VENV := build/uv
+NVRTC_VENV := build/nvrtc
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-torch pytest lint format types lock bench-mnist clean
+.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock bench bench-mnist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +39,10 @@ test-torch: export MPLBACKEND = Agg
 test-torch: $(VENV)/.torch-ready ## install PyTorch into .venv and run the tests that need it
 	$(BIN)/pytest -m torch $(PYTEST_ARGS)
 
+# In an environment of its own: with CuPy in .venv the tests of "not installed" would not run.
+test-nvrtc: $(NVRTC_VENV)/.ready ## compile the CUDA source with NVRTC, no GPU needed
+	$(NVRTC_VENV)/bin/pytest tests/optional/test_nvrtc.py tests/optional/test_cupy_api.py
+
 lint: $(READY) ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,6 +53,10 @@ format: $(READY) ## fix what ruff can fix, then format
 
 types: $(READY) ## check the types
 	$(BIN)/mypy
+
+bench: $(VENV)/.torch-ready ## time every backend and its rivals in PyTorch (REFMMR_DATA: folder of the data sets)
+	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
+	$(BIN)/python benchmarks/backends.py $(BENCH_ARGS)
 
 bench-mnist: $(READY) ## train and certify FC1 on MNIST (REFMMR_DATA: folder of the data sets)
 	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
@@ -78,6 +90,13 @@ $(READY): $(VENV)/.locked pyproject.toml
 
 $(VENV)/.torch-ready: $(READY)
 	$(BIN)/python -m pip install --disable-pip-version-check "$(TORCH)"
+	@touch $@
+
+$(NVRTC_VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear $(NVRTC_VENV)
+	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(CUPY)" "$(NVRTC)"
+	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(UV_VENV)/.ready:

@@ -92,7 +92,7 @@ class Kernel(Generic[P, R]):
 
 
 def kernel(reference: Callable[P, R]) -> Kernel[P, R]:
-    """Make the function that users' calls go through; `support` lists it from then on."""
+    """Make the function that users' calls go through; `kernels` lists it from then on."""
     made = Kernel(reference)
     if made.name not in _kernels:
         _kernels.append(made.name)
@@ -109,9 +109,9 @@ def implements(backend: str, reference: Callable[..., Any]) -> Callable[[Callabl
     return register
 
 
-def support() -> dict[str, dict[str, bool]]:
-    """For each kernel, which of the loaded backends have a twin of it."""
-    return {name: {b: name in twins for b, twins in _twins.items()} for name in sorted(_kernels)}
+def kernels() -> list[str]:
+    """Names of the reference functions behind all kernels made so far."""
+    return sorted(_kernels)
 
 
 def _known() -> list[str]:

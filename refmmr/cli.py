@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import sys
@@ -15,8 +16,9 @@ import click
 import numpy as np
 
 import refmmr as rm
-from refmmr import datasets
-from refmmr._backend import available_backends, get_backend, set_backend
+from refmmr import backends, datasets
+from refmmr._backend import get_backend, kernels, set_backend
+from refmmr.backends import support, threads
 from refmmr.training import SCHEMES
 
 INTERRUPTED = 130
@@ -286,19 +288,33 @@ def regions(model: Path, data: str, points: tuple[int, int, int], color: str, ou
 @main.command()
 @BACKEND
 def info() -> None:
-    """Print versions, the backends here, and where data is looked for."""
+    """Print versions, backends, devices, kernels, and where data is looked for."""
     click.echo(f"refmmr {rm.__version__}, Python {platform.python_version()}")
     for package in ("numpy", "matplotlib", "scikit-learn", "tqdm", "click"):
-        try:
-            click.echo(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            click.echo(f"{package} is not installed")
-    click.echo(f"backend {get_backend()} of {', '.join(available_backends())}")
+        click.echo(_version(package))
+    click.echo(f"backend {get_backend()}, {threads.get_threads()} threads")
+    click.echo("  numpy: the reference")
+    for name in backends.MODULES:
+        error = backends.problem(name)
+        click.echo(f"  {name}: {backends.describe(name) if error is None else error}")
+    click.echo("kernels")
+    importlib.import_module("refmmr.training")  # the last module that makes any
+    rows = support.table(kernels())
+    width = max(len(row[0]) for row in rows)
+    for kernel, *marks in rows:
+        click.echo(f"  {kernel:<{width}}  " + "  ".join(f"{mark:<5}" for mark in marks).rstrip())
     folder = os.environ.get("REFMMR_DATA")
     click.echo(f"REFMMR_DATA {folder or 'is not set'}")
     for name in ("mnist", "fashion-mnist"):
         there = folder is not None and Path(folder, name).is_dir()
         click.echo(f"  {name}: {'found' if there else 'not found'}")
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} is not installed"
 
 
 def _check_fit(net: rm.Network, points: datasets.Dataset) -> None:

@@ -141,6 +141,16 @@ class DecisionBoundary(NamedTuple):
     classes: np.ndarray  # (m, 2): the two classes, the smaller first
 
 
+def _areas(polygons: list[np.ndarray]) -> np.ndarray:
+    """Areas of polygons, those with as many corners together."""
+    sizes = np.array([len(corners) for corners in polygons])
+    areas = np.empty(len(polygons))
+    for size in np.unique(sizes):
+        same = np.flatnonzero(sizes == size)
+        areas[same] = _regions.area(np.stack([polygons[i] for i in same]))
+    return np.maximum(areas, 0)
+
+
 class RegionComplex:
     """All linear regions of a network in a plane domain.
 
@@ -160,7 +170,7 @@ class RegionComplex:
         self.net, self.domain, self._cells = net, domain, cells
         self.patterns = np.array([cell.pattern for cell in cells])
         self.vertices = [cell.corners for cell in cells]
-        self.areas = np.array([max(0.0, float(_regions.area(v))) for v in self.vertices])
+        self.areas = _areas(self.vertices)
 
     def __len__(self) -> int:
         return len(self._cells)

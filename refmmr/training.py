@@ -260,7 +260,7 @@ class _Plan:
             *(self.box or ()),
             *(a for pair in net.parameters for a in pair),
         ):
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(check.on_host(array)).tobytes())
         return digest.hexdigest()
 
 

@@ -44,6 +44,18 @@ def problem(name: str) -> Exception | None:
     return None
 
 
+def describe(name: str) -> str:
+    """Version of a backend's package that can run here, and its devices."""
+    package = importlib.import_module(MODULES[name].package)
+    if name != "cupy":
+        return f"{name} {package.__version__}"
+    runtime = package.cuda.runtime
+    devices = [
+        runtime.getDeviceProperties(i)["name"].decode() for i in range(runtime.getDeviceCount())
+    ]
+    return f"{name} {package.__version__}, CUDA {runtime.runtimeGetVersion()}, {devices}"
+
+
 def transfer(name: str) -> tuple[Transfer, Transfer]:
     """Functions that bring an array to where a backend computes, and back to NumPy."""
     if name != "cupy":

@@ -119,13 +119,15 @@ def certify(
     >>> certificates.lower.round(6), certificates.exact
     (array([0.8]), array([ True]))
     """
-    X = check.check_inputs(net, X).astype(np.float64)
+    X = check.check_inputs(net, X, device=False).astype(np.float64)
     net = net.astype(np.float64)
     check.check_classes(net)
     p = check.check_p(p)
     limits = check.check_box(box, X)
     check.check_choice("method", method, METHODS)
-    labels = net.predict(X) if y is None else check.check_labels(y, len(X), net.n_classes)
+    labels = (
+        net.predict(X) if y is None else check.check_labels(y, len(X), net.n_classes, device=False)
+    )
     parts = []
     disable = None if progress is None else not progress
     with tqdm(total=len(X), desc=f"certify, {method}", unit="point", disable=disable) as bar:

@@ -132,8 +132,8 @@ def robust_error(
     >>> result.test_error, result.lower_bound, result.upper_bound
     (0.0, 0.5, 0.5)
     """
-    X = check.check_inputs(net, X).astype(np.float64)
-    y = check.check_labels(y, len(X), net.n_classes)
+    X = check.check_inputs(net, X, device=False).astype(np.float64)
+    y = check.check_labels(y, len(X), net.n_classes, device=False)
     eps = check.check_number("eps", eps)
     check.check_count("pgd_steps", pgd_steps, 1)
     check.check_count("restarts", restarts, 1)

@@ -127,7 +127,7 @@ def _water_level(speed, reach, need, p):
     coordinates by the level at which they stop; before the i-th stops, those in front of it have
     gained all they can (`filled`) and the rest gain at a common `rate`.
     """
-    pace = speed if p == 2 else np.where(speed > 0, 1, 0)
+    pace = speed if p == 2 else (speed > 0).astype(speed.dtype)
     moving = speed > 0
     stop = np.where(moving, reach / np.where(moving, pace, 1), 0)
     order = np.argsort(stop, axis=-1)

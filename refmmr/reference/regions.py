@@ -188,10 +188,10 @@ def _side(corners, walls, values, keep, wall):
     return corners[kept], np.where(leaves, wall, walls[kept]), values[kept]
 
 
-def area(corners: np.ndarray) -> np.floating:
-    """Area of a polygon, counter-clockwise: half the sum of the cross products of its edges."""
-    x, y = (corners - corners[0]).T
-    return (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2
+def area(corners: np.ndarray) -> np.ndarray:
+    """Areas of polygons, (..., m, 2) to (...): half the sum of the cross products of edges."""
+    x, y = np.moveaxis(corners - corners[..., :1, :], -1, 0)
+    return (x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1) / 2
 
 
 class ClassPiece(NamedTuple):

@@ -19,7 +19,7 @@ from refmmr.reference.network import Network
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
-CACHE = 2**20
+CACHE = 2**21
 """Bytes of rows or directions that are handled at a time."""
 
 

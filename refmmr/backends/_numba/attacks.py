@@ -11,7 +11,7 @@ import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.passes import Layout
+from refmmr.backends._numba.passes import Dense, Layout
 from refmmr.reference import attacks as reference
 from refmmr.reference.network import Network
 
@@ -37,6 +37,9 @@ def pgd(
     """Twin of `refmmr.reference.attacks.pgd`."""
     dtype = np.result_type(X, *(W for W, _ in net.parameters))
     layout = Layout(net, dtype)
+    for layer in layout.layers:
+        if isinstance(layer, Dense):
+            layer.repeat()
     flat, found = layout.inputs(X), layout.inputs(start).copy()
     everywhere = (np.full(1, -np.inf), np.full(1, np.inf))
     lo, hi = (
@@ -94,85 +97,96 @@ def _odds_gradient(logits, y, dlogits, z, best, best_margin):
 @_jit
 def _step(x, z, gradient, p, step_size, eps, lo, hi, scratch):
     """One step in the direction of steepest ascent, back into the ball and the box."""
+    zero = x.dtype.type(0)
     step_size, eps = x.dtype.type(step_size), x.dtype.type(eps)
     for n in range(len(x)):
         g, point, center = gradient[n], z[n], x[n]
-        largest = g.dtype.type(0)
         for j in range(len(g)):
             # Forget the coordinates that climb out of the box.
-            if (point[j] <= lo[j] and g[j] < 0) or (point[j] >= hi[j] and g[j] > 0):
-                g[j] = 0
-            largest = max(largest, abs(g[j]))
-        if largest > 0:
-            _move(g, point, p, step_size, largest)
-        _project(center, point, p, eps, scratch)
+            slope, at = g[j], point[j]
+            stuck = ((at <= lo[j]) & (slope < 0)) | ((at >= hi[j]) & (slope > 0))
+            g[j] = zero if stuck else slope
+        if p == 2:
+            scale = x.dtype.type(step_size * _inverse_length(g))
+            for j in range(len(g)):
+                point[j] += scale * g[j]
+        elif p == 1:
+            _sparse_step(g, point, step_size)
+        else:
+            for j in range(len(g)):
+                slope = g[j]
+                point[j] += step_size if slope > 0 else (-step_size if slope < 0 else zero)
         for j in range(len(g)):
-            point[j] = min(max(point[j], lo[j]), hi[j])
+            g[j] = point[j] - center[j]  # from here on g is the way from the center
+        factor, threshold = x.dtype.type(1), zero
+        if p == 2:
+            factor = x.dtype.type(min(1.0, eps * _inverse_length(g)))
+        elif p == 1:
+            threshold = _l1_threshold(g, eps, scratch)
+        else:
+            for j in range(len(g)):
+                delta = g[j]
+                delta = delta if delta < eps else eps
+                g[j] = delta if delta > -eps else -eps
+        for j in range(len(g)):
+            delta = g[j]
+            if p == 1:
+                size = max(zero, abs(delta) - threshold)
+                delta = size if delta > 0 else -size
+            at, low, high = center[j] + factor * delta, lo[j], hi[j]
+            at = at if at > low else low
+            point[j] = at if at < high else high
 
 
 @_jit
-def _move(g, point, p, step_size, largest):
-    """Add a step of l_p length `step_size`; g / largest has no square that underflows."""
-    if p == 2:
-        total, scale = g.dtype.type(0), 1 / largest
-        for j in range(len(g)):
-            total += (g[j] * scale) * (g[j] * scale)
-        scale *= step_size / np.sqrt(total)
-        for j in range(len(g)):
-            point[j] += scale * g[j]
-    elif p == 1:
-        count = g.dtype.type(0)
-        for j in range(len(g)):
-            count += abs(g[j]) == largest
-        for j in range(len(g)):
-            if abs(g[j]) == largest:
-                point[j] += step_size * np.sign(g[j]) / count
-    else:
-        for j in range(len(g)):
-            point[j] += step_size * np.sign(g[j])
+def _inverse_length(g):
+    """1 / ||g||_2, 0 for g = 0; no square of it overflows or vanishes."""
+    total = 0.0
+    for j in range(len(g)):
+        total += np.float64(g[j]) * np.float64(g[j])
+    if 1e-200 < total < 1e200:
+        return 1 / np.sqrt(total)
+    largest = 0.0
+    for j in range(len(g)):
+        largest = max(largest, abs(np.float64(g[j])))
+    if largest == 0:
+        return 0.0
+    total = 0.0
+    for j in range(len(g)):
+        total += (g[j] / largest) * (g[j] / largest)
+    return 1 / np.sqrt(total) / largest
 
 
 @_jit
-def _project(center, point, p, eps, scratch):
-    """Bring a point into the ball; it keeps its place if it is inside."""
-    if p == 2:
-        largest = point.dtype.type(0)
-        for j in range(len(point)):
-            largest = max(largest, abs(point[j] - center[j]))
-        if largest == 0:
-            return
-        total = point.dtype.type(0)
-        for j in range(len(point)):
-            part = (point[j] - center[j]) / largest
-            total += part * part
-        factor = min(point.dtype.type(1), eps / (np.sqrt(total) * largest))
-        for j in range(len(point)):
-            point[j] = center[j] + (point[j] - center[j]) * factor
-    elif p == 1:
-        threshold = _l1_threshold(center, point, eps, scratch)
-        for j in range(len(point)):
-            delta = point[j] - center[j]
-            point[j] = center[j] + np.sign(delta) * max(point.dtype.type(0), abs(delta) - threshold)
-    else:
-        for j in range(len(point)):
-            point[j] = center[j] + min(max(point[j] - center[j], -eps), eps)
+def _sparse_step(g, point, step_size):
+    """The largest coordinate alone; those that share the largest size share the step."""
+    largest, count = g.dtype.type(0), g.dtype.type(0)
+    for j in range(len(g)):
+        largest = max(largest, abs(g[j]))
+    if largest == 0:
+        return
+    for j in range(len(g)):
+        count += abs(g[j]) == largest
+    for j in range(len(g)):
+        if abs(g[j]) == largest:
+            point[j] += step_size / count if g[j] > 0 else -step_size / count
 
 
 @_jit
-def _l1_threshold(center, point, eps, sizes):
+def _l1_threshold(delta, eps, sizes):
     """By how much all sizes shrink, so that they add up to eps (0 if they do not exceed it).
 
     Start with all of them and drop those that the threshold would make 0, until none is left.
     """
-    total, count = point.dtype.type(0), len(point)
-    for j in range(len(point)):
-        sizes[j] = abs(point[j] - center[j])
+    total, count = delta.dtype.type(0), len(delta)
+    for j in range(len(delta)):
+        sizes[j] = abs(delta[j])
         total += sizes[j]
     if total <= eps:
-        return point.dtype.type(0)
+        return delta.dtype.type(0)
     while True:
         threshold = (total - eps) / count
-        total, kept = point.dtype.type(0), 0
+        total, kept = delta.dtype.type(0), 0
         for j in range(count):
             if sizes[j] > threshold:
                 sizes[kept] = sizes[j]

@@ -78,6 +78,11 @@ class Dense:
         self.W, self.b = np.ascontiguousarray(W), np.ascontiguousarray(b)
         self.outputs, self.inputs = W.shape
         self.numbers = self.outputs
+        self._columns = self.W.T
+
+    def repeat(self) -> None:
+        """Prepare for many products: small ones are quicker with the columns side by side."""
+        self._columns = np.ascontiguousarray(self.W.T)
 
     def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
         """What the product reads: x itself."""
@@ -85,7 +90,7 @@ class Dense:
 
     def linear(self, read: np.ndarray, out: np.ndarray) -> None:
         """``W x`` of each row: (n, inputs) to (n, outputs)."""
-        np.matmul(read, self.W.T, out=out)
+        np.matmul(read, self._columns, out=out)
 
     def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
         """``W^T g`` of each row: (n, outputs) to (n, inputs)."""

@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import numpy as np
 from threadpoolctl import threadpool_info
@@ -22,6 +23,7 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "refmmr": version("refmmr"),
+        **{name: version(name) for name in ("numba", "torch") if find_spec(name)},
     }
 
 

@@ -51,14 +51,16 @@ def set_threads(n: int | None) -> None:
 def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None:
     """Call ``work(start, stop, *args)`` on runs that make up ``range(n)``, a thread each.
 
-    `least` is the length of run below which a thread of its own does not pay.
+    BLAS has one thread meanwhile, in each of them.  `least` is the length of run below which a
+    thread of its own does not pay.
     """
     parts = max(1, min(get_threads(), n // least))
-    if parts == 1:
-        work(0, n, *args)
-        return
     ends = [n * i // parts for i in range(parts + 1)]
     with _one_blas_thread():
+        if parts == 1:
+            # Too little for two threads is too little for two threads of BLAS.
+            work(0, n, *args)
+            return
         # The first run is done here; waiting for it costs nothing.
         others = [
             _pool(parts - 1).submit(work, start, stop, *args) for start, stop in pairwise(ends[1:])

@@ -68,7 +68,7 @@ def pgd(
             _odds_gradient(passes.forward(z).logits, y, dlogits, z, best, best_margin)
             z[:] = best
 
-    threads.spread(part, len(X), least=8)
+    threads.spread(part, len(X), least=max(8, layout.least(2 * steps)))
     return layout.outside(found)
 
 

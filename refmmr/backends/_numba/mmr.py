@@ -67,7 +67,7 @@ def distances(
                     boundary[:], decision[:] = observer.in_box(walls, labels[here], sides)
                 decision[np.arange(len(decision)), labels[here]] = np.inf
 
-    threads.spread(part, len(X), least=4)
+    threads.spread(part, len(X), least=job.least)
     return result
 
 
@@ -92,7 +92,7 @@ def mmr(
             for here, walls in observer.walls(observer.look(X[rows], y[rows])):
                 _pick(walls, (gamma_b, gamma_d), (k_b, k_d), terms[:, rows][:, here])
 
-    threads.spread(part, len(X), least=4)
+    threads.spread(part, len(X), least=job.least)
     boundary, decision = terms
     return MMR(boundary + decision, boundary, decision)
 
@@ -120,7 +120,7 @@ def mmr_gradient(
         worker.front.finish(worker.sums)
         parts[start] = worker.sums
 
-    threads.spread(part, len(X), least=4)
+    threads.spread(part, len(X), least=job.least)
     # In the order of the samples, so that the same threads give the same bits.
     first, *others = (parts[start] for start in sorted(parts))
     for other in others:

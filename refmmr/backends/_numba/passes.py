@@ -25,6 +25,10 @@ from refmmr.reference.network import Gradients, Network
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
+THREAD = 3 * 10**7
+"""Products below which a thread of its own costs more than it brings."""
+
+
 class Geometry(NamedTuple):
     """Sizes of a convolution, for the kernels."""
 
@@ -77,7 +81,7 @@ class Dense:
     def __init__(self, W: np.ndarray, b: np.ndarray) -> None:
         self.W, self.b = np.ascontiguousarray(W), np.ascontiguousarray(b)
         self.outputs, self.inputs = W.shape
-        self.numbers = self.outputs
+        self.numbers, self.products = self.outputs, W.size
         self._columns = self.W.T
 
     def repeat(self) -> None:
@@ -112,6 +116,7 @@ class Conv:
         self.W, self.b, self.geometry = np.ascontiguousarray(W), np.ascontiguousarray(b), geometry
         self.inputs, self.outputs = geometry.inputs, geometry.positions * len(W)
         self.numbers = max(self.outputs, geometry.positions * geometry.window)
+        self.products = self.W.size * geometry.positions
 
     def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
         """What each output pixel looks at: (n, inputs) to (n * positions, window)."""
@@ -281,6 +286,11 @@ class Layout:
     def passes(self) -> Passes:
         """A runner with memory of its own."""
         return Passes(self.layers, self.dtype)
+
+    def least(self, passes: int) -> int:
+        """Samples that are worth a thread, if each goes through the network so many times."""
+        products = sum(layer.products for layer in self.layers)
+        return max(1, THREAD // (products * passes))
 
     def inputs(self, X: np.ndarray) -> np.ndarray:
         """A user's ``(n, *input_shape)`` as (n, d) in the order of the passes."""

@@ -31,7 +31,7 @@ def logits(net: Network, X: np.ndarray) -> np.ndarray:
             here = slice(begin, min(begin + BLOCK, stop))
             result[here] = passes.forward(layout.inputs(X[here])).logits
 
-    threads.spread(part, len(X), least=BLOCK)
+    threads.spread(part, len(X), least=max(BLOCK, layout.least(1)))
     return result
 
 
@@ -50,7 +50,7 @@ def activation_pattern(net: Network, X: np.ndarray) -> np.ndarray:
                 result[here, unit : unit + mask.shape[1]] = layout.units(k, mask)
                 unit += mask.shape[1]
 
-    threads.spread(part, len(X), least=BLOCK)
+    threads.spread(part, len(X), least=max(BLOCK, layout.least(1)))
     return result
 
 
@@ -71,7 +71,7 @@ def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gr
             passes.add_gradients(trail, passes.backward(delta, trail.masks), sums)
         parts[first] = sums
 
-    threads.spread(part, len(X), least=16)
+    threads.spread(part, len(X), least=max(16, layout.least(3)))
     # In the order of the samples, so that the same threads give the same bits.
     total, *others = (parts[first] for first in sorted(parts))
     for other in others:

@@ -36,6 +36,8 @@ class Job:
         # User's order: all channels of a position lie apart, see `Layout.units`.
         sizes = [layer.outputs for layer in self.layout.layers[:-1]]
         self.ends = np.cumsum([0, *sizes], dtype=int)
+        # A row of V is worth a pass; so is each class's way back.
+        self.least = max(4, self.layout.least(2 * net.n_classes))
         self.first_norms = np.zeros((1, 0), self.dtype)
         if sizes:
             rows = self.front.patches(0)

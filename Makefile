@@ -17,7 +17,7 @@ NVRTC_VENV := build/nvrtc
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock bench bench-mnist clean
+.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench bench-mnist clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ format: $(READY) ## fix what ruff can fix, then format
 
 types: $(READY) ## check the types
 	$(BIN)/mypy
+
+support-table: $(READY) ## write which kernel each backend has into docs/backends.md
+	$(BIN)/python -c 'import pathlib, refmmr.training; from refmmr import _backend; \
+		from refmmr.backends import support; support.write(pathlib.Path("docs/backends.md"), _backend.kernels())'
 
 bench: $(VENV)/.torch-ready ## time every backend and its rivals in PyTorch (REFMMR_DATA: folder of the data sets)
 	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }

@@ -7,6 +7,10 @@ from pathlib import Path
 
 from refmmr.backends import MODULES
 
+BEGIN = "<!-- kernels: written by make support-table -->"
+END = "<!-- end of kernels -->"
+"""Around the table in the docs."""
+
 
 def declared(backend: str) -> set[str]:
     """Names of the reference functions that a backend implements."""
@@ -50,3 +54,10 @@ def _in_file(file: Path, backend: str) -> list[str]:
         module, _, function = ast.unparse(node.args[1]).rpartition(".")
         found.append(f"{modules[module]}.{function}")
     return found
+
+
+def write(path: Path, kernels: list[str]) -> None:
+    """Write the table between its marks in a file of the docs."""
+    before, rest = path.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    path.write_text(f"{before}{BEGIN}\n\n{markdown(kernels)}\n{END}{after}", encoding="utf-8")

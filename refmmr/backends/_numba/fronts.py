@@ -246,18 +246,18 @@ class ConvFront(Front):
         _, positions, size, channels = patches.shape
         c, _, units = coefficients.shape
         rows = self.buffers.take(name, c, units, field.inputs)
-        columns = self.buffers.take("columns", field.inputs, units)
+        columns = self.buffers.take("columns", c, field.inputs, units)
+        columns[:] = 0
         coefficients = coefficients.reshape(c, positions, channels, units)
         # A group of positions at a time, so that the products stay in cache.
-        group = max(1, 2**17 // max(1, units * size))
+        group = max(1, 2**18 // max(1, units * size))
         for i in range(c):
-            columns[:] = 0
             for first in range(0, positions, group):
                 here = slice(first, first + group)
                 parts = self.buffers.take("parts", len(coefficients[i, here]), size, units)
                 np.matmul(patches[i % len(patches), here], coefficients[i, here], out=parts)
-                _add_patches(parts, first, pixels, columns, field)
-            _transpose(columns, rows[i])
+                _add_patches(parts, first, pixels, columns[i], field)
+        _transpose(columns, rows)
         return rows
 
 
@@ -422,9 +422,11 @@ def _add_patches(parts, first, pixels, columns, g):
 
 @_jit
 def _transpose(a, out):
-    """Transpose a into out, a square of 16 x 16 at a time."""
-    for i in range(0, a.shape[0], 16):
-        for j in range(0, a.shape[1], 16):
-            for k in range(j, min(j + 16, a.shape[1])):
-                for m in range(i, min(i + 16, a.shape[0])):
-                    out[k, m] = a[m, k]
+    """Transpose all a[n] into out[n], a square of 16 x 16 at a time."""
+    for n in range(a.shape[0]):
+        source, target = a[n], out[n]
+        for i in range(0, a.shape[1], 16):
+            for j in range(0, a.shape[2], 16):
+                for k in range(j, min(j + 16, a.shape[2])):
+                    for m in range(i, min(i + 16, a.shape[1])):
+                        target[k, m] = source[m, k]

@@ -56,24 +56,35 @@ class SecondLayer:
         for weights, block, out in self._blocks(masks, rows):
             np.matmul(block, weights, out=out)
 
-    def add_gradient(self, drows: np.ndarray, sums: list[np.ndarray], buffers: Buffers) -> None:
-        """Add to `sums`, one per block, what the patches of the last `multiply` feel."""
+    def add_gradient(self, drows: np.ndarray, total: np.ndarray, buffers: Buffers) -> None:
+        """Add to `total`, see `zeros`, what the patches of the last `multiply` feel."""
         masks = buffers.take("blocks", len(drows) * self._ends[-1])
-        for dweights, (weights, block, part) in zip(sums, self._blocks(masks, drows), strict=True):
-            dweights += np.matmul(block.T, part, out=buffers.take("dweights", *weights.shape))
+        dweights = buffers.take("dweights", total.size)
+        parts = self._split(dweights)
+        for (_, block, part), out in zip(self._blocks(masks, drows), parts, strict=True):
+            np.matmul(block.T, part, out=out)
+        total += dweights
 
-    def zeros(self) -> list[np.ndarray]:
-        """A gradient to the weights of all blocks, to add to."""
-        return [np.zeros_like(weights) for weights in self.weights]
+    def zeros(self) -> np.ndarray:
+        """A gradient to the weights of all blocks end to end, to add to."""
+        return np.zeros(sum(weights.size for weights in self.weights), self.weights[0].dtype)
 
-    def add_to_filters(self, sums: list[np.ndarray], dW1: np.ndarray, dW2: np.ndarray) -> None:
+    def _split(self, flat: np.ndarray) -> list[np.ndarray]:
+        """The part of each block, of the shape of its weights."""
+        ends = np.cumsum([weights.size for weights in self.weights])
+        parts = np.split(flat, ends[:-1])
+        return [part.reshape(w.shape) for part, w in zip(parts, self.weights, strict=True)]
+
+    def add_to_filters(self, total: np.ndarray, dW1: np.ndarray, dW2: np.ndarray) -> None:
         """Carry the gradient to the blocks' weights on to the filters of the two layers."""
         (W1, dW1), (W2, dW2) = (
             [filters.reshape(self.shapes[k]) for filters in pair]
             for k, pair in enumerate(((self.convs[0].W, dW1), (self.convs[1].W, dW2)))
         )
         down, across = self.convs[0].geometry.down, self.convs[0].geometry.across
-        for dweights, (rows, columns, row_taps, column_taps) in zip(sums, self.spans, strict=True):
+        for dweights, (rows, columns, row_taps, column_taps) in zip(
+            self._split(total), self.spans, strict=True
+        ):
             shape = W1.shape[0], len(rows), len(columns), W1.shape[3], W2.shape[0]
             parts = dweights.reshape(-1, *shape)
             taps = [(i, j) for i in row_taps for j in column_taps]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,8 @@ R = TypeVar("R")
 _twins: dict[str, dict[str, Callable[..., Any]]] = {"numpy": {}}
 _kernels: list[str] = []
 _process: str | None = None
+_loading: set[str] = set()
+_lock = threading.RLock()
 _scope: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
@@ -126,7 +129,17 @@ def _ready(name: str, argument: str) -> str:
     """Check a backend's name and load its twins."""
     if not isinstance(name, str) or name not in _known():
         raise ValueError(f"{argument}: expected one of {', '.join(_known())}, got {name!r}")
-    if name not in _twins:
-        backends.load(name, argument)
-        _twins.setdefault(name, {})
+    if name in _twins and name not in _loading:
+        return name
+    with _lock:
+        if name not in _twins:
+            _loading.add(name)
+            try:
+                backends.load(name, argument)
+                _twins.setdefault(name, {})
+            except BaseException:
+                _twins.pop(name, None)
+                raise
+            finally:
+                _loading.discard(name)
     return name

@@ -57,6 +57,9 @@ EPS = click.option(
 
 EXPECTED = (ValueError, TypeError, ArithmeticError, OSError, ImportError, RuntimeError)
 
+UNCAUGHT = (BrokenPipeError, click.exceptions.Exit, click.exceptions.Abort)
+"""Kinds of those that are none of the library's."""
+
 
 class _Commands(click.Group):
     """Errors of the library become one line and exit code 1; Ctrl-C becomes exit code 130."""
@@ -72,7 +75,7 @@ class _Commands(click.Group):
             ImportError,
             RuntimeError,
         ) as error:
-            if isinstance(error, BrokenPipeError):
+            if isinstance(error, UNCAUGHT):
                 raise
             raise click.ClickException(_one_line(error)) from error
 

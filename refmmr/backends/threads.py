@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -68,8 +68,9 @@ def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None
         try:
             work(ends[0], ends[1], *args)
         finally:
-            for other in others:
-                other.result()
+            wait(others)
+        for other in others:
+            other.result()
 
 
 _lock = threading.Lock()

@@ -9,8 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import refmmr as rm
-from refmmr import testing
-from refmmr._backend import support
+from refmmr import _backend, testing
 from refmmr.backends import threads
 from refmmr.reference import regions as reference
 from refmmr.testing import exact_network, fractions
@@ -82,7 +81,7 @@ def one_and_three_threads(request, monkeypatch):
 
 
 def test_is_registered():
-    assert support()["refmmr.reference.regions.enumerate_plane"]["numba"]
+    assert "refmmr.reference.regions.enumerate_plane" in _backend._twins["numba"]
 
 
 # ---- The same cells.

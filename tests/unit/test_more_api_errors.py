@@ -74,7 +74,7 @@ MISTAKES = {
     ),
     "a list of backends": (
         lambda: rm.set_backend(["numpy"]),
-        "backend: expected one of the backends here",
+        r"backend: expected one of numpy, .*numba.*, got \['numpy'\]",
     ),
     "another kind of picture": (
         lambda: rm.plot.save(None, "figure.pdf"),

@@ -10,7 +10,7 @@ import pytest
 
 import refmmr as rm
 from refmmr import _backend
-from refmmr.reference import loss
+from refmmr.reference import loss, network
 from refmmr.reference.adam import Adam
 
 SCHEMES = {
@@ -302,13 +302,26 @@ def test_ctrl_c_keeps_the_last_full_epoch(after, batches):
         assert bits(net) != bits(start())
 
 
-def test_ctrl_c_during_validation(monkeypatch):
+@pytest.mark.filterwarnings("ignore:training stopped")
+@pytest.mark.parametrize("full", [0, 1])
+def test_ctrl_c_during_validation(after, full):
     """The weights returned are those after the epochs that the history knows."""
-    monkeypatch.setattr(rm.Network, "predict", lambda net, X: stop(KeyboardInterrupt)())
-    with pytest.warns(UserWarning, match="after 0 of 3 epochs"):
-        net, history = train(validation=problem())
-    assert len(history) == 0
-    assert bits(net) == bits(start())
+    after(4 * full + 1, stop(KeyboardInterrupt))
+    expected, _ = train()
+    validations = []
+
+    @_backend.implements("numpy", network.logits)
+    def trapped(net, X):
+        validations.append(len(X) == 200)  # a batch has 16
+        if sum(validations) == full + 1:
+            raise KeyboardInterrupt
+        return network.logits(net, X)
+
+    net, history = train(validation=problem(200))
+    assert validations[-1]
+    assert history.interrupted
+    assert len(history) == full
+    assert bits(net) == bits(expected)
 
 
 @pytest.mark.filterwarnings("ignore:training stopped")
@@ -334,7 +347,7 @@ import os, signal, sys
 import numpy as np
 import refmmr as rm
 from refmmr import _backend
-from refmmr.reference import loss
+from refmmr.reference import loss, network
 
 calls = []
 

@@ -102,7 +102,8 @@ class DenseFront(Front):
         """Rows of units behind the front: (c, U, N_1) to (c, U, d)."""
         c, units, n_inputs = coefficients.shape
         rows = self.buffers.take(name, c, units, self.W.shape[1])
-        np.matmul(coefficients.reshape(-1, n_inputs), self.W, out=rows.reshape(c * units, -1))
+        out = rows.reshape(c * units, rows.shape[2])
+        np.matmul(coefficients.reshape(-1, n_inputs), self.W, out=out)
         return rows
 
 
@@ -328,7 +329,8 @@ def _some_windows(x, samples, positions, windows, g):
         top = positions[r] // g.columns * g.down - g.top
         left = (positions[r] % g.columns * g.across - g.left) * g.channels
         first, last = max(0, -top), min(g.kernel_height, g.height - top)
-        begin, end = max(0, -left), min(length, width - left)
+        begin = max(0, -left)
+        end = max(begin, min(length, width - left))
         if begin > 0 or end < length or first > 0 or last < g.kernel_height:
             window[:] = 0
         for i in range(first, last):

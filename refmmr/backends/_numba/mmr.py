@@ -462,4 +462,4 @@ def _slopes(values, norms, picked, slope, signed, dvalues, dnorms):
                 value, norm = values[i, j], norms[i, j]
                 side = 1 if signed or value > 0 else (-1 if value < 0 else 0)
                 dvalues[i, j] = -slope * side / norm
-                dnorms[i, j] = slope * side * value / (norm * norm)
+                dnorms[i, j] = slope * side * (value / norm) / norm

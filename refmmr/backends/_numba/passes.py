@@ -403,7 +403,8 @@ def _windows(x, windows, g):
             for c in range(g.columns):
                 window = windows[(n * g.rows + r) * g.columns + c]
                 left = (c * g.across - g.left) * g.channels
-                begin, end = max(0, -left), min(length, width - left)
+                begin = max(0, -left)
+                end = max(begin, min(length, width - left))
                 if begin > 0 or end < length or first > 0 or last < g.kernel_height:
                     window[:] = 0
                 for i in range(first, last):
@@ -427,7 +428,8 @@ def _fold(windows, x, g):
             for c in range(g.columns):
                 window = windows[(n * g.rows + r) * g.columns + c]
                 left = (c * g.across - g.left) * g.channels
-                begin, end = max(0, -left), min(length, width - left)
+                begin = max(0, -left)
+                end = max(begin, min(length, width - left))
                 for i in range(first, last):
                     start = (top + i) * width + left
                     target = image[start + begin : start + end]

@@ -108,11 +108,10 @@ def _layout(net, X):
 
 @_jit
 def _update(start, stop, arrays, means, squares, gradients, scale, first, second, epsilon):
-    one = arrays.dtype.type(1)
     scale, epsilon = arrays.dtype.type(scale), arrays.dtype.type(epsilon)
-    first, second = arrays.dtype.type(first), arrays.dtype.type(second)
+    new_mean, new_square = arrays.dtype.type(1 - first), arrays.dtype.type(1 - second)
     for i in range(start, stop):
         g = gradients[i]
-        means[i] += (one - first) * (g - means[i])
-        squares[i] += (one - second) * (g * g - squares[i])
+        means[i] += new_mean * (g - means[i])
+        squares[i] += new_square * (g * g - squares[i])
         arrays[i] -= scale * means[i] / (np.sqrt(squares[i]) + epsilon)

@@ -113,7 +113,7 @@ class Observer:
                 numbers += layers[k].outputs * len(self.front.pixels[k])
             else:
                 numbers += layers[k].outputs * (d + layers[k].inputs)
-        return max(1, 4 * CACHE // (numbers * self.job.dtype.itemsize))
+        return max(1, 4 * CACHE // (max(1, numbers) * self.job.dtype.itemsize))
 
     def _rows(self, masks, y):
         """Rows of the hidden layers behind the first, and of all pairs of classes."""

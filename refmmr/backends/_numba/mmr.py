@@ -127,9 +127,6 @@ def mmr_gradient(
         for (sum_W, sum_b), (dW, db) in zip(first, other, strict=True):
             sum_W += dW
             sum_b += db
-    for sum_W, sum_b in first:
-        sum_W /= len(X)
-        sum_b /= len(X)
     return float(values.sum(dtype=np.float64)) / len(X), job.layout.gradients(first)
 
 
@@ -170,14 +167,16 @@ class _Worker(Observer):
         counts: tuple[int, int],
         values: np.ndarray,
     ) -> None:
-        """Add the gradient of the sum over a block to `sums`; its terms go into `values`."""
+        """Add a block's share of the mean's gradient to `sums`; its terms go into `values`."""
         block = self.look(X, y)
         df, dmargin = np.zeros_like(block.f), np.zeros_like(block.margin)
         shared = np.zeros(self.job.ends[1] if self.job.n_hidden else 0, self.job.dtype)
         found: dict[int, list[_Directions]] = {}
         for here, walls in self.walls(block):
             picked_f, picked_margin = _pick(walls, gammas, counts, values[:, here])
-            slopes = [1 / (gamma * k) for gamma, k in zip(gammas, counts, strict=True)]
+            slopes = [
+                1 / (gamma * k * self.job.count) for gamma, k in zip(gammas, counts, strict=True)
+            ]
             dnorm, dnorm_margin = np.zeros_like(walls.f), np.zeros_like(walls.margin)
             _slopes(walls.f, walls.f_norms, picked_f, slopes[0], False, df[here], dnorm)
             _slopes(

@@ -276,7 +276,7 @@ class Layout:
         self.images = [(h, w, c) for c, h, w in shapes[: self.n_convs + 1]] if convs else []
         self.layers: list[Layer] = []
         for k, layer in enumerate(net.affine_layers):
-            W, b = layer.W.astype(self.dtype), layer.b.astype(self.dtype)
+            W, b = (array.astype(self.dtype, copy=False) for array in (layer.W, layer.b))
             if k < self.n_convs and isinstance(layer, reference.Conv2d):
                 self.layers.append(_conv(layer, W, b, self.images[k]))
             else:

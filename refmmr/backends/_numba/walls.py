@@ -28,7 +28,7 @@ class Job:
 
     def __init__(self, net: Network, X: np.ndarray, p: float) -> None:
         self.dtype = np.result_type(X, *(W for W, _ in net.parameters))
-        self.p = p
+        self.p, self.count = p, len(X)
         self.layout = Layout(net, self.dtype)
         self.front = make_front(self.layout)
         self.n_classes, self.n_hidden = net.n_classes, net.n_hidden

@@ -1,7 +1,12 @@
-"""Write the demo's table and picture into the README, from a run of the demo."""
+"""Write the demo's table and picture, and the backends' figures, into the README.
+
+The demo is run anew (unless ``--no-demo``); the backends' figures are those of the last
+``make bench``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -11,24 +16,52 @@ from _machine import machine
 from refmmr import demo
 
 ROOT = Path(__file__).parent.parent
-START, END = "<!-- demo table: written by benchmarks/readme.py -->", "<!-- end of demo table -->"
+README = ROOT / "README.md"
+# What is shown of results/backends.json, and the name that a reader is told.
+SHOWN = {
+    "mmr-fc1-l2-init": "MMR gradient, FC1, 128 images, at initialisation",
+    "mmr-fc1-l2-trained": "MMR gradient, FC1, 128 images, trained",
+    "mmr-lenet-l2-init": "MMR gradient, CNN, an image, at initialisation",
+    "mmr-lenet-l2-trained": "MMR gradient, CNN, an image, trained",
+    "pgd-fc1-l2-trained": "PGD, FC1, 64 images, 40 steps",
+    "pgd-lenet-l2-trained": "PGD, CNN, 64 images, 40 steps",
+    "epoch-fc1-l2-init-mmr": "epoch of MNIST with MMR, FC1",
+    "epoch-fc1-l2-init-mmr+at": "epoch of MNIST with MMR+at, FC1",
+    "epoch-lenet-l2-init-mmr": "epoch of MNIST with MMR, CNN",
+    "epoch-lenet-l2-init-mmr+at": "epoch of MNIST with MMR+at, CNN",
+}
+IMPLEMENTATIONS = ("numpy", "numba", "torch (a)", "torch (b)", "torch (c)")
 
 
 def main() -> None:
-    """Run the demo, replace what stands between the marks."""
+    """Replace what stands between the marks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--no-demo", action="store_true", help="leave the demo's table as it is")
+    if not parser.parse_args().no_demo:
+        replace("demo table", demo_table(run_demo()))
+    report = json.loads((ROOT / "benchmarks" / "results" / "backends.json").read_text())
+    replace("backends table", backends_table(report))
+
+
+def replace(name: str, text: str) -> None:
+    """Put a text between the marks of this name."""
+    start, end = f"<!-- {name}: written by benchmarks/readme.py -->", f"<!-- end of {name} -->"
+    before, rest = README.read_text().split(start)
+    _, after = rest.split(end)
+    README.write_text(before + start + "\n" + text + end + after)
+
+
+def run_demo() -> dict:
+    """The demo's results; its picture goes to the docs."""
     out = ROOT / "out" / "demo"
     demo.run(out)
     images = ROOT / "docs" / "images"
     images.mkdir(parents=True, exist_ok=True)
     shutil.copy(out / "regions.png", images / "demo-regions.png")
-    report = json.loads((out / "results.json").read_text())
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(START)
-    _, after = rest.split(END)
-    readme.write_text(before + START + "\n" + table(report) + END + after)
+    return json.loads((out / "results.json").read_text())
 
 
-def table(report: dict) -> str:
+def demo_table(report: dict) -> str:
     """The demo's figures in Markdown, with the machine."""
     head = "| training | test error | robust error, at least - at most | mean certified radius "
     head += "| minimal change exact | training time |"
@@ -39,10 +72,39 @@ def table(report: dict) -> str:
         f"| {100 * row['exact_share']:.1f} % | {row['training_seconds']:.1f} s |"
         for row in report["rows"]
     ]
-    where = ", ".join(f"{key} {value}" for key, value in machine().items())
     sizes = "-".join(map(str, report["network"]))
-    what = f"digits, {sizes}, l_{report['p']}, eps = {report['eps']}; {where}."
+    what = f"digits, {sizes}, l_{report['p']}, eps = {report['eps']}; {said(machine())}."
     return "\n".join(["", head, "| --- " * 6 + "|", *rows, "", what, ""])
+
+
+def backends_table(report: dict) -> str:
+    """Some of the backends' figures in Markdown: milliseconds, seconds of an epoch."""
+    lines = [
+        "",
+        "| | " + " | ".join(IMPLEMENTATIONS) + " |",
+        "| --- " * (1 + len(IMPLEMENTATIONS)) + "|",
+    ]
+    for job, title in SHOWN.items():
+        found = report["rows"][f"{job}@{report['machine']['cores']}"]["implementations"]
+        cells = [cell(job, found.get(name)) for name in IMPLEMENTATIONS]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    what = f"float32, l_2; {said(report['machine'])}. `*`: scaled up from some batches."
+    return "\n".join([*lines, "", what, ""])
+
+
+def cell(job: str, found: dict | None) -> str:
+    """Time of an implementation, if it was timed."""
+    if found is None or "median_ms" not in found:
+        return ""
+    if job.startswith("epoch"):
+        return f"{found['epoch_seconds']:.0f} s" + "*" * (found["batches"] < 468)
+    per_image = "lenet" in job and job.startswith("mmr")
+    return f"{found['ms_a_sample' if per_image else 'median_ms']:.3g} ms"
+
+
+def said(machine: dict) -> str:
+    """A machine in words."""
+    return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 if __name__ == "__main__":

@@ -4,15 +4,16 @@ The floor is the number of floating point operations of the algorithm divided by
 float32 product of 1152x1024 and 1024x784 on the same threads.  An operation is a multiplication or
 an addition; m multiply-adds are 2m operations.
 
-Sample pass:  forward, and backward to the weights and to the input: 3 products, each of the
-    multiply-adds of one forward pass.
+Sample pass:  forward, and backward to the weights and to the input of all layers but the first:
+    3 products (the first layer 2), each of the multiply-adds of one forward pass.
 Dense, one hidden layer:  K - 1 rows a sample of N_1 weights times the (N_1, d) matrix; backward
     twice that, for the pairs of classes whose hinge is active.
 Convolutions:  the row of each unit of the second layer, from its taps, each of which adds a filter
     of the first layer; each row of the dense layer as a sum over the units of the second, patch by
     patch; K - 1 rows from those of the dense layer.  Backward twice for the walls with a slope
     alone: a unit of the second layer costs what its row cost; a dense unit or a pair of classes is
-    carried back through both convolutions.
+    carried back through both convolutions.  (The library goes through
+    the patches instead, which takes about as many.)
 
 Norms, masks and the choice of the walls are not counted: the floor is below what can be reached.
 """
@@ -55,7 +56,7 @@ def operations(net: rm.Network, units: list[int], pairs: int, n: int) -> float:
         Samples of the batch.
     """
     layers = net.affine_layers
-    passes = 3 * n * sum(_forward(net, k) for k in range(len(layers)))
+    passes = n * (3 * sum(_forward(net, k) for k in range(len(layers))) - _forward(net, 0))
     rivals = net.n_classes - 1
     if len(layers) == 2:
         row = layers[0].W.size

@@ -23,8 +23,11 @@ except ImportError:
 
 GRAPH, CAREFUL, EXPERT = "torch (a)", "torch (b)", "torch (c)"
 RIVALS = (GRAPH, CAREFUL, EXPERT) if torch else ()
-ALONE = {"box": (CAREFUL,), "pgd": (CAREFUL,), "distances": (GRAPH, CAREFUL)}
-"""Rivals by kind of job, where not all take part: without gradients (b) and (c) are the same."""
+ALONE = {"box": (GRAPH,), "pgd": (CAREFUL,), "distances": (GRAPH, CAREFUL)}
+"""Rivals by kind of job, where not all take part: without gradients (b) and (c) are the same.
+
+Within the box there is only one on the dense rows of (a).
+"""
 BATCH, ATTACKED, STEPS = 128, 64, 40
 SAMPLES = 20 * BATCH
 """Training points that all jobs but whole epochs run on."""
@@ -274,7 +277,7 @@ def deviation(results: list[np.ndarray], expected: list[np.ndarray]) -> float:
 
     Infinite entries must be the same.
     """
-    return max(_deviation(a, b) for a, b in zip(results, expected, strict=True))
+    return float(np.max([_deviation(a, b) for a, b in zip(results, expected, strict=True)]))
 
 
 def _deviation(array, expected):

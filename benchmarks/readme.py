@@ -84,11 +84,17 @@ def backends_table(report: dict) -> str:
         "| | " + " | ".join(IMPLEMENTATIONS) + " |",
         "| --- " * (1 + len(IMPLEMENTATIONS)) + "|",
     ]
+    rows = {
+        key.split("@")[0]: row
+        for key, row in report["rows"].items()
+        if row["threads"] == row["machine"]["cores"]
+    }
     for job, title in SHOWN.items():
-        found = report["rows"][f"{job}@{report['machine']['cores']}"]["implementations"]
+        found = rows[job]["implementations"]
         cells = [cell(job, found.get(name)) for name in IMPLEMENTATIONS]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    what = f"float32, l_2; {said(report['machine'])}. `*`: scaled up from some batches."
+    where = said(rows[next(iter(SHOWN))]["machine"])
+    what = f"float32, l_2; {where}. `*`: scaled up from some batches."
     return "\n".join([*lines, "", what, ""])
 
 

@@ -56,7 +56,7 @@ EPS = click.option(
 
 
 EXPECTED = (ValueError, TypeError, ArithmeticError, OSError, ImportError, RuntimeError)
-
+"""Kinds of errors that the library raises."""
 UNCAUGHT = (BrokenPipeError, click.exceptions.Exit, click.exceptions.Abort)
 """Kinds of those that are none of the library's."""
 
@@ -67,14 +67,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (
-            ValueError,
-            TypeError,
-            ArithmeticError,
-            OSError,
-            ImportError,
-            RuntimeError,
-        ) as error:
+        except EXPECTED as error:
             if isinstance(error, UNCAUGHT):
                 raise
             raise click.ClickException(_one_line(error)) from error

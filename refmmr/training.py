@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from refmmr import _validate as check
 from refmmr import backends, io
-from refmmr._backend import get_backend, kernel
+from refmmr._backend import get_backend, kernel, use_backend
 from refmmr.network import Network
 from refmmr.reference import adam as _adam
 from refmmr.reference import attacks as _attacks
@@ -304,7 +304,8 @@ class _Run:
         self.path = None if checkpoint is None else io.npz_path(checkpoint)
         self.start = net
         # All of the training happens where the backend computes.
-        self.put, self.get = backends.transfer(get_backend())
+        self.backend = get_backend()
+        self.put, self.get = backends.transfer(self.backend)
         self.X, self.y = self.put(plan.X), self.put(plan.y)
         self.box = plan.box and tuple(self.put(side) for side in plan.box)
         self.working = _working_copy(net, self.put)
@@ -321,7 +322,9 @@ class _Run:
         """Train for one epoch; either all of it counts or nothing."""
         epochs, before = len(self.history), self._state()
         try:
-            self.history.records.append(self._train(validation, tick))
+            # Whatever other threads choose meanwhile: the arrays are where this backend wants them.
+            with use_backend(self.backend):
+                self.history.records.append(self._train(validation, tick))
         except KeyboardInterrupt:
             self._restore(before)
             del self.history.records[epochs:]

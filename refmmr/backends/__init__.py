@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -81,4 +82,14 @@ def load(name: str, argument: str) -> None:
     error = problem(name)
     if error is not None:
         raise type(error)(f"{argument}: {error}")
-    importlib.import_module(MODULES[name].module)
+    module = MODULES[name].module
+    try:
+        importlib.import_module(module)
+    except BaseException as failure:
+        # What was imported so far must register its twins again the next time.
+        for loaded in [*sys.modules]:
+            if loaded == module or loaded.startswith(f"{module}."):
+                del sys.modules[loaded]
+        if isinstance(failure, ImportError):
+            raise ImportError(f"{argument}: {name} cannot be imported: {failure}") from failure
+        raise

@@ -52,7 +52,7 @@ def _in_file(file: Path, backend: str) -> list[str]:
         if node.func.id != "implements" or ast.literal_eval(node.args[0]) != backend:
             continue
         module, _, function = ast.unparse(node.args[1]).rpartition(".")
-        found.append(f"{modules[module]}.{function}")
+        found.append(f"{modules[module]}.{function}" if module else modules[function])
     return found
 
 

@@ -1,8 +1,8 @@
 """Threads: each works on samples of its own, through BLAS products and compiled kernels alike.
 
 Plain Python threads, made at first use: a fork does not break them (the child makes its own), they
-may be used from several threads at once, and none of them spins while it waits.  While several work
-BLAS gives each of them one thread, so there are never more than `get_threads`.
+may be used from several threads at once, and none of them spins while it waits.  While they work
+BLAS gives each of them one thread, so no caller keeps more than `get_threads` of them busy.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None
     ends = [n * i // parts for i in range(parts + 1)]
     with _one_blas_thread():
         if parts == 1:
-            # Too little for two threads is too little for two threads of BLAS.
+            # Mostly too little for two threads is too little for two threads of BLAS.
             work(0, n, *args)
             return
         # The first run is done here; waiting for it costs nothing.

@@ -63,8 +63,8 @@ class Front:
         """Rows of the hidden layers of the front behind the first, for c samples."""
         raise NotImplementedError
 
-    def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units with weights W (U, N) over what the masks (c, N) leave: (c, U, d)."""
+    def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the units of the layer behind, over what the masks (c, N) leave: (c, U, d)."""
         raise NotImplementedError
 
     def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
@@ -92,8 +92,9 @@ class DenseFront(Front):
         """Rows of the hidden layers of the front behind the first: there are none."""
         return []
 
-    def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units with weights W (U, N_1) over what the masks (c, N_1) leave: (c, U, d)."""
+    def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the units of the second layer, (c, U, d), for masks (c, N_1) of the first."""
+        W = self.layout.layers[1].W
         coefficients = self.buffers.take("coefficients", len(masks), *W.shape)
         weights_through_masks(W, masks, coefficients)
         return self.multiply(coefficients, name)
@@ -182,9 +183,9 @@ class ConvFront(Front):
         found = passes.input_gradient(passes.backward(coefficients, lower)[0])
         rows[...] = found.reshape(*rows.shape[:2], channels, -1).swapaxes(2, 3)
 
-    def through_masks(self, W: np.ndarray, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units with weights W (U, N) over what the masks (c, N) leave: (c, U, d)."""
-        coefficients = self.buffers.take("coefficients", len(masks), W.shape[1], len(W))
+    def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the units of the first dense layer, (c, U, d), for masks (c, N) before it."""
+        coefficients = self.buffers.take("coefficients", len(masks), *self._columns.shape)
         _columns_through_masks(self._columns, masks, coefficients)
         return self._multiply(coefficients, name)
 

@@ -435,6 +435,8 @@ def _nearest(values, norms, gamma, k, picked, terms):
         count = 0
         for j in range(m):
             d[j] = values[i, j] / norms[i, j] if norms[i, j] > 0 else np.inf
+            if d[j] == -np.inf:
+                d[j] = np.inf  # so far on the wrong side that there is no wall
             near[count] = d[j]
             count += d[j] < gamma
         total = values.dtype.type(0)

@@ -30,7 +30,10 @@ THREAD = 3 * 10**7
 
 
 class Geometry(NamedTuple):
-    """Sizes of a convolution, for the kernels."""
+    """Sizes of a convolution, for the kernels.
+
+    Compiled kernels of other files read it too: remove their caches when its fields change order.
+    """
 
     height: int
     width: int
@@ -165,13 +168,12 @@ class Passes:
         self.layers = list(layers)
         self.buffers = Buffers(dtype)
 
-    def forward(self, X: np.ndarray, name: str = "") -> Trail:
+    def forward(self, X: np.ndarray) -> Trail:
         """Push points (n, d) through the network.
 
-        The result lives in buffers of this `name`, until the next pass of that name.
-        `pre_activations` asks for the f_k too.
+        The result lives in buffers, until the next pass.  `pre_activations` asks for the f_k too.
         """
-        return self._forward(X, None, name)
+        return self._forward(X, None, "")
 
     def pre_activations(self, X: np.ndarray) -> tuple[list[np.ndarray], Trail]:
         """A forward pass that also keeps f_k of every hidden layer."""
@@ -449,7 +451,7 @@ def _relu_in_place(f, b, mask):
         for i in range(f.shape[1]):
             value = f[n, i] + b[i]
             flat_mask[n, i] = value > 0
-            f[n, i] = value if value > 0 else 0
+            f[n, i] = 0 if value <= 0 else value  # NaN stays
 
 
 @_jit
@@ -461,7 +463,7 @@ def _relu(f, b, g, mask):
             value = f[n, i] + b[i]
             f[n, i] = value
             flat_mask[n, i] = value > 0
-            g[n, i] = value if value > 0 else 0
+            g[n, i] = 0 if value <= 0 else value
 
 
 @_jit

@@ -20,7 +20,7 @@ from refmmr.reference.network import Network
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 CACHE = 2**21
-"""Bytes of rows or directions that are handled at a time."""
+"""Bytes of directions that are handled at a time; four times as many of rows."""
 
 
 class Job:
@@ -124,7 +124,7 @@ class Observer:
         for k in range(front.depth if masks else 1, depth - 1):
             W = self.layout.layers[k].W
             if V is None:
-                V = front.through_masks(W, masks[k - 1], ("rows", k))
+                V = front.through_masks(masks[k - 1], ("rows", k))
             else:
                 coefficients = self.buffers.take(("coefficients", k), n, *W.shape)
                 weights_through_masks(W, masks[k - 1], coefficients)

@@ -78,6 +78,24 @@ _users = 0
 _former: list[int] = []
 
 
+def _after_fork() -> None:
+    """In a child, nobody works any more: the lock is free, and BLAS has its threads back."""
+    global _lock, _users
+    _lock = threading.Lock()
+    if _users:
+        _users = 0
+        _give_back()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _give_back() -> None:
+    for blas, count in zip(_blas(), _former, strict=True):
+        blas.set_num_threads(count)
+
+
 @contextmanager
 def _one_blas_thread() -> Iterator[None]:
     """BLAS works in the calling thread alone; the last user out restores what was before."""
@@ -94,8 +112,7 @@ def _one_blas_thread() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                for blas, count in zip(_blas(), _former, strict=True):
-                    blas.set_num_threads(count)
+                _give_back()
 
 
 @cache

@@ -113,7 +113,7 @@ def dtype(request):
 
 @pytest.fixture
 def rtol(dtype):
-    return 1e-9 if dtype == np.float64 else 1e-3
+    return 1e-9 if dtype == np.float64 else 2e-5
 
 
 @pytest.fixture(params=ZOO)

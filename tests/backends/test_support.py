@@ -29,6 +29,17 @@ def test_numba_registers_what_it_declares():
         assert registered == support.declared("numba")
 
 
+def test_functions_imported_by_name_are_found_too(tmp_path):
+    file = tmp_path / "twin.py"
+    file.write_text(
+        "from refmmr._backend import implements\n"
+        "from refmmr.reference.mmr import mmr\n\n\n"
+        '@implements("numba", mmr)\ndef twin(): ...\n'
+    )
+    assert support._in_file(file, "numba") == ["refmmr.reference.mmr.mmr"]
+    assert support._in_file(file, "cupy") == []
+
+
 def test_docs_show_the_table():
     text = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
     assert support.markdown(_backend.kernels()) in text, "run: make support-table"

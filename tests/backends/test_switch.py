@@ -323,6 +323,40 @@ def test_a_backend_that_fails_to_load_is_not_there(slow):
     assert rm.get_backend() == "numpy"
 
 
+def test_an_interrupted_load_loses_no_twin(tmp_path, monkeypatch):
+    package = tmp_path / "refmmr_tests_stopped"
+    package.mkdir()
+    twin = (
+        "from refmmr._backend import implements\n"
+        "from refmmr.reference import {module}\n"
+        '@implements("stopped", {module}.{name})\n'
+        "def twin(*args): return 'twin'\n"
+    )
+    (package / "first.py").write_text(twin.format(module="distances", name="distances"))
+    (package / "second.py").write_text(
+        "import pathlib\n"
+        "mark = pathlib.Path(__file__).with_name('interrupted')\n"
+        "if not mark.exists():\n"
+        "    mark.touch()\n"
+        "    raise KeyboardInterrupt\n" + twin.format(module="mmr", name="mmr")
+    )
+    (package / "__init__.py").write_text("from refmmr_tests_stopped import first, second\n")
+    modules = {"stopped": backends.Module("refmmr_tests_stopped", "numpy", "stopped")}
+    monkeypatch.setattr(backends, "MODULES", modules)
+    monkeypatch.setattr(_backend, "_twins", {"numpy": {}})
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            rm.set_backend("stopped")
+        with rm.use_backend("stopped"):
+            assert len(_backend._twins["stopped"]) == 2
+            assert rm.distances(NET, X, Y) == "twin"
+    finally:
+        for name in [*sys.modules]:
+            if name.startswith("refmmr_tests_stopped"):
+                del sys.modules[name]
+
+
 # ------------------------------------------------------------------------------ the command line
 
 

@@ -42,8 +42,11 @@ def enumerate_plane(
     embed: Embedding,
     on_layer: Callable[[int, int], object] = lambda layer, cells: None,
 ) -> list[Cell]:
-    """See `refmmr.reference.regions.enumerate_plane`."""
+    """See `refmmr.reference.regions.enumerate_plane`, which also takes what is not float64."""
     net = host_network(net)
+    arrays = [corners, embed(corners[:1]), *(array for pair in net.parameters for array in pair)]
+    if any(array.dtype != np.float64 for array in arrays):
+        return reference.enumerate_plane(net, corners, embed, on_layer)
     cells = Polygons(
         starts=cupy.asarray([0, len(corners)], dtype=np.int64),
         corners=to_device(np.ascontiguousarray(corners, dtype=np.float64)),

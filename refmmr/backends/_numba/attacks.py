@@ -6,16 +6,15 @@ in its norm, the projections, and the best point so far.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.passes import Dense, Layout
+from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layout import Layout, runs
+from refmmr.backends._numba.passes import Dense
 from refmmr.reference import attacks as reference
 from refmmr.reference.network import Network
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 BLOCK = 64
 """Samples that climb together."""
@@ -35,8 +34,8 @@ def pgd(
     keep_last: bool = False,
 ) -> np.ndarray:
     """Twin of `refmmr.reference.attacks.pgd`."""
-    dtype = np.result_type(X, *(W for W, _ in net.parameters))
-    layout = Layout(net, dtype)
+    layout = Layout(net, X)
+    dtype = layout.dtype
     for layer in layout.layers:
         if isinstance(layer, Dense):
             layer.repeat()
@@ -50,8 +49,7 @@ def pgd(
 
     def part(first: int, stop: int) -> None:
         passes = layout.passes()
-        for begin in range(first, stop, BLOCK):
-            here = slice(begin, min(begin + BLOCK, stop))
+        for here in runs(first, stop, BLOCK):
             climb(passes, flat[here], labels[here], found[here])
 
     def climb(passes, x, y, z):
@@ -72,7 +70,7 @@ def pgd(
     return layout.outside(found)
 
 
-@_jit
+@jit
 def _odds_gradient(logits, y, dlogits, z, best, best_margin):
     """Gradient of the log-odds to the logits; where the margin is the smallest so far, keep z."""
     for n in range(len(logits)):
@@ -94,7 +92,7 @@ def _odds_gradient(logits, y, dlogits, z, best, best_margin):
             best[n] = z[n]
 
 
-@_jit
+@jit
 def _step(x, z, gradient, p, step_size, eps, lo, hi, scratch):
     """One step in the direction of steepest ascent, back into the ball and the box."""
     zero = x.dtype.type(0)
@@ -138,7 +136,7 @@ def _step(x, z, gradient, p, step_size, eps, lo, hi, scratch):
             point[j] = at if at < high else high
 
 
-@_jit
+@jit
 def _inverse_length(g):
     """1 / ||g||_2, 0 for g = 0; no square of it overflows or vanishes."""
     total = 0.0
@@ -157,7 +155,7 @@ def _inverse_length(g):
     return 1 / np.sqrt(total) / largest
 
 
-@_jit
+@jit
 def _sparse_step(g, point, step_size):
     """The largest coordinate alone; those that share the largest size share the step."""
     largest, count = g.dtype.type(0), g.dtype.type(0)
@@ -172,7 +170,7 @@ def _sparse_step(g, point, step_size):
             point[j] += step_size / count if g[j] > 0 else -step_size / count
 
 
-@_jit
+@jit
 def _l1_threshold(delta, eps, sizes):
     """By how much all sizes shrink, so that they add up to eps (0 if they do not exceed it).
 

@@ -8,10 +8,9 @@ need is met.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+from refmmr.backends._numba.jit import jit
 
 
 def distances(
@@ -40,7 +39,7 @@ def distances(
     return found
 
 
-@_jit
+@jit
 def _distances(rows, x, values, lo, hi, p, speed, reach, stop, found):
     for q in range(rows.shape[0]):
         for u in range(rows.shape[1]):
@@ -59,7 +58,7 @@ def _distances(rows, x, values, lo, hi, p, speed, reach, stop, found):
 _NO_WALL = -(2**30)
 
 
-@_jit
+@jit
 def _reaches(w, x, value, lo, hi, speed, reach):
     """Sizes of the weights, scaled by a power of two, and how far each coordinate can go."""
     largest = w.dtype.type(0)
@@ -77,7 +76,7 @@ def _reaches(w, x, value, lo, hi, speed, reach):
     return exponent
 
 
-@_jit
+@jit
 def _water_level(speed, reach, need, p, stop):
     """The norm of the moves ``min(reach, level)``, or ``min(reach, level * speed)`` in l_2."""
     squared = p == 2
@@ -109,7 +108,7 @@ def _water_level(speed, reach, need, p, stop):
     return np.sqrt(total) if squared else total
 
 
-@_jit
+@jit
 def _knapsack(speed, reach, need):
     """Length of the moves when the fastest coordinates go first, until the need is met."""
     if need == 0:

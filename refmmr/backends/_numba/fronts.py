@@ -15,14 +15,13 @@ import copy
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import numba
 import numpy as np
 
-from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Layout, Passes
+from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layout import Layout
+from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Passes
 from refmmr.backends._numba.second import SecondLayer
 from refmmr.reference.network import Gradients
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
 class Front:
@@ -322,7 +321,7 @@ def some_windows(
     return windows
 
 
-@_jit
+@jit
 def _some_windows(x, samples, positions, windows, g):
     length, width = g.kernel_width * g.channels, g.width * g.channels
     for r in range(len(samples)):
@@ -342,7 +341,7 @@ def _some_windows(x, samples, positions, windows, g):
                 target[j] = source[j]
 
 
-@_jit
+@jit
 def weights_through_masks(W, masks, out):
     """out[i, u] = W[u] * masks[i]."""
     for i in range(len(masks)):
@@ -351,7 +350,7 @@ def weights_through_masks(W, masks, out):
                 out[i, u, j] = W[u, j] if masks[i, j] else 0
 
 
-@_jit
+@jit
 def _columns_through_masks(columns, masks, out):
     """out[i, j] = columns[j] * masks[i, j]."""
     for i in range(len(masks)):
@@ -364,7 +363,7 @@ def _columns_through_masks(columns, masks, out):
                 target[:] = 0
 
 
-@_jit
+@jit
 def _filters_through_masks(W, masks, out):
     """out[(n, o)] = W[o] * masks[n]."""
     channels = W.shape[0]
@@ -374,7 +373,7 @@ def _filters_through_masks(W, masks, out):
                 out[n * channels + o, j] = W[o, j] if masks[n, j] else 0
 
 
-@_jit
+@jit
 def _patch_windows(G, pixels, g, seen):
     """seen[r, q, j] = what number j of the patch at position q sees of G[r]; 0 outside."""
     row = pixels // (g.kernel_width * g.channels)
@@ -396,7 +395,7 @@ def _patch_windows(G, pixels, g, seen):
                     target[j] = source[start + offset[j]] if inside else 0
 
 
-@_jit
+@jit
 def _clip(rows, inside):
     """Forget what lies outside the image."""
     for i in range(rows.shape[0]):
@@ -406,7 +405,7 @@ def _clip(rows, inside):
                     rows[i, q, j] = 0
 
 
-@_jit
+@jit
 def _add_patches(parts, first, pixels, columns, g):
     """columns[pixel of the image] += parts[q, pixel of the patch], of position first + q."""
     for q in range(parts.shape[0]):
@@ -423,7 +422,7 @@ def _add_patches(parts, first, pixels, columns, g):
                     target[u] += part[u]
 
 
-@_jit
+@jit
 def _transpose(a, out):
     """Transpose all a[n] into out[n], a square of 16 x 16 at a time."""
     for n in range(a.shape[0]):

@@ -22,7 +22,7 @@ import numpy as np
 from numba import njit
 
 from refmmr._backend import implements
-from refmmr.backends.threads import spread
+from refmmr.backends import threads
 from refmmr.reference import regions, rounding
 from refmmr.reference.network import Network, flat
 
@@ -101,7 +101,7 @@ def _next_layer(
         run = split_cells(start, stop, *cells[:3], places, values, errors, first_unit)
         found.append((start, Cells(*run)))
 
-    spread(work, len(cells.sizes), least=LEAST)
+    threads.spread(work, len(cells.sizes), least=LEAST)
     runs = [run for _, run in sorted(found, key=lambda pair: pair[0])]
     parts = zip(*runs, strict=True)
     made = runs[0] if len(runs) == 1 else Cells(*(np.concatenate(part) for part in parts))

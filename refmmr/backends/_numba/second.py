@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
+from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.passes import Buffers, Conv, Geometry
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 
 class SecondLayer:
@@ -131,7 +129,7 @@ def _block_weights(convs, rows, columns, row_taps, column_taps):
     return np.concatenate([np.zeros((0, size), W1.dtype), *weights])
 
 
-@_jit
+@jit
 def _gather_blocks(seen, taps, ends, masks):
     """The masks of each block's rows and columns of taps, (m, taps * channels), end to end."""
     m, channels = len(seen), seen.shape[3]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.passes import Layout
+from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layout import Layout, add_up, runs
 from refmmr.reference import adam as reference_adam
 from refmmr.reference import loss as reference_loss
 from refmmr.reference import network as reference_network
 from refmmr.reference.network import Gradients, Network
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 BLOCK = 64
 """Samples that go through the network together."""
@@ -22,13 +20,12 @@ BLOCK = 64
 @implements("numba", reference_network.logits)
 def logits(net: Network, X: np.ndarray) -> np.ndarray:
     """Twin of `refmmr.reference.network.logits`."""
-    layout = _layout(net, X)
+    layout = Layout(net, X)
     result = np.empty((len(X), net.n_classes), layout.dtype)
 
     def part(first: int, stop: int) -> None:
         passes = layout.passes()
-        for begin in range(first, stop, BLOCK):
-            here = slice(begin, min(begin + BLOCK, stop))
+        for here in runs(first, stop, BLOCK):
             result[here] = passes.forward(layout.inputs(X[here])).logits
 
     threads.spread(part, len(X), least=max(BLOCK, layout.least(1)))
@@ -38,13 +35,12 @@ def logits(net: Network, X: np.ndarray) -> np.ndarray:
 @implements("numba", reference_network.activation_pattern)
 def activation_pattern(net: Network, X: np.ndarray) -> np.ndarray:
     """Twin of `refmmr.reference.network.activation_pattern`."""
-    layout = _layout(net, X)
+    layout = Layout(net, X)
     result = np.empty((len(X), net.n_hidden), bool)
 
     def part(first: int, stop: int) -> None:
         passes = layout.passes()
-        for begin in range(first, stop, BLOCK):
-            here = slice(begin, min(begin + BLOCK, stop))
+        for here in runs(first, stop, BLOCK):
             unit = 0
             for k, mask in enumerate(passes.forward(layout.inputs(X[here])).masks):
                 result[here, unit : unit + mask.shape[1]] = layout.units(k, mask)
@@ -57,14 +53,13 @@ def activation_pattern(net: Network, X: np.ndarray) -> np.ndarray:
 @implements("numba", reference_loss.loss_gradient)
 def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gradients]:
     """Twin of `refmmr.reference.loss.loss_gradient`."""
-    layout = _layout(net, X)
+    layout = Layout(net, X)
     values = np.empty(len(X), layout.dtype)
     parts: dict[int, Gradients] = {}
 
     def part(first: int, stop: int) -> None:
         passes, sums = layout.passes(), layout.zeros()
-        for begin in range(first, stop, BLOCK):
-            here = slice(begin, min(begin + BLOCK, stop))
+        for here in runs(first, stop, BLOCK):
             trail = passes.forward(layout.inputs(X[here]))
             values[here] = reference_loss.cross_entropy(trail.logits, y[here])
             delta = reference_loss.cross_entropy_gradient(trail.logits, y[here]) / len(X)
@@ -72,13 +67,7 @@ def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gr
         parts[first] = sums
 
     threads.spread(part, len(X), least=max(16, layout.least(3)))
-    # In the order of the samples, so that the same threads give the same bits.
-    total, *others = (parts[first] for first in sorted(parts))
-    for other in others:
-        for (sum_W, sum_b), (dW, db) in zip(total, other, strict=True):
-            sum_W += dW
-            sum_b += db
-    return float(values.mean()), layout.gradients(total)
+    return float(values.mean()), layout.gradients(add_up(parts))
 
 
 @implements("numba", reference_adam.update)
@@ -102,11 +91,7 @@ def update(
         )  # fmt: skip
 
 
-def _layout(net, X):
-    return Layout(net, np.result_type(X, *(W for W, _ in net.parameters)))
-
-
-@_jit
+@jit
 def _update(start, stop, arrays, means, squares, gradients, scale, first, second, epsilon):
     scale, epsilon = arrays.dtype.type(scale), arrays.dtype.type(epsilon)
     new_mean, new_square = arrays.dtype.type(1 - first), arrays.dtype.type(1 - second)

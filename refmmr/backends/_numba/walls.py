@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
 from refmmr.backends._numba import boxes
 from refmmr.backends._numba.fronts import make_front, some_windows, weights_through_masks
-from refmmr.backends._numba.passes import Layout, Trail
+from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layout import Layout, runs
+from refmmr.backends._numba.passes import Trail
 from refmmr.reference.network import Network
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 CACHE = 2**21
 """Bytes of directions that are handled at a time; four times as many of rows."""
@@ -27,9 +26,9 @@ class Job:
     """What all threads share: the weights and the norms of the first layer's rows."""
 
     def __init__(self, net: Network, X: np.ndarray, p: float) -> None:
-        self.dtype = np.result_type(X, *(W for W, _ in net.parameters))
         self.p, self.count = p, len(X)
-        self.layout = Layout(net, self.dtype)
+        self.layout = Layout(net, X)
+        self.dtype = self.layout.dtype
         self.front = make_front(self.layout)
         self.n_classes, self.n_hidden = net.n_classes, net.n_hidden
         self.depth = len(self.layout.layers)
@@ -178,11 +177,6 @@ class Observer:
         return rows, *(some_windows(side, samples, positions, field) for side in sides)
 
 
-def runs(start: int, stop: int, size: int) -> Iterator[slice]:
-    for first in range(start, stop, size):
-        yield slice(first, min(first + size, stop))
-
-
 def _rivals(y: np.ndarray, n_classes: int) -> np.ndarray:
     """The other classes of each sample, (n, K - 1)."""
     rivals = np.arange(n_classes - 1)[None]
@@ -210,7 +204,17 @@ def column_norms(columns: np.ndarray, p: float) -> np.ndarray:
     return norms
 
 
-@_jit
+def pick(
+    walls: Walls, gammas: tuple[float, float], counts: tuple[int, int], values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The walls whose hinge is active, (c, N) and (c, K) bool; the two terms go into `values`."""
+    boundary, decision = (np.zeros(m.shape, bool) for m in (walls.f, walls.margin))
+    _nearest(np.abs(walls.f), walls.f_norms, gammas[0], counts[0], boundary, values[0])
+    _nearest(walls.margin, walls.margin_norms, gammas[1], counts[1], decision, values[1])
+    return boundary, decision
+
+
+@jit
 def _row_norms(rows, p, norms):
     for r in range(len(rows)):
         row = rows[r]
@@ -228,7 +232,7 @@ def _row_norms(rows, p, norms):
         norms[r] = total
 
 
-@_jit
+@jit
 def _column_norms(columns, p, norms):
     for n in range(len(columns)):
         norm = norms[n]
@@ -248,7 +252,7 @@ def _column_norms(columns, p, norms):
                 norm[u] = np.sqrt(norm[u])
 
 
-@_jit
+@jit
 def _pair_weights(W, y, masks, out):
     """out[i, t] = (W[y_i] - W[s]) * masks[i], s the t-th rival of y_i."""
     for i in range(len(masks)):
@@ -257,3 +261,36 @@ def _pair_weights(W, y, masks, out):
             other = W[t + (t >= y[i])]
             for j in range(W.shape[1]):
                 out[i, t, j] = own[j] - other[j] if masks[i, j] else 0
+
+
+@jit
+def _nearest(values, norms, gamma, k, picked, terms):
+    """The k nearest of the walls nearer than gamma, the first of equals; the mean of their hinges.
+
+    Only a wall nearer than gamma can count, so the k nearest are looked for among those alone.
+    """
+    n, m = values.shape
+    gamma = values.dtype.type(gamma)
+    d = np.empty(m, values.dtype)
+    near = np.empty(m, values.dtype)
+    for i in range(n):
+        count = 0
+        for j in range(m):
+            d[j] = values[i, j] / norms[i, j] if norms[i, j] > 0 else np.inf
+            if d[j] == -np.inf:
+                d[j] = np.inf  # so far on the wrong side that there is no wall
+            near[count] = d[j]
+            count += d[j] < gamma
+        total = values.dtype.type(0)
+        if count > 0:
+            last = near[:count].max() if count <= k else np.partition(near[:count], k - 1)[k - 1]
+            below = 0
+            for j in range(m):
+                below += d[j] < last
+            equals = k - below
+            for j in range(m):
+                if d[j] < last or (d[j] == last and equals > 0):
+                    equals -= d[j] == last
+                    picked[i, j] = True
+                    total += max(0, 1 - d[j] / gamma)
+        terms[i] = total / k

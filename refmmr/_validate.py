@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refmmr import backends
 from refmmr._backend import get_backend
 
 if TYPE_CHECKING:
@@ -54,9 +55,8 @@ def _array(name: str, value: Any, device: bool) -> np.ndarray:
             f"{name}: expected an array on the host, got one on a CUDA device; choose the backend "
             'for it, refmmr.set_backend("cupy"), or copy it, with .get()'
         )
-    from refmmr.backends import _cupy
-
-    return _cupy.to_device(value)
+    put, _ = backends.transfer("cupy")
+    return put(value)
 
 
 def is_device(value: Any) -> bool:
@@ -68,18 +68,16 @@ def on_host(value: Any) -> Any:
     """The same, on the host."""
     if not is_device(value):
         return value
-    from refmmr.backends import _cupy
-
-    return _cupy.to_host(value)
+    _, get = backends.transfer("cupy")
+    return get(value)
 
 
 def beside(like: np.ndarray, value: np.ndarray) -> np.ndarray:
     """An array of the host, on the device if `like` is there."""
     if not is_device(like):
         return value
-    from refmmr.backends import _cupy
-
-    return _cupy.to_device(value)
+    put, _ = backends.transfer("cupy")
+    return put(value)
 
 
 def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

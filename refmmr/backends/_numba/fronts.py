@@ -19,7 +19,7 @@ import numpy as np
 
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import Layout
-from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Passes
+from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Passes, all_windows
 from refmmr.backends._numba.second import SecondLayer
 from refmmr.reference.network import Gradients
 
@@ -304,41 +304,6 @@ def window_passes(convs: Sequence[Conv], fields: Sequence[Geometry], dtype: np.d
         )  # fmt: skip
         layers.append(Conv(conv.W, conv.b, geometry))
     return Passes(layers, dtype)
-
-
-def all_windows(x: np.ndarray, field: Geometry) -> np.ndarray:
-    """The fields of all output pixels of images (n, inputs): (n * positions, field)."""
-    samples = np.repeat(np.arange(len(x)), field.positions)
-    return some_windows(x, samples, np.tile(np.arange(field.positions), len(x)), field)
-
-
-def some_windows(
-    x: np.ndarray, samples: np.ndarray, positions: np.ndarray, field: Geometry
-) -> np.ndarray:
-    """The fields of some output pixels, each of one image: (r, field); 0 outside the image."""
-    windows = np.empty((len(samples), field.window), x.dtype)
-    _some_windows(x, samples, positions, windows, field)
-    return windows
-
-
-@jit
-def _some_windows(x, samples, positions, windows, g):
-    length, width = g.kernel_width * g.channels, g.width * g.channels
-    for r in range(len(samples)):
-        image, window = x[samples[r]], windows[r]
-        top = positions[r] // g.columns * g.down - g.top
-        left = (positions[r] % g.columns * g.across - g.left) * g.channels
-        first, last = max(0, -top), min(g.kernel_height, g.height - top)
-        begin = max(0, -left)
-        end = max(begin, min(length, width - left))
-        if begin > 0 or end < length or first > 0 or last < g.kernel_height:
-            window[:] = 0
-        for i in range(first, last):
-            start = (top + i) * width + left
-            source = image[start + begin : start + end]
-            target = window[i * length + begin : i * length + end]
-            for j in range(len(target)):
-                target[j] = source[j]
 
 
 @jit

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.backends._numba.fronts import some_windows
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import runs
-from refmmr.backends._numba.passes import Passes, apply_mask
+from refmmr.backends._numba.passes import Passes, apply_mask, some_windows
 from refmmr.backends._numba.walls import CACHE, Block, Job, Observer, Walls, pick
 from refmmr.reference import mmr as reference_mmr
 

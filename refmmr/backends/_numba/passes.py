@@ -251,31 +251,59 @@ class Passes:
             layer.add_gradient(x, delta, dW, None)
 
 
+def all_windows(x: np.ndarray, field: Geometry) -> np.ndarray:
+    """The fields of all output pixels of images (n, inputs): (n * positions, field)."""
+    samples = np.repeat(np.arange(len(x)), field.positions)
+    return some_windows(x, samples, np.tile(np.arange(field.positions), len(x)), field)
+
+
+def some_windows(
+    x: np.ndarray, samples: np.ndarray, positions: np.ndarray, field: Geometry
+) -> np.ndarray:
+    """The fields of some output pixels, each of one image: (r, field); 0 outside the image."""
+    windows = np.empty((len(samples), field.window), x.dtype)
+    _some_windows(x, samples, positions, windows, field)
+    return windows
+
+
 # Slices tell the compiler where a run ends: that is worth a factor of three in what follows.
 
 
 @jit
-def _windows(x, windows, g):
-    """Copy what each output pixel looks at; pixels outside the image are 0."""
+def _copy_window(image, window, top, left, g):
+    """Copy the window whose first pixel is (top, left); pixels outside the image are 0."""
     length, width = g.kernel_width * g.channels, g.width * g.channels
+    left *= g.channels
+    first, last = max(0, -top), min(g.kernel_height, g.height - top)
+    begin = max(0, -left)
+    end = max(begin, min(length, width - left))
+    if begin > 0 or end < length or first > 0 or last < g.kernel_height:
+        window[:] = 0
+    for i in range(first, last):
+        start = (top + i) * width + left
+        source = image[start + begin : start + end]
+        target = window[i * length + begin : i * length + end]
+        for j in range(len(target)):
+            target[j] = source[j]
+
+
+@jit
+def _windows(x, windows, g):
+    """Copy what each output pixel looks at."""
     for n in range(x.shape[0]):
-        image = x[n]
         for r in range(g.rows):
-            top = r * g.down - g.top
-            first, last = max(0, -top), min(g.kernel_height, g.height - top)
             for c in range(g.columns):
                 window = windows[(n * g.rows + r) * g.columns + c]
-                left = (c * g.across - g.left) * g.channels
-                begin = max(0, -left)
-                end = max(begin, min(length, width - left))
-                if begin > 0 or end < length or first > 0 or last < g.kernel_height:
-                    window[:] = 0
-                for i in range(first, last):
-                    start = (top + i) * width + left
-                    source = image[start + begin : start + end]
-                    target = window[i * length + begin : i * length + end]
-                    for j in range(len(target)):
-                        target[j] = source[j]
+                _copy_window(x[n], window, r * g.down - g.top, c * g.across - g.left, g)
+
+
+@jit
+def _some_windows(x, samples, positions, windows, g):
+    """The same for some positions, each of one image."""
+    for n in range(len(samples)):
+        row, column = positions[n] // g.columns, positions[n] % g.columns
+        top, left = row * g.down - g.top, column * g.across - g.left
+        _copy_window(x[samples[n]], windows[n], top, left, g)
 
 
 @jit

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.backends._numba import boxes
-from refmmr.backends._numba.fronts import make_front, some_windows, weights_through_masks
+from refmmr.backends._numba.fronts import make_front, weights_through_masks
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import Layout, runs
-from refmmr.backends._numba.passes import Trail
+from refmmr.backends._numba.passes import Trail, some_windows
 from refmmr.reference.network import Network
 
 CACHE = 2**21

@@ -179,7 +179,9 @@ class Worker(Observer):
         if positions is not None:
             G = G[:, np.argsort(self.front.pixels[k])]
         widest = max(layer.numbers for layer in passes.layers[: max(1, k)])
-        size = max(16, CACHE // (widest * self.job.dtype.itemsize))
+        most = max(16, CACHE // (widest * self.job.dtype.itemsize))
+        # Runs of about the same length: a short rest would cost as much as a long one.
+        size = -(-len(samples) // -(-len(samples) // most))
         for here in runs(0, len(samples), size):
             masks = [
                 mask[samples[here]]

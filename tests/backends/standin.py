@@ -266,7 +266,7 @@ class RawModule:
             RUN % {"name": name, "args": ", ".join(_cast(i, kind) for i, (kind, _) in enumerate(p))}
             for name, p in self.kernels.items()
         ]
-        self.library = ctypes.CDLL(str(_compiled("".join([SHIM, code, *runs]), option)))
+        self.compiled = ctypes.CDLL(str(_compiled("".join([SHIM, code, *runs]), option)))
 
     def get_function(self, name):
         return functools.partial(self._launch, name)
@@ -277,7 +277,7 @@ class RawModule:
         assert len(args) == len(parameters), f"{name}: {len(args)} arguments"
         copies = [_Guarded(name, *pair, self.real) for pair in zip(parameters, args, strict=True)]
         pointers = (ctypes.c_void_p * len(args))(*(copy.address for copy in copies))
-        getattr(self.library, f"run_{name}")(ctypes.c_uint(*grid), ctypes.c_uint(*block), pointers)
+        getattr(self.compiled, f"run_{name}")(ctypes.c_uint(*grid), ctypes.c_uint(*block), pointers)
         for copy in copies:
             copy.back()
 

@@ -12,6 +12,7 @@ cheap:
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -24,51 +25,33 @@ from refmmr.backends._numba.second import SecondLayer
 from refmmr.reference.network import Gradients
 
 
-class Front:
+class Front(ABC):
     """What both kinds of front have; only convolutions have fields, pixels and windows."""
 
     depth = 1
-    keeps_patches = False
     fields: Sequence[list[Geometry]] = ()
     pixels: Sequence[np.ndarray] = ()
     windows: Sequence[Passes] = ()
 
+    @abstractmethod
     def copy(self) -> Front:
         """The same front with memory of its own."""
-        raise NotImplementedError
 
-    def project(self, G: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What comes out of the front when directions are pushed through it."""
-        raise NotImplementedError
-
-    def add_patch_gradients(
-        self, seen: np.ndarray, coefficients: np.ndarray, samples: np.ndarray, drows: np.ndarray
-    ) -> None:
-        """Gradient to the patches of the sum of patches by coefficients."""
-        raise NotImplementedError
-
-    def add_drows(self, drows: np.ndarray) -> None:
-        """Add what the patches last looked at feel to the gradient to the filters."""
-        raise NotImplementedError
-
-    def finish(self, sums: Gradients) -> None:
-        """Carry what `add_drows` has added up on to the gradients of the layers."""
-
+    @abstractmethod
     def patches(self, k: int) -> np.ndarray:
         """Rows of a layer of the front."""
-        raise NotImplementedError
 
+    @abstractmethod
     def look(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Rows of the hidden layers of the front behind the first, for c samples."""
-        raise NotImplementedError
 
+    @abstractmethod
     def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
         """Rows of the units of the layer behind, over what the masks (c, N) leave: (c, U, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
         """Rows of units with coefficients over the front's last layer: (c, U, N) to (c, U, d)."""
-        raise NotImplementedError
 
 
 class DenseFront(Front):
@@ -239,8 +222,7 @@ class ConvFront(Front):
 
     def finish(self, sums: Gradients) -> None:
         """Carry what `add_drows` has added up on to the gradients of the layers."""
-        if self.keeps_patches:
-            self.second.add_to_filters(self.dsecond, sums[0][0], sums[1][0])
+        self.second.add_to_filters(self.dsecond, sums[0][0], sums[1][0])
 
     def _multiply(self, coefficients, name):
         field, patches, pixels = self.fields[-1][0], self._rows[-1], self.pixels[-1]

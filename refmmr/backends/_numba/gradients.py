@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refmmr.backends._numba.fronts import ConvFront
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import runs
 from refmmr.backends._numba.passes import Passes, apply_mask, some_windows
@@ -36,6 +37,9 @@ class Worker(Observer):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.sums = job.layout.zeros()
+        # A front whose gradients go back through patches.
+        front = self.front
+        self.patched = front if isinstance(front, ConvFront) and front.keeps_patches else None
         # What is behind the front, for directions that come out of it.
         self.tail = Passes(job.layout.layers[job.front.depth :], job.dtype)
 
@@ -65,8 +69,10 @@ class Worker(Observer):
             )  # fmt: skip
             shared += dnorm[:, : len(shared)].sum(axis=0)
             near = list(self._directions(walls, dnorm, dnorm_margin, y[here]))
-            if self.front.keeps_patches:
-                self._push_patches(near, walls, [mask[here] for mask in block.trail.masks])
+            if self.patched is not None:
+                self._push_patches(
+                    self.patched, near, walls, [mask[here] for mask in block.trail.masks]
+                )
                 continue
             for k, directions in near:
                 samples = directions.samples + here.start
@@ -125,8 +131,17 @@ class Worker(Observer):
             G = norm_gradients(walls.pairs, samples, place, weights, self.job.p, order)
             yield last, Directions(G, samples, label, rivals, None)
 
+    def finish(self) -> None:
+        """Carry what patches have added up on to `sums`."""
+        if self.patched is not None:
+            self.patched.finish(self.sums)
+
     def _push_patches(
-        self, near: list[tuple[int, Directions]], walls: Walls, masks: list[np.ndarray]
+        self,
+        front: ConvFront,
+        near: list[tuple[int, Directions]],
+        walls: Walls,
+        masks: list[np.ndarray],
     ) -> None:
         """Backprop of the directions around a few samples, through the patches of the front."""
         drows = self.buffers.take("drows", *walls.rows[0].shape)
@@ -135,14 +150,14 @@ class Worker(Observer):
             if positions is not None:
                 _add_to_patches(drows, samples, positions, units, G)
                 continue
-            depth = self.front.depth
-            h, seen = self.front.project(G, samples)
+            depth = front.depth
+            h, seen = front.project(G, samples)
             mine = [mask[samples] for mask in masks[depth - 1 : k]]
             apply_mask(h, mine[0])
             coefficients = self._push_tail(k, h, mine, units, rivals)
-            self.front.add_patch_gradients(seen, coefficients, samples, drows)
+            front.add_patch_gradients(seen, coefficients, samples, drows)
         if near:
-            self.front.add_drows(drows)
+            front.add_drows(drows)
 
     def _push_tail(self, k, h, masks, units, rivals):
         """From the front's output to the wall in layer k, and back: the front's coefficients.

@@ -107,7 +107,7 @@ def mmr_gradient(
         worker = Worker(job)
         for rows in runs(start, stop, BLOCK):
             worker.add_gradients(X[rows], y[rows], (gamma_b, gamma_d), (k_b, k_d), values[:, rows])
-        worker.front.finish(worker.sums)
+        worker.finish()
         parts[start] = worker.sums
 
     threads.spread(part, len(X), least=job.least)

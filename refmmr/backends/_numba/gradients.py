@@ -164,14 +164,9 @@ class Worker(Observer):
 
         `masks` are those of layer depth - 1 and on.
         """
-        W, (dW, _) = self.layout.layers[k].W, self.sums[k]
         read, top = self.tail.directions(h, masks[1:])
-        _add_rows(dW, units, top, 1)
-        if rivals is not None:
-            _add_rows(dW, rivals, top, -1)
-        weights = self.tail.buffers.take("unit weights", len(h), W.shape[1])
-        others = units if rivals is None else rivals
-        _unit_weights(W, units, others, rivals is not None, masks[-1], weights)
+        self._add_top(k, top, units, rivals)
+        weights = self._top_weights(k, masks[-1], units, rivals)
         if not read:
             return weights
         deltas = self.tail.backward(weights, masks[1:-1])
@@ -216,17 +211,26 @@ class Worker(Observer):
         units: np.ndarray,
         rivals: np.ndarray | None,
     ) -> None:
-        W, (dW, _) = self.layout.layers[k].W, self.sums[k]
-        read, h = passes.directions(G, masks)
-        _add_rows(dW, units, h, 1)
+        read, top = passes.directions(G, masks)
+        self._add_top(k, top, units, rivals)
+        if masks:
+            weights = self._top_weights(k, masks[-1], units, rivals)
+            passes.add_direction_gradients(read, passes.backward(weights, masks[:-1]), self.sums)
+
+    def _add_top(self, k, top, units, rivals):
+        """What reaches the walls' own layer k is the gradient to their weights there."""
+        dW, _ = self.sums[k]
+        _add_rows(dW, units, top, 1)
         if rivals is not None:
-            _add_rows(dW, rivals, h, -1)
-        if not masks:
-            return
-        coefficients = passes.buffers.take("unit weights", len(G), W.shape[1])
-        _unit_weights(W, units, units if rivals is None else rivals, rivals is not None, masks[-1],
-                      coefficients)  # fmt: skip
-        passes.add_direction_gradients(read, passes.backward(coefficients, masks[:-1]), self.sums)
+            _add_rows(dW, rivals, top, -1)
+
+    def _top_weights(self, k, mask, units, rivals):
+        """The walls' weights in their own layer k, through the mask before it."""
+        W = self.layout.layers[k].W
+        weights = self.buffers.take("unit weights", len(units), W.shape[1])
+        others = units if rivals is None else rivals
+        _unit_weights(W, units, others, rivals is not None, mask, weights)
+        return weights
 
 
 def _channel_first(image: tuple[int, int, int]) -> np.ndarray:

@@ -55,7 +55,7 @@ class Layout:
         for k, layer in enumerate(net.affine_layers):
             W, b = (array.astype(self.dtype, copy=False) for array in (layer.W, layer.b))
             if k < self.n_convs and isinstance(layer, reference.Conv2d):
-                self.layers.append(_conv(layer, W, b, self.images[k]))
+                self.layers.append(_conv(layer, W, b, *self.images[k : k + 2]))
             else:
                 W, b = _densely(layer, W, b, shapes[k], shapes[k + 1])
                 self.layers.append(Dense(self._columns(k, W), b))
@@ -134,21 +134,22 @@ class Layout:
     def _sparsely(self, k, layer, dW, db):
         """Gradient to a filter from the gradient to the dense matrix that it stands for."""
         shape = self.net.input_shape if k == 0 else self.net.shapes[self.net.affine[k]]
-        # Which weight stands where in the dense matrix; 0 is none.
-        labels = np.arange(1, layer.W.size + 1, dtype=np.float64).reshape(layer.W.shape)
-        where, _ = _densely(layer, labels, layer.b, shape, layer.output_shape(shape))
-        dW = np.bincount(where.astype(int).ravel(), dW.ravel(), minlength=layer.W.size + 1)
-        return dW[1:].reshape(layer.W.shape), db.reshape(len(layer.b), -1).sum(axis=1)
+        # Column j of the matrix is what the convolution makes of basis vector j.
+        columns = dW.T.reshape(-1, *layer.output_shape(shape))
+        dW, _ = layer.gradient(_basis(shape, dW.dtype), columns)
+        return dW, db.reshape(len(layer.b), -1).sum(axis=1)
 
 
 def _conv(
-    layer: reference.Conv2d, W: np.ndarray, b: np.ndarray, image: tuple[int, int, int]
+    layer: reference.Conv2d,
+    W: np.ndarray,
+    b: np.ndarray,
+    image: tuple[int, int, int],
+    output: tuple[int, int, int],
 ) -> Conv:
-    height, width, channels = image
-    (top, bottom), (left, right) = layer.pads(height, width)
+    (height, width, channels), (rows, columns, _) = image, output
+    (top, _), (left, _) = layer.pads(height, width)
     (down, across), (kernel_height, kernel_width) = layer.stride, W.shape[2:]
-    rows = (top + height + bottom - kernel_height) // down + 1
-    columns = (left + width + right - kernel_width) // across + 1
     geometry = Geometry(
         height, width, channels, rows, columns, kernel_height, kernel_width, down, across, top, left
     )
@@ -159,7 +160,11 @@ def _densely(layer, W, b, input_shape, output_shape):
     """A layer as one matrix; a convolution's columns are its images of the basis vectors."""
     if isinstance(layer, reference.Linear):
         return W, b
-    d = int(np.prod(input_shape))
-    basis = np.eye(d, dtype=W.dtype).reshape(d, *input_shape)
-    columns = layer.with_weights(W, b).linear(basis).reshape(d, -1)
+    basis = _basis(input_shape, W.dtype)
+    columns = layer.with_weights(W, b).linear(basis).reshape(len(basis), -1)
     return columns.T, np.repeat(b, int(np.prod(output_shape[1:])))
+
+
+def _basis(shape, dtype):
+    d = int(np.prod(shape))
+    return np.eye(d, dtype=dtype).reshape(d, *shape)

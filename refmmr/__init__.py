@@ -24,7 +24,14 @@ from refmmr.geometry import (
 )
 from refmmr.io import load, save
 from refmmr.network import Conv2d, Flatten, Linear, Network
-from refmmr.regions import Box, RegionComplex, Slice, enumerate_regions
+from refmmr.regions import (
+    Box,
+    RegionComplex,
+    RegionGraph,
+    Segment,
+    Slice,
+    enumerate_regions,
+)
 
 if TYPE_CHECKING:
     from refmmr import datasets, plot, testing
@@ -44,7 +51,9 @@ __all__ = [
     "LinearRegion",
     "Network",
     "RegionComplex",
+    "RegionGraph",
     "RobustError",
+    "Segment",
     "Slice",
     "available_backends",
     "certify",

@@ -23,15 +23,13 @@ Examples
 from __future__ import annotations
 
 from collections.abc import Set
-from fractions import Fraction
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from refmmr.exact import exact_network, fractions
 from refmmr.network import Conv2d, Flatten, Linear, Network
-from refmmr.reference import layers as _layers
-from refmmr.reference import network as _network
+from refmmr.reference.layers import Layer
 
 try:
     from hypothesis import strategies as st
@@ -126,7 +124,7 @@ def conv_networks(
     """
     side = st.integers(2, max_size)
     input_shape = draw(st.tuples(st.integers(1, max_channels), side, side))
-    layers: list[_layers.Layer] = []
+    layers: list[Layer] = []
     shape: tuple[int, ...] = input_shape
     for _ in range(draw(st.integers(1, 2))):
         channels, height, width = shape
@@ -249,43 +247,6 @@ def boxes(
     touched = rng.random(shape) < touching
     below, above = np.where(touched & side, 0, below), np.where(touched & ~side, 0, above)
     return points.min(axis=0) - below, points.max(axis=0) + above
-
-
-def fractions(array: Any) -> np.ndarray:
-    """The same numbers as `fractions.Fraction`, in an object array.
-
-    Examples
-    --------
-    >>> fractions([0.5, -3])
-    array([Fraction(1, 2), Fraction(-3, 1)], dtype=object)
-    """
-    array = np.asarray(array)
-    numbers = [Fraction(number) for number in array.ravel().tolist()]
-    return np.array(numbers, dtype=object).reshape(array.shape)
-
-
-def exact_network(net: _network.Network) -> _network.Network:
-    """The same network on fractions: a `refmmr.reference.network.Network` without rounding.
-
-    Parameters
-    ----------
-    net : Network
-
-    Returns
-    -------
-    refmmr.reference.network.Network
-        Its methods take and give object arrays such as `fractions` makes.
-    """
-    layers: list[_layers.Layer] = []
-    for layer in net.layers:
-        if isinstance(layer, _layers.Conv2d):
-            W, b = fractions(layer.W), fractions(layer.b)
-            layers.append(_layers.Conv2d(W, b, layer.stride, layer.padding))
-        elif isinstance(layer, _layers.Linear):
-            layers.append(_layers.Linear(fractions(layer.W), fractions(layer.b)))
-        else:
-            layers.append(layer)
-    return _network.Network(layers, net.input_shape)
 
 
 def _generators() -> SearchStrategy[np.random.Generator]:

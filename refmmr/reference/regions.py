@@ -1,191 +1,403 @@
-"""Exact enumeration of the linear regions in a plane, by splitting polygons layer by layer.
+"""Exact enumeration of the linear regions in a box, by splitting polytopes layer by layer.
 
-Start with one convex polygon, the domain.  On it the first layer is affine, so each unit is zero
-along a straight line: cut every polygon along the line of every unit that changes sign on it.  On
-each of the pieces the pattern of the first layer is fixed, so the second layer is affine there: cut
-again; and so on.  What is left in the end are the linear regions: every unit has one sign on each.
+Start with one convex cell, the domain.  On it the first layer is affine, so each unit is zero on a
+hyperplane: cut every cell along the hyperplane of every unit that changes sign on it.  On each of
+the pieces the pattern of the first layer is fixed, so the second layer is affine there: cut again;
+and so on.  What is left in the end are the linear regions: every unit has one sign on each.
 
-Only the values of the units at the *corners* are needed.  They come from the network itself, never
-from a copy of the affine map of some piece; as the network is continuous, the pieces on both sides
-of a wall agree about a corner they share.  Within a layer the values at a new corner follow by
-interpolation along the edge that is cut.
+The domain is a box in coordinates z of n dimensions, and the input of the network is
+``origin + z_1 direction_1 + ... + z_n direction_n``: an input space itself (n = d), a plane in it
+(n = 2) or a line (n = 1).
 
-In floats the sign of a unit at a corner is decided only where its value is larger than its rounding
-error (`refmmr.reference.rounding`); within that error the value is taken to be 0 and the line to
-pass through the corner, so a cell is never cut along a line that only touches it.  With
-`fractions.Fraction` as numbers (an object array) every sign is exact.
+Three things keep neighbours in agreement, so that no sliver is lost and none is invented:
+
+- The value of a unit at a corner is computed once, from the affine map of one of the cells around
+  it.  The network is continuous: all of the maps agree there.
+- A corner made by a cut has a name: the edge that was cut, and the wall.  All the cells around the
+  edge find the same corner under that name.
+- In floats the sign of a unit at a corner is decided only where its value is larger than its
+  rounding error (`refmmr.reference.rounding`).  Within that error the value is taken to be 0 and
+  the wall to pass through the corner, so a cell is never cut along a wall that only touches it.
+  Corners where that happened are marked as uncertain.
+
+With `fractions.Fraction` as numbers (object arrays) every sign is exact.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import pairwise, product
+from math import factorial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from refmmr.reference import rounding
 from refmmr.reference.network import Network, flat
 
-DOMAIN = -1
-"""The wall of an edge that belongs to the domain, not to a unit."""
-
-Embedding = Callable[[np.ndarray], np.ndarray]
-"""Points of the plane (m, 2) to inputs of the network (m, *input_shape)."""
+WORD = 64
+"""Bits in which a corner remembers the facets that it touches."""
 
 
-class Cell(NamedTuple):
-    """A convex polygon, corners counter-clockwise; edge i goes from corner i to corner i + 1."""
-
-    corners: np.ndarray  # (m, 2), in coordinates of the plane
-    walls: np.ndarray  # (m,) int: the unit whose zero set edge i lies on, or DOMAIN
-    pattern: np.ndarray  # (units so far,) bool
+UPDATES = 128
+"""Roundings a layer that the bounds allow for where a backend makes one map out of another."""
 
 
-def enumerate_plane(
+class Domain(NamedTuple):
+    """A box in coordinates z, (n,), and where it lies in the input space."""
+
+    lo: np.ndarray  # (n,)
+    hi: np.ndarray  # (n,)
+    origin: np.ndarray  # (*input_shape), the input at z = 0
+    directions: np.ndarray  # (n, *input_shape)
+
+
+class Regions(NamedTuple):
+    """R convex cells of n dimensions; those of one are beside those of the next in every array.
+
+    Corners are numbers, rows of `points`.  In the plane the corners of a cell go counter-clockwise
+    and its facet i is the edge from corner i to corner i + 1; `touches` is empty then.
+    """
+
+    points: np.ndarray  # (V, n)
+    uncertain: np.ndarray  # (V,) bool: some sign there was within its rounding error
+    corner_starts: np.ndarray  # (R + 1,) int
+    corners: np.ndarray  # (C,) int
+    touches: np.ndarray  # (C, words) uint64: bit i says that the corner lies on facet i of its cell
+    facet_starts: np.ndarray  # (R + 1,) int
+    walls: np.ndarray  # (F,) int, the unit that is 0 on a facet, or a `face`; rising if n is not 2
+    patterns: np.ndarray  # (R, ceil(N / 8)) uint8: `numpy.packbits`, little
+    maps: np.ndarray  # (R, n + 1, K): the logits are z @ maps[:n] + maps[n]
+    complete: bool  # false if it was told to stop
+
+
+def face(axis: int, upper: bool) -> int:
+    """The wall of a facet that lies on the domain's own face, where z[axis] is lo or hi."""
+    return -1 - 2 * axis - upper
+
+
+# ---- Cells.
+
+
+class Polygon(NamedTuple):
+    """A convex cell of the plane."""
+
+    corners: np.ndarray  # (m,) int, counter-clockwise
+    walls: np.ndarray  # (m,) int: of the edge from corner i to corner i + 1
+
+    def split(self, table: Corners, unit: int, units: np.ndarray, wall: int) -> list[Polygon]:
+        """Cut along the line where a unit is 0: the positive and the negative side.
+
+        Parameters
+        ----------
+        table : Corners
+            Gets the corners that the cut makes.
+        unit : int
+            A unit of the layer at hand that has both signs at the corners.
+        units : ndarray of int
+            Those whose signs will be asked for at the new corners.
+        wall : int
+            Label of the new facet.
+        """
+        f = table.values_at(self.corners)[:, unit].tolist()
+        numbers = self.corners.tolist()
+        corners, walls, signs = [], [], []
+        for i, (a, wall_here) in enumerate(zip(numbers, self.walls.tolist(), strict=True)):
+            corners.append(a)
+            walls.append(wall_here)
+            signs.append((f[i] > 0) - (f[i] < 0))
+            j = (i + 1) % len(numbers)
+            if f[i] > 0 > f[j] or f[i] < 0 < f[j]:
+                ends = (a, numbers[j]) if f[i] > 0 else (numbers[j], a)
+                corners.append(table.between(*ends, unit, units, wall))
+                walls.append(wall_here)
+                signs.append(0)
+        whole = Polygon(np.array(corners), np.array(walls))
+        return [whole._side(np.array(signs) * sign >= 0, wall) for sign in (1, -1)]
+
+    def _side(self, keep: np.ndarray, wall: int) -> Polygon:
+        """The corners on one side of a line; the edge that closes the piece lies on the line."""
+        kept = np.flatnonzero(keep)
+        # The kept corners follow each other around the polygon, except across the cut.
+        leaves = ~keep[(kept + 1) % len(keep)]
+        return Polygon(self.corners[kept], np.where(leaves, wall, self.walls[kept]))
+
+
+class Polytope(NamedTuple):
+    """A convex cell of any dimension; its edges and faces are known by what corners touch."""
+
+    corners: np.ndarray  # (m,) int
+    walls: np.ndarray  # (F,) int: one a facet
+    touches: np.ndarray  # (m, F) bool: corner i lies on facet j
+
+    def split(self, table: Corners, unit: int, units: np.ndarray, wall: int) -> list[Polytope]:
+        """Cut along the hyperplane where a unit is 0; see `Polygon.split`."""
+        f = table.values_at(self.corners)[:, unit]
+        edges = self._edges(f > 0, f < 0, n=len(table.points[0]))
+        new = [table.between(self.corners[i], self.corners[j], unit, units, wall) for i, j in edges]
+        common = self.touches[edges[:, 0]] & self.touches[edges[:, 1]]
+        on_cut = np.concatenate([f == 0, np.ones(len(new), dtype=bool)])
+        whole = Polytope(
+            np.concatenate([self.corners, np.array(new, dtype=int)]),
+            np.append(self.walls, wall),
+            np.column_stack([np.concatenate([self.touches, common]), on_cut]),
+        )
+        sides = np.concatenate([np.sign(f).astype(int), np.zeros(len(new), dtype=int)])
+        return [whole._side(sides * sign) for sign in (1, -1)]
+
+    def _edges(self, above: np.ndarray, below: np.ndarray, n: int) -> np.ndarray:
+        """Pairs (corner above, corner below) that an edge joins, (e, 2).
+
+        An edge lies on n - 1 facets at least, and no third corner touches all of them.
+        """
+        i, j = np.nonzero(above[:, None] & below)
+        common = self.touches[i] & self.touches[j]
+        many = common.sum(axis=1) >= n - 1
+        i, j, common = i[many], j[many], common[many].astype(np.intp)
+        touched = common @ self.touches.T.astype(np.intp) == common.sum(axis=1)[:, None]
+        ends = touched.sum(axis=1) == 2
+        return np.column_stack([i[ends], j[ends]])
+
+    def _side(self, sides: np.ndarray) -> Polytope:
+        """The corners where `sides` is not negative; the last facet is the cut.
+
+        Another facet stays if one of its corners is really on that side.
+        """
+        keep = sides >= 0
+        facets = np.append(self.touches[sides > 0, :-1].any(axis=0), True)
+        return Polytope(self.corners[keep], self.walls[facets], self.touches[keep][:, facets])
+
+
+class Corners:
+    """The table of all corners: where each one is, and the layer's values there."""
+
+    def __init__(self, points: np.ndarray) -> None:
+        self.points = list(points)
+        self.values: list[np.ndarray] = []
+        self.uncertain = [False] * len(self.points)
+        self.errors = np.zeros(0)
+        self._names: dict[tuple[int, int, int], int] = {}
+
+    def evaluate(self, cells: Sequence[Cell], maps: np.ndarray, errors: np.ndarray) -> None:
+        """Evaluate a layer's units, each corner by the map of the first cell that it belongs to.
+
+        Parameters
+        ----------
+        cells : sequence of Polygon or Polytope
+        maps : ndarray, shape (cells, n + 1, N_k)
+        errors : ndarray, shape (N_k,)
+            Bounds on the rounding errors.
+        """
+        self.errors = errors
+        values: list[np.ndarray | None] = [None] * len(self.points)
+        for cell, rows in zip(cells, maps, strict=True):
+            for number in cell.corners.tolist():
+                if values[number] is None:
+                    exact = self.points[number] @ rows[:-1] + rows[-1]
+                    values[number] = self._decided(exact)
+                    self.uncertain[number] |= bool(self._doubtful(exact).any())
+        nowhere = np.zeros_like(errors)
+        self.values = [nowhere if row is None else row for row in values]
+
+    def values_at(self, numbers: np.ndarray) -> np.ndarray:
+        """Decided values at some corners, (m, N_k)."""
+        return np.array([self.values[number] for number in numbers.tolist()])
+
+    def between(self, a: int, b: int, unit: int, units: np.ndarray, wall: int) -> int:
+        """The corner where a unit is 0 on the edge from a, where it is positive, to b."""
+        number = self._names.setdefault((a, b, wall), len(self.points))
+        f, g = self.values[a], self.values[b]
+        t = f[unit] / (f[unit] - g[unit])
+        exact = f + t * (g - f)
+        others = units[units != unit]
+        doubtful = bool(self._doubtful(exact)[others].any())
+        if number == len(self.points):
+            value = self._decided(exact)
+            value[unit] = 0
+            self.points.append(self.points[a] + t * (self.points[b] - self.points[a]))
+            self.values.append(value)
+            self.uncertain.append(False)
+        self.uncertain[number] |= doubtful
+        return number
+
+    def _decided(self, values: np.ndarray) -> np.ndarray:
+        """The values whose sign is certain; 0 for the others."""
+        return np.where(np.abs(values) > self.errors, values, 0)
+
+    def _doubtful(self, values: np.ndarray) -> np.ndarray:
+        return (np.abs(values) <= self.errors) & (self.errors > 0)
+
+
+Cell = Polygon | Polytope
+
+
+def domain_cell(domain: Domain) -> tuple[Cell, np.ndarray]:
+    """The domain as a cell, and its corners, (2 ** n, n)."""
+    n = len(domain.lo)
+    if n == 2:
+        upper = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=bool)
+        walls = [face(1, upper=False), face(0, upper=True), face(1, upper=True), face(0, False)]
+        return Polygon(np.arange(4), np.array(walls)), np.where(upper, domain.hi, domain.lo)
+    upper = np.array(list(product([False, True], repeat=n)))
+    walls = [face(axis, end) for axis in range(n) for end in (False, True)]
+    touches = np.stack([~upper, upper], axis=2).reshape(len(upper), 2 * n)
+    cell = _sorted_facets(Polytope(np.arange(len(upper)), np.array(walls), touches))
+    return cell, np.where(upper, domain.hi, domain.lo)
+
+
+# ---- The enumeration.
+
+
+def enumerate_regions(
     net: Network,
-    corners: np.ndarray,
-    embed: Embedding,
-    on_layer: Callable[[int, int], object] = lambda layer, cells: None,
-) -> list[Cell]:
-    """All linear regions of a network in a convex polygon.
+    domain: Domain,
+    go_on: Callable[[int, int, int, int], bool] = lambda layer, done, cells, pieces: True,
+) -> Regions:
+    """All linear regions of a network in a domain.
 
     Parameters
     ----------
     net : Network
-    corners : ndarray, shape (m, 2)
-        The domain, counter-clockwise.
-    embed : callable
-        Points of the plane to inputs of the network.
-    on_layer : callable, optional
-        Told after every hidden layer: its number and the number of cells so far.
+    domain : Domain
+    go_on : callable, optional
+        Told, now and then, the number of the hidden layer, how many of its cells are split, out of
+        how many, and into how many pieces.  If it returns False the other cells are left out.
 
     Returns
     -------
-    list of Cell
-        With the pattern of all hidden units.
+    Regions
+        In a fixed order: of two pieces of a cell the one where the first unit that tells them apart
+        is active comes first.
     """
-    walls = np.full(len(corners), DOMAIN)
-    cells = [Cell(corners, walls, np.zeros(0, dtype=bool))]
-    first_unit = 0
+    cell, points = domain_cell(domain)
+    cells: list[Cell] = [cell]
+    patterns = np.zeros((1, 0), dtype=bool)
+    table = Corners(points)
+    maps = first_map(net, domain)
+    errors = value_errors(net, domain)
+    complete = True
     for k, shape in enumerate(net.unit_shapes):
-        cells = [
-            piece
-            for cell, values, errors in corner_values(net, cells, embed, layer=k)
-            for piece in split_cell(cell, values, errors, first_unit)
-        ]
-        first_unit += int(np.prod(shape))
-        on_layer(k + 1, len(cells))
-    return cells
+        table.evaluate(cells, maps, errors[k])
+        pieces: list[Cell] = []
+        parents: list[int] = []
+        active: list[np.ndarray] = []
+        first_unit = patterns.shape[1]
+        for i, cell in enumerate(cells):
+            for piece, signs in split_cell(cell, table, int(np.prod(shape)), first_unit):
+                pieces.append(piece)
+                parents.append(i)
+                active.append(signs)
+            if not go_on(k + 1, i + 1, len(cells), len(pieces)):
+                complete = complete and i + 1 == len(cells)
+                break
+        cells = pieces
+        patterns = np.concatenate([patterns[parents], np.array(active)], axis=1)
+        maps = next_maps(net, k, maps[parents] * np.array(active)[:, None])
+    return _side_by_side(cells, table, patterns, maps, complete)
 
 
-def corner_values(
-    net: Network, cells: Sequence[Cell], embed: Embedding, layer: int
-) -> Iterator[tuple[Cell, np.ndarray, np.ndarray]]:
-    """For each cell the pre-activations of a layer at its corners, (m, N_k), and their errors.
-
-    The errors, (N_k,), hold on the whole cell: their bounds are convex, so largest at a corner.
-    """
-    # A corner is shared by several cells; ask the network once, so that they hear the same.
-    corners, places = _distinct(np.concatenate([cell.corners for cell in cells]))
-    parts = [
-        _values_and_errors(net, embed(corners[start : start + 1024]), layer)
-        for start in range(0, len(corners), 1024)
-    ]
-    values, errors = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    start = 0
-    for cell in cells:
-        here = places[start : start + len(cell.corners)]
-        yield cell, values[here], errors[here].max(axis=0)
-        start += len(here)
-
-
-def split_cell(cell: Cell, values: np.ndarray, errors: np.ndarray, first_unit: int) -> list[Cell]:
-    """Cut a cell along the zero lines of a layer's units, given their values at its corners."""
-    pieces = [(cell.corners, cell.walls, decided(values, errors))]
-    crossing = (pieces[0][2] > 0).any(axis=0) & (pieces[0][2] < 0).any(axis=0)
-    for unit in np.flatnonzero(crossing).tolist():
-        pieces = [
-            part for piece in pieces for part in split(*piece, errors, unit, wall=first_unit + unit)
-        ]
-    return [
-        Cell(corners, walls, np.concatenate([cell.pattern, (values > 0).any(axis=0)]))
-        for corners, walls, values in pieces
-    ]
+def split_cell(
+    cell: Cell, table: Corners, n_units: int, first_unit: int
+) -> Iterator[tuple[Cell, np.ndarray]]:
+    """Cut a cell along the walls of a layer's units: pieces, and which units are active on each."""
+    waiting = [(cell, np.arange(n_units), np.zeros(n_units, dtype=bool))]
+    while waiting:
+        piece, units, active = waiting.pop()
+        values = table.values_at(piece.corners)[:, units]
+        above, below = (values > 0).any(axis=0), (values < 0).any(axis=0)
+        # A unit that has one sign on a piece has it on all pieces of the piece.
+        active = active.copy()
+        active[units] = above
+        units = units[above & below]
+        if len(units) == 0:
+            yield piece, active
+            continue
+        positive, negative = piece.split(table, int(units[0]), units, first_unit + int(units[0]))
+        waiting += [(negative, units, active), (positive, units, active)]
 
 
-def decided(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """The values whose sign is certain; 0 for the others."""
-    return np.where(np.abs(values) > errors, values, 0)
+def first_map(net: Network, domain: Domain) -> np.ndarray:
+    """The first layer as an affine map of z, (1, n + 1, N_1): n directions, then the value at 0."""
+    rows = np.concatenate([domain.directions, domain.origin[None]])[None]
+    return _through(net, rows, 0, net.affine[0] + 1)
 
 
-Piece = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def split(
-    corners: np.ndarray,
-    walls: np.ndarray,
-    values: np.ndarray,
-    errors: np.ndarray,
-    column: int,
-    wall: int,
-) -> list[Piece]:
-    """Cut a polygon along the line where a column of `values` is zero.
+def next_maps(net: Network, layer: int, maps: np.ndarray) -> np.ndarray:
+    """Maps of a hidden layer's activations to those of the next layer's pre-activations.
 
     Parameters
     ----------
-    corners : ndarray, shape (m, 2)
-    walls : ndarray, shape (m,)
-        Labels of the edges.
-    values : ndarray, shape (m, c)
-        Functions that are affine on the polygon, at its corners, decided.
-    errors : ndarray, shape (c,)
-        Their rounding errors on the polygon.
-    column : int
-        The one to cut along.
-    wall : int
-        Label of the new edge.
+    net : Network
+    layer : int
+        k - 1, a position among the layers with weights.
+    maps : ndarray, shape (c, n + 1, N_k)
+        Of each of c cells: ``s_k * V_k``, one row a direction, then ``s_k * a_k``.
 
     Returns
     -------
-    list of (corners, walls, values)
-        The positive and the negative piece, or the polygon itself where the line misses its
-        interior.
+    ndarray, shape (c, n + 1, N_{k+1})
+        ``V_{k+1} = W_{k+1} diag(s_k) V_k`` and ``a_{k+1} = W_{k+1} diag(s_k) a_k + b_{k+1}``.
     """
-    f = values[:, column]
-    if not ((f > 0).any() and (f < 0).any()):
-        return [(corners, walls, values)]
-    corners, walls, values = _with_crossings(corners, walls, values, errors, column)
-    return [_side(corners, walls, values, values[:, column] * sign >= 0, wall) for sign in (1, -1)]
+    rows = maps.reshape(*maps.shape[:2], *net.unit_shapes[layer])
+    return _through(net, rows, net.affine[layer] + 1, net.affine[layer + 1] + 1)
 
 
-def _with_crossings(corners, walls, values, errors, column):
-    """Insert a corner wherever an edge crosses the zero line."""
-    f = values[:, column]
-    after = np.roll(f, -1)
-    new_corners, new_walls, new_values = [], [], []
-    for i in range(len(corners)):
-        new_corners.append(corners[i])
-        new_walls.append(walls[i])
-        new_values.append(values[i])
-        if (f[i] > 0 > after[i]) or (f[i] < 0 < after[i]):
-            j = (i + 1) % len(corners)
-            # From a fixed end, so that both cells at this edge find the same point.
-            a, b = (i, j) if tuple(corners[i]) < tuple(corners[j]) else (j, i)
-            t = f[a] / (f[a] - f[b])
-            value = decided(values[a] + t * (values[b] - values[a]), errors)
-            value[column] = 0
-            new_corners.append(corners[a] + t * (corners[b] - corners[a]))
-            new_walls.append(walls[i])
-            new_values.append(value)
-    return np.array(new_corners), np.array(new_walls), np.array(new_values)
+def value_errors(net: Network, domain: Domain) -> list[np.ndarray]:
+    """Bounds on the rounding error of each layer's values anywhere in the domain, (N_k,) each.
+
+    The bounds grow with ``|x|``, so they are largest where every coordinate is.
+    """
+    if domain.lo.dtype == object:  # fractions make no errors
+        return [flat([np.zeros((1, *shape))])[0] for shape in (*net.unit_shapes, net.shapes[-1])]
+    reach = np.maximum(np.abs(domain.lo), np.abs(domain.hi))
+    largest = np.abs(domain.origin) + np.tensordot(reach, np.abs(domain.directions), axes=1)
+    # Of z -> x, of the sum of a map's rows, and of maps that are updated instead of made afresh.
+    extra = 2 * len(reach) + 2 + UPDATES * len(net.affine)
+    return [flat([bound])[0] for bound in rounding.value_errors(net, largest[None], extra=extra)]
 
 
-def _side(corners, walls, values, keep, wall):
-    """The corners on one side of the line; the edge that closes the piece lies on the line."""
-    kept = np.flatnonzero(keep)
-    # The kept corners follow each other around the polygon, except across the cut.
-    leaves = ~keep[(kept + 1) % len(keep)]
-    return corners[kept], np.where(leaves, wall, walls[kept]), values[kept]
+def _through(net, rows, start, stop):
+    """Send directions and, last, one point of each cell through some layers."""
+    for layer in net.layers[start:stop]:
+        rows = np.concatenate([layer.linear(rows[:, :-1]), layer.apply(rows[:, -1:])], axis=1)
+    return rows.reshape(*rows.shape[:2], -1)
+
+
+def _side_by_side(cells, table, patterns, maps, complete):
+    """The cells as flat arrays."""
+    plane = isinstance(cells[0], Polygon)
+    if not plane:
+        cells = [_sorted_facets(cell) for cell in cells]
+    words = 0 if plane else -(-max(len(cell.walls) for cell in cells) // WORD)
+    return Regions(
+        points=np.array(table.points),
+        uncertain=np.array(table.uncertain),
+        corner_starts=np.cumsum([0, *(len(cell.corners) for cell in cells)]),
+        corners=np.concatenate([cell.corners for cell in cells]),
+        touches=np.concatenate([pack(cell_touches(cell), words) for cell in cells]),
+        facet_starts=np.cumsum([0, *(len(cell.walls) for cell in cells)]),
+        walls=np.concatenate([cell.walls for cell in cells]),
+        patterns=np.packbits(patterns, axis=1, bitorder="little"),
+        maps=maps,
+        complete=complete,
+    )
+
+
+def _sorted_facets(cell):
+    """The same polytope with its facets in the order of their walls."""
+    order = np.argsort(cell.walls)
+    return Polytope(cell.corners, cell.walls[order], cell.touches[:, order])
+
+
+def pack(touches: np.ndarray, words: int) -> np.ndarray:
+    """Rows of bools as rows of words, uint64; bit i of the row is its entry i.  No more fit."""
+    bits = np.zeros((len(touches), words * WORD), dtype=np.uint8)
+    n = min(touches.shape[1], bits.shape[1])
+    bits[:, :n] = touches[:, :n]
+    return np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64)
+
+
+# ---- How large cells are.
 
 
 def area(corners: np.ndarray) -> np.ndarray:
@@ -194,57 +406,163 @@ def area(corners: np.ndarray) -> np.ndarray:
     return (x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1) / 2
 
 
+def volumes(regions: Regions) -> np.ndarray:
+    """Volume of each region, (R,): the length of an interval, the area of a polygon."""
+    n, found = regions.points.shape[1], []
+    for i, (start, stop) in enumerate(pairwise(regions.corner_starts.tolist())):
+        points = regions.points[regions.corners[start:stop]]
+        found.append(area(points) if n == 2 else volume(points, touching(regions, i)))
+    return np.array(found)
+
+
+def volume(points: np.ndarray, touches: np.ndarray) -> np.ndarray:
+    """Volume of a polytope of n dimensions: that of the simplices which `simplices` cuts it into.
+
+    Parameters
+    ----------
+    points : ndarray, shape (m, n)
+        Its corners.
+    touches : ndarray of bool, shape (m, F)
+        Which corner lies on which facet.
+    """
+    n = points.shape[1]
+    edges = [points[list(rest)] - points[first] for first, *rest in simplices(touches)]
+    return sum(abs(determinant(matrix)) for matrix in edges) / factorial(n)
+
+
+def simplices(touches: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """Cut a polytope into simplices, given which corner touches which facet (Cohen and Hickey).
+
+    Take a corner; every simplex of a facet that does not touch it makes a simplex with it; and
+    the simplices of a facet are found in the same way.
+    """
+    yield from _simplices(touches, np.arange(len(touches)))
+
+
+def _simplices(touches, face):
+    """Simplices of the face with these corners, as tuples of corners."""
+    if len(face) == 1:
+        yield (int(face[0]),)
+        return
+    for facet in _facets_of(touches, face):
+        if face[0] not in facet:
+            for simplex in _simplices(touches, facet):
+                yield (int(face[0]), *simplex)
+
+
+def _facets_of(touches, face):
+    """The largest of the faces in which other facets of the polytope meet this face."""
+    meetings = {tuple(face[on].tolist()) for on in touches[face].T if on.any() and not on.all()}
+    sets = [set(meeting) for meeting in meetings]
+    return [np.array(sorted(one)) for one in sets if not any(one < other for other in sets)]
+
+
+def determinant(matrix: np.ndarray) -> Any:
+    """Determinant of a small matrix (n, n), of floats or fractions: by its first row."""
+    if len(matrix) == 0:
+        return 1
+    minors = (np.delete(matrix[1:], j, axis=1) for j in range(len(matrix)))
+    return sum(
+        (-1) ** j * entry * determinant(minor)
+        for j, (entry, minor) in enumerate(zip(matrix[0], minors, strict=True))
+    )
+
+
+# ---- Who wins.
+
+
 class ClassPiece(NamedTuple):
     """The part of a linear region where one class has the largest logit."""
 
-    cell: int
+    region: int
     winner: int
-    corners: np.ndarray  # (m, 2)
-    rivals: np.ndarray  # (m,) int: the class that ties along edge i, or -1
-    inside: np.ndarray  # (m,) bool: edge i is a cut through the region, not an edge of it
+    cell: Cell  # its walls: those of the region, or `tie` of the two classes
 
 
-def class_pieces(net: Network, cells: Sequence[Cell], embed: Embedding) -> list[ClassPiece]:
-    """Cut every linear region by the class that wins; logits are affine on it."""
+def tie(n_hidden: int, n_classes: int, first: int, second: int) -> int:
+    """The wall between two classes, the smaller first; it follows those of all hidden units."""
+    return n_hidden + first * n_classes + second
+
+
+def class_pieces(
+    net: Network, regions: Regions, domain: Domain, which: Sequence[int]
+) -> tuple[list[ClassPiece], np.ndarray]:
+    """Cut linear regions by the class that wins; logits are affine on each.
+
+    Parameters
+    ----------
+    net : Network
+    regions : Regions
+    domain : Domain
+    which : sequence of int
+        The regions to cut.
+
+    Returns
+    -------
+    pieces : list of ClassPiece
+    points : ndarray, shape (V', n)
+        Those of the regions, then those made by the cuts.
+    """
+    n_classes = net.n_classes
+    first, second = np.triu_indices(n_classes, k=1)
+    logit_errors = value_errors(net, domain)[-1]
+    errors = 2 * (logit_errors[first] + logit_errors[second])
+    table = Corners(regions.points)
+    cells = [region_cell(regions, i) for i in which]
+    table.evaluate(
+        cells, regions.maps[which][..., first] - regions.maps[which][..., second], errors
+    )
     pieces = []
-    layer = len(net.unit_shapes)
-    for index, (cell, logits, errors) in enumerate(corner_values(net, cells, embed, layer)):
-        for winner in range(logits.shape[1]):
-            piece = _winning_piece(cell, logits, errors, winner)
-            if piece is not None:
-                pieces.append(ClassPiece(index, winner, *piece))
-    return pieces
+    for region, cell in zip(which, cells, strict=True):
+        for winner in range(n_classes):
+            won = _won_by(cell, table, winner, net.n_hidden, n_classes)
+            if won is not None:
+                pieces.append(ClassPiece(region, winner, won))
+    return pieces, np.array(table.points)
 
 
-def _winning_piece(cell, logits, errors, winner):
-    """Where `winner` beats every rival (the first of equals wins), and who ties along the edges."""
-    errors = 2 * (errors + errors[winner])
-    values = decided(logits[:, winner : winner + 1] - logits, errors)
-    corners, rivals = cell.corners, np.full(len(cell.corners), -1)
-    for rival in range(values.shape[1]):
-        f = values[:, rival]
-        if not (f > 0).any() and ((f < 0).any() or rival < winner):
+def _won_by(cell, table, winner, n_hidden, n_classes):
+    """The part of a cell where a class wins (the first of equals), or None."""
+    first, second = np.triu_indices(n_classes, k=1)
+    duels = [pair for pair in range(len(first)) if winner in (first[pair], second[pair])]
+    values = table.values_at(cell.corners)
+    for pair in duels:
+        leads = 1 if winner == first[pair] else -1
+        margin = values[:, pair] * leads
+        if not (margin > 0).any() and ((margin < 0).any() or leads < 0):
             return None
-        corners, rivals, values = split(corners, rivals, values, errors, rival, wall=rival)[0]
-    inside = rivals >= 0
-    # An edge of the region along which a rival ties is a decision boundary too.
-    ties = (values == 0) & (np.roll(values, -1, axis=0) == 0) & (values != 0).any(axis=0)
-    for rival in np.flatnonzero(ties.any(axis=0)).tolist():
-        rivals = np.where(ties[:, rival] & ~inside, rival, rivals)
-    return corners, rivals, inside
+    for pair in duels:
+        leads = 1 if winner == first[pair] else -1
+        margin = table.values_at(cell.corners)[:, pair] * leads
+        if (margin > 0).any() and (margin < 0).any():
+            wall = tie(n_hidden, n_classes, int(first[pair]), int(second[pair]))
+            positive, negative = cell.split(table, pair, np.array(duels), wall)
+            cell = positive if leads > 0 else negative
+        elif not (margin > 0).any() and ((margin < 0).any() or leads < 0):
+            return None
+    return cell
 
 
-def _values_and_errors(net, X, layer):
-    """Pre-activations of a layer and bounds on their rounding error, both (n, N_k)."""
-    values = flat([net.forward(X).outputs[layer]])
-    if values.dtype == object:  # fractions make no errors
-        return values, np.zeros_like(values)
-    return values, flat([rounding.value_errors(net, X)[layer]])
+def region_cell(regions: Regions, i: int) -> Cell:
+    """Region i as a cell of its own."""
+    corners = regions.corners[regions.corner_starts[i] : regions.corner_starts[i + 1]]
+    walls = regions.walls[regions.facet_starts[i] : regions.facet_starts[i + 1]]
+    if regions.points.shape[1] == 2:
+        return Polygon(corners, walls)
+    return Polytope(corners, walls, touching(regions, i))
 
 
-def _distinct(corners):
-    """Distinct rows, and the place of each row among them."""
-    places: dict[tuple, int] = {}
-    indices = [places.setdefault(tuple(corner), len(places)) for corner in corners.tolist()]
-    first = {place: i for i, place in reversed(list(enumerate(indices)))}
-    return corners[[first[place] for place in range(len(places))]], np.array(indices)
+def cell_touches(cell: Cell) -> np.ndarray:
+    """Which corner of a cell touches which of its facets, (m, F) bool."""
+    if isinstance(cell, Polytope):
+        return cell.touches
+    edges = np.eye(len(cell.walls), dtype=bool)
+    return edges | np.roll(edges, -1, axis=1)
+
+
+def touching(regions: Regions, i: int) -> np.ndarray:
+    """Which corner of region i touches which of its facets, (m, F) bool."""
+    start, stop = regions.corner_starts[i : i + 2]
+    n_facets = int(np.diff(regions.facet_starts[i : i + 2])[0])
+    words = np.ascontiguousarray(regions.touches[start:stop]).astype("<u8").view(np.uint8)
+    return np.unpackbits(words, axis=1, count=n_facets, bitorder="little").astype(bool)

@@ -51,7 +51,7 @@ def indicator(net: Network) -> Network:
 
 
 def value_errors(
-    net: Network, X: np.ndarray, masks: Sequence[np.ndarray] | None = None
+    net: Network, X: np.ndarray, masks: Sequence[np.ndarray] | None = None, *, extra: int = 0
 ) -> list[np.ndarray]:
     """Bounds on the error of ``f_1, ..., f_{L+1}`` at X, shapes (n, *unit_shape).
 
@@ -59,11 +59,11 @@ def value_errors(
     unit is uncertain and the bounds of the layers behind it are void.  Without masks the magnitudes
     of all units are summed, and the bounds hold in any case: a float on the wrong side of a ReLU is
     off by no more than the pre-activation itself is.  The bound is 0 where no weight or bias leads
-    to the unit: it is 0 on the whole region.
+    to the unit: it is 0 on the whole region.  `extra` roundings of each product are allowed for.
     """
     if masks is None:
         masks = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
-    return _bounds(net, np.abs(X), masks, bias=True)
+    return _bounds(net, np.abs(X), masks, bias=True, extra=extra)
 
 
 def gradient_errors(net: Network, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -82,11 +82,11 @@ def _with_each(net, change):
     return Network(layers, net.input_shape)
 
 
-def _bounds(net, inputs, masks, bias):
+def _bounds(net, inputs, masks, bias, extra=0):
     """``gamma`` times the sum of all absolute products, wherever there is any product."""
     magnitudes = absolute(net).forward(inputs, masks, bias=bias).outputs
     paths = indicator(net).forward(np.ones((1, *net.input_shape)), masks, bias=bias).outputs
     return [
-        np.where(path > 0, rounding_factor(count) * magnitude + UNDERFLOW, 0)
+        np.where(path > 0, rounding_factor(count + extra) * magnitude + UNDERFLOW, 0)
         for count, magnitude, path in zip(roundings(net), magnitudes, paths, strict=True)
     ]

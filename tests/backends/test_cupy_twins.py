@@ -9,7 +9,7 @@ import refmmr as rm
 from refmmr import _backend, testing
 from refmmr._backend import kernel
 from refmmr.backends import support
-from refmmr.reference import adam, attacks, distances, loss, mmr, network, regions
+from refmmr.reference import adam, attacks, distances, loss, mmr, network
 
 KERNELS = (
     adam.update,
@@ -20,7 +20,6 @@ KERNELS = (
     mmr.mmr_gradient,
     network.activation_pattern,
     network.logits,
-    regions.enumerate_plane,
 )
 TWIN = {function: kernel(function) for function in KERNELS}
 

@@ -88,14 +88,6 @@ def test_kernels_compile_without_a_word(architecture, real):
     assert sorted(re.findall(r"\.visible \.entry (\w+)\(", ptx)) == sorted(names)
 
 
-def test_polygons_are_cut_without_fused_multiply_adds():
-    _, ptx = compiled(SOURCE.read_text(), "--gpu-architecture=compute_80", "-std=c++17")
-    bodies = dict(re.findall(r"\.visible \.entry (\w+)\((.*?)^\}", ptx, re.S | re.M))
-    assert "fma.rn.f64" in bodies["adam"]
-    for name in ("cut", "interpolate"):
-        assert "fma" not in bodies[name]
-
-
 def test_nvrtc_sees_mistakes():
     log, ptx = compiled("__global__ void broken() { nothing(); }")
     assert ptx is None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import testing
 from refmmr.reference import regions as reference
-from refmmr.testing import exact_network, fractions
+from refmmr.testing import exact_network
 
 BOX = rm.Box([-1, -1], [1, 1])
 
@@ -148,13 +148,16 @@ def test_segments_are_reported_once(net):
     assert len(seen) == long.sum()
 
 
-def exact_areas(net):
+def exact_areas(net, domain=BOX):
     """Pattern and area of all regions, in fractions."""
-    square = fractions([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    cells = reference.enumerate_plane(exact_network(net), square, lambda points: points)
-    areas = {cell.pattern.tobytes(): reference.area(cell.corners) for cell in cells}
-    assert len(areas) == len(cells)
-    assert sum(areas.values()) == 4
+    regions = reference.enumerate_regions(exact_network(net), domain.arrays(exact=True))
+    patterns = rm.RegionComplex(net, domain, regions).patterns
+    areas = {
+        pattern.tobytes(): area
+        for pattern, area in zip(patterns, reference.volumes(regions), strict=True)
+    }
+    assert len(areas) == len(patterns)
+    assert sum(areas.values()) == np.prod(domain.hi - domain.lo)
     return areas
 
 

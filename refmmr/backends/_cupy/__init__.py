@@ -4,7 +4,7 @@ Matrix products are cuBLAS's; `kernels.cu` has the rest.  Arrays of the host are
 and back; arrays of the device stay there.
 """
 
-from refmmr.backends._cupy import adam, attacks, distances, loss, mmr, regions
+from refmmr.backends._cupy import adam, attacks, distances, loss, mmr
 from refmmr.backends._cupy.arrays import to_device, to_host
 from refmmr.backends._cupy.network import device_network, host_network
 
@@ -16,7 +16,6 @@ __all__ = [
     "host_network",
     "loss",
     "mmr",
-    "regions",
     "to_device",
     "to_host",
 ]

@@ -1,0 +1,212 @@
+"""Corners of a complex, compiled: a layer's values at each, and one number for each name."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+# Without fastmath no product and sum are fused: each rounds as in NumPy.
+_jit = njit(cache=True, nogil=True, error_model="numpy")
+
+
+class Names(NamedTuple):
+    """The corners that a layer's cuts have made so far, to be found by name in a hash table."""
+
+    slots: np.ndarray  # (a power of 2,) int: a corner's place in the arrays below, or -1
+    cuts: np.ndarray  # (M, 3) int: ends of the edge that was cut, and the unit
+    points: np.ndarray  # (M, n)
+    doubtful: np.ndarray  # (M,) bool
+
+
+def no_names(n: int) -> Names:
+    """An empty table for corners in n dimensions."""
+    return Names(
+        np.full(64, -1), np.empty((16, 3), np.int64), np.empty((16, n)), np.empty(16, bool)
+    )
+
+
+@_jit
+def evaluate(points, starts, corners, maps, errors):
+    """Values of a layer's units at all corners, each by the map of the first cell it belongs to.
+
+    Parameters
+    ----------
+    points : ndarray, shape (V, n)
+    starts, corners : ndarray of int, shapes (R + 1,), (C,)
+        Corners of the cells.
+    maps : ndarray, shape (R, n + 1, N_k)
+    errors : ndarray, shape (N_k,)
+
+    Returns
+    -------
+    values : ndarray, shape (V, N_k)
+        0 where the sign is within the rounding error.
+    above, below : ndarray of uint64, shape (V, ceil(N_k / 64))
+        Bit j says that unit j is positive, or negative.
+    doubtful : ndarray of bool, shape (V,)
+        Some sign is within its rounding error.
+    """
+    n, n_units = points.shape[1], maps.shape[2]
+    words = (n_units + 63) // 64
+    values = np.zeros((len(points), n_units))
+    above = np.zeros((len(points), words), np.uint64)
+    below = np.zeros((len(points), words), np.uint64)
+    doubtful, known = np.zeros(len(points), np.bool_), np.zeros(len(points), np.bool_)
+    for cell in range(len(starts) - 1):
+        rows = maps[cell]
+        for c in range(starts[cell], starts[cell + 1]):
+            corner = corners[c]
+            if known[corner]:
+                continue
+            known[corner] = True
+            value = values[corner]
+            for axis in range(n):
+                row, z = rows[axis], points[corner, axis]
+                for j in range(n_units):
+                    value[j] += z * row[j]
+            row = rows[n]
+            for j in range(n_units):
+                value[j] += row[j]
+            doubtful[corner] = _decide(value, errors, above[corner], below[corner])
+    return values, above, below, doubtful
+
+
+@_jit
+def _decide(value, errors, above, below):
+    """Set values within their errors to 0, and the bits of signs; whether any was in doubt."""
+    doubtful = False
+    for word in range(len(above)):
+        first = 64 * word
+        up = down = np.uint64(0)
+        for j in range(first, min(first + 64, len(value))):
+            bit = np.uint64(1) << np.uint64(j - first)
+            if abs(value[j]) > errors[j]:
+                up |= bit if value[j] > 0 else np.uint64(0)
+                down |= bit if value[j] < 0 else np.uint64(0)
+            else:
+                value[j] = 0
+                doubtful |= errors[j] > 0
+        above[word], below[word] = up, down
+    return doubtful
+
+
+@_jit
+def merge(names, count, cuts, points, doubtful, corners, first):
+    """Give each cut of an edge the number of its corner, and each corner of pieces its number.
+
+    Parameters
+    ----------
+    names : Names
+        Is added to.
+    count : int
+        How many corners it has.
+    cuts, points, doubtful : ndarray, shapes (I, 3), (I, n), (I,)
+        A run's cuts, as in `polygons.Made`.
+    corners : ndarray of int, shape (C,)
+        Corners of the run's pieces; numbers take the place of -1 - i.
+    first : int
+        The number of the layer's first new corner.
+
+    Returns
+    -------
+    names : Names
+    count : int
+    """
+    numbers = np.empty(len(cuts), np.int64)
+    for i in range(len(cuts)):
+        a, b, unit = cuts[i, 0], cuts[i, 1], cuts[i, 2]
+        a = numbers[-1 - a] if a < 0 else a
+        b = numbers[-1 - b] if b < 0 else b
+        slot = _slot(names, a, b, unit)
+        place = names.slots[slot]
+        if place < 0:
+            names = _room(names, count + 1)
+            slot = _slot(names, a, b, unit)
+            names.slots[slot] = place = count
+            names.cuts[count] = a, b, unit
+            names.points[count] = points[i]
+            names.doubtful[count] = False
+            count += 1
+        names.doubtful[place] |= doubtful[i]
+        numbers[i] = first + place
+    for c in range(len(corners)):
+        if corners[c] < 0:
+            corners[c] = numbers[-1 - corners[c]]
+    return names, count
+
+
+@_jit
+def _slot(names, a, b, unit):
+    """The slot of a name: where it is, or where it can be put."""
+    mask = np.uint64(len(names.slots) - 1)
+    bits = _mixed(np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b))
+    slot = np.int64(_mixed(bits + np.uint64(unit)) & mask)
+    while names.slots[slot] >= 0:
+        cut = names.cuts[names.slots[slot]]
+        if cut[0] == a and cut[1] == b and cut[2] == unit:
+            break
+        slot = (slot + 1) & np.int64(mask)
+    return slot
+
+
+@_jit
+def _mixed(bits):
+    """A number that depends on all bits of another in all of its own (the end of MurmurHash3)."""
+    bits = (bits ^ (bits >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    bits = (bits ^ (bits >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return bits ^ (bits >> np.uint64(33))
+
+
+@_jit
+def _room(names, n):
+    """The table, or a larger copy, so that n corners fit and half of the slots stay free."""
+    slots, cuts, points, doubtful = names
+    if n > len(cuts):
+        size = 2 * len(cuts)
+        cuts = np.empty((size, 3), np.int64)
+        points = np.empty((size, points.shape[1]), np.float64)
+        doubtful = np.empty(size, np.bool_)
+        cuts[: n - 1], points[: n - 1] = names.cuts[: n - 1], names.points[: n - 1]
+        doubtful[: n - 1] = names.doubtful[: n - 1]
+    if 2 * n <= len(slots):
+        return Names(slots, cuts, points, doubtful)
+    larger = Names(np.full(2 * len(slots), -1), cuts, points, doubtful)
+    for place in range(n - 1):
+        slot = _slot(larger, cuts[place, 0], cuts[place, 1], cuts[place, 2])
+        larger.slots[slot] = place
+    return larger
+
+
+@_jit
+def append_bits(patterns, n_bits, parents, active, n_units):
+    """Patterns of the parents, ``(P, bytes)``, each with a layer's bits behind it.
+
+    Bits go from the lowest of each byte up.
+
+    Parameters
+    ----------
+    patterns : ndarray of uint8, shape (P, ceil(n_bits / 8))
+    n_bits : int
+    parents : ndarray of int, shape (R,)
+    active : ndarray of uint64, shape (R, words)
+    n_units : int
+
+    Returns
+    -------
+    ndarray of uint8, shape (R, ceil((n_bits + n_units) / 8))
+    """
+    old, width = patterns.shape[1], (n_bits + n_units + 7) // 8
+    made = np.zeros((len(parents), width), np.uint8)
+    first, shift = n_bits // 8, np.uint64(n_bits % 8)
+    for i in range(len(parents)):
+        row = made[i]
+        row[:old] = patterns[parents[i]]
+        for byte in range((n_units + 7) // 8):
+            word = active[i, byte // 8] >> np.uint64(8 * (byte % 8))
+            bits = (word & np.uint64(255)) << shift
+            row[first + byte] |= np.uint8(bits & np.uint64(255))
+            if first + byte + 1 < width:
+                row[first + byte + 1] |= np.uint8(bits >> np.uint64(8))
+    return made

@@ -1,0 +1,362 @@
+"""Polytopes of any dimension, cut along the zero sets of a layer's units, compiled.
+
+As `polygons`, but a corner also carries, in bits, which facets of its piece it touches: two corners
+are joined by an edge if they alone touch all of their common facets.  Where every corner touches
+just n facets (the piece is simple) it is enough that n - 1 are common.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from refmmr.backends._numba.polygons import (
+    Made,
+    Table,
+    _crossing,
+    _interpolate,
+    _load,
+    _record,
+    _room,
+    _room_for_cuts,
+    _room_for_rows,
+)
+
+# Without fastmath no product and sum are fused: each rounds as in NumPy.
+_jit = njit(cache=True, nogil=True, error_model="numpy")
+
+FACETS = 64
+"""The most facets that a piece can have here: bits of a word."""
+
+
+class Pieces(NamedTuple):
+    """Pieces that wait: their corners, each with the facets that it touches, and their walls."""
+
+    rows: np.ndarray  # (entries,) int: a row of the table each
+    touches: np.ndarray  # (entries,) uint64
+    walls: np.ndarray  # (pieces, FACETS) int: of the facet of each bit
+    live: np.ndarray  # (pieces,) uint64: the bits that are facets of the piece
+
+
+@_jit
+def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, layer, first_unit):
+    """Cut the polytopes ``start, ..., stop - 1``.
+
+    Parameters
+    ----------
+    start, stop : int
+    starts, corners : ndarray of int, shapes (R + 1,), (C,)
+    touches : ndarray of uint64, shape (C, 1)
+    facet_starts, walls : ndarray of int, shapes (R + 1,), (F,)
+        Of all polytopes.
+    layer : Layer
+    first_unit : int
+        The number, as a wall, of the layer's first unit.
+
+    Returns
+    -------
+    fits : bool
+        False if a piece has more facets than there are bits; then the rest is void.
+    *made
+        The fields of `Made`.
+    """
+    n, n_units, unit_words = layer.points.shape[1], len(layer.errors), layer.above.shape[1]
+    made = Made(
+        np.empty(64, np.int64),
+        np.empty(64, np.int64),
+        np.empty((64, 1), np.uint64),
+        np.empty((16, 2), np.int64),
+        np.empty(16, np.int64),
+        np.empty((16, unit_words), np.uint64),
+        np.empty((16, 3), np.int64),
+        np.empty((16, n), np.float64),
+        np.empty(16, np.bool_),
+    )
+    table = Table(np.empty(16, np.int64), np.empty((16, n)), np.empty((16, n_units)))
+    stack, piece = _no_pieces(n_units + 2), _no_pieces(1)
+    opened, units = np.empty(2 * n_units + 1, np.int64), np.empty(n_units, np.int64)
+    # Of each piece: its runs of the stack and `opened`, rows of the table in use, simple or not.
+    tasks = np.empty((n_units + 2, 6), np.int64)
+    signs, edges = np.empty(64, np.int64), np.empty((64, 2), np.int64)
+    active = np.empty(unit_words, np.uint64)
+    n_cells = n_corners = n_walls = n_cuts = 0
+    fits = True
+    for cell in range(start, stop):
+        begin, m = starts[cell], starts[cell + 1] - starts[cell]
+        here = corners[begin : begin + m]
+        n_open = _crossing(layer, here, active, units)
+        if m > len(table.numbers):
+            table = _room_for_rows(table, m)
+        if m > len(stack.rows):
+            stack = _room_for_entries(stack, m)
+        _load(table, layer, here, units, n_open)
+        simple = 1
+        for i in range(m):
+            stack.rows[i], stack.touches[i] = i, touches[begin + i, 0]
+            simple &= _count(stack.touches[i]) == n
+        stack.live[0] = np.uint64(0)
+        for f in range(facet_starts[cell + 1] - facet_starts[cell]):
+            stack.walls[0, f] = walls[facet_starts[cell] + f]
+            stack.live[0] |= np.uint64(1) << np.uint64(f)
+        for j in range(n_open):
+            opened[j] = j
+        _push(tasks, 0, 0, m, 0, n_open, m, simple)
+        waiting = 1
+        while waiting > 0:
+            waiting -= 1
+            depth = waiting
+            first, last, low, high, used, simple = tasks[waiting]
+            size = last - first
+            high = _settle_rows(table, stack.rows[first:last], units, active, opened, low, high)
+            if low == high:
+                n_facets = _count(stack.live[depth])
+                if (
+                    n_cells >= len(made.sizes)
+                    or n_corners + size > len(made.corners)
+                    or n_walls + n_facets > len(made.walls)
+                ):
+                    made = _room_for_made(made, n_cells + 1, n_corners + size, n_walls + n_facets)
+                _finish(made, n_corners, n_walls, table, stack, first, last, depth)
+                made.sizes[n_cells, 0], made.sizes[n_cells, 1] = size, n_facets
+                made.parents[n_cells] = cell
+                for word in range(unit_words):
+                    made.active[n_cells, word] = active[word]
+                n_cells, n_corners = n_cells + 1, n_corners + size
+                n_walls += n_facets
+                continue
+            free = ~stack.live[depth]
+            if free == 0:
+                fits = False
+                break
+            cut = free & (~free + np.uint64(1))
+            if size > len(piece.rows):
+                piece = _room_for_entries(piece, size)
+            if size > len(signs):
+                signs = _room(signs, size)
+            n_above, n_below = _copy_piece(
+                piece, stack, first, last, depth, table, opened[low], signs
+            )
+            if n_above * n_below > len(edges):
+                edges = _room(edges, n_above * n_below)
+            n_edges = _edges(piece.touches, signs, size, n, simple, edges)
+            if used + n_edges > len(table.numbers):
+                table = _room_for_rows(table, used + n_edges)
+            if n_cuts + n_edges > len(made.cuts):
+                made = _room_for_cuts(made, n_cuts + n_edges)
+            if size + n_edges > len(piece.rows):
+                piece = _room_for_entries(piece, size + n_edges)
+            for e in range(n_edges):
+                i, j = edges[e, 0], edges[e, 1]
+                a, b, row = piece.rows[i], piece.rows[j], used + e
+                made.doubtful[n_cuts] = _interpolate(
+                    table, units, opened[low:high], layer.errors, a, b, row
+                )
+                _record(made, n_cuts, table, a, b, units[opened[low]], row)
+                n_cuts += 1
+                piece.rows[size + e] = row
+                piece.touches[size + e] = piece.touches[i] & piece.touches[j]
+            # Both sides take the place of the piece; the positive one comes first, so on top.
+            if first + 2 * (size + n_edges) > len(stack.rows):
+                stack = _room_for_entries(stack, first + 2 * (size + n_edges))
+            wall = first_unit + units[opened[low]]
+            middle = _side(piece, signs, size, n_edges, -1, cut, wall, stack, first, depth)
+            last = _side(piece, signs, size, n_edges, 1, cut, wall, stack, middle, depth + 1)
+            top = 2 * high - low
+            if top > len(opened):
+                opened = _room(opened, top)
+            opened[high:top] = opened[low:high]
+            simple &= n_above + n_below == size
+            used += n_edges
+            _push(tasks, waiting, first, middle, low, high, used, simple)
+            _push(tasks, waiting + 1, middle, last, high, top, used, simple)
+            waiting += 2
+        if not fits:
+            break
+    return (
+        fits,
+        made.corners[:n_corners],
+        made.walls[:n_walls],
+        made.touches[:n_corners],
+        made.sizes[:n_cells],
+        made.parents[:n_cells],
+        made.active[:n_cells],
+        made.cuts[:n_cuts],
+        made.points[:n_cuts],
+        made.doubtful[:n_cuts],
+    )
+
+
+@_jit
+def _no_pieces(pieces):
+    return Pieces(
+        np.empty(64, np.int64),
+        np.empty(64, np.uint64),
+        np.empty((pieces, FACETS), np.int64),
+        np.empty(pieces, np.uint64),
+    )
+
+
+@_jit
+def _push(tasks, place, first, last, low, high, used, simple):
+    tasks[place, 0], tasks[place, 1] = first, last
+    tasks[place, 2], tasks[place, 3] = low, high
+    tasks[place, 4], tasks[place, 5] = used, simple
+
+
+@_jit
+def _count(word):
+    """How many bits are set."""
+    count = 0
+    while word:
+        word &= word - np.uint64(1)
+        count += 1
+    return count
+
+
+@_jit
+def _settle_rows(table, rows, units, active, opened, begin, end):
+    """Drop the units that have one sign on a piece from ``opened[begin:end]``; the new end."""
+    kept = begin
+    for k in range(begin, end):
+        j = opened[k]
+        above = below = False
+        for row in rows:
+            value = table.values[row, j]
+            above |= value > 0
+            below |= value < 0
+        bit = np.uint64(1) << np.uint64(units[j] & 63)
+        if above:
+            active[units[j] >> 6] |= bit
+        else:
+            active[units[j] >> 6] &= ~bit
+        if above and below:
+            opened[kept] = j
+            kept += 1
+    return kept
+
+
+@_jit
+def _copy_piece(piece, stack, first, last, depth, table, unit, signs):
+    """Take a piece off the stack, with a unit's signs; how many are above and how many below."""
+    n_above = n_below = 0
+    for i in range(last - first):
+        row = stack.rows[first + i]
+        piece.rows[i], piece.touches[i] = row, stack.touches[first + i]
+        value = table.values[row, unit]
+        signs[i] = (value > 0) - (value < 0)
+        n_above += value > 0
+        n_below += value < 0
+    piece.walls[0] = stack.walls[depth]
+    return n_above, n_below
+
+
+@_jit
+def _edges(touches, signs, size, n, simple, edges):
+    """List the edges from a positive to a negative corner; how many."""
+    count = 0
+    for i in range(size):
+        if signs[i] <= 0:
+            continue
+        for j in range(size):
+            if signs[j] >= 0:
+                continue
+            common = rest = touches[i] & touches[j]
+            for _ in range(n - 2):
+                rest &= rest - np.uint64(1)
+            # n - 1 bits are set if one is left; on a line any two corners are an edge.
+            if (rest != 0 or n == 1) and (simple or _is_edge(touches, size, common)):
+                edges[count, 0], edges[count, 1] = i, j
+                count += 1
+    return count
+
+
+@_jit
+def _is_edge(touches, size, common):
+    """Whether just two corners touch all of the common facets."""
+    found = 0
+    for k in range(size):
+        found += common & ~touches[k] == 0
+    return found == 2
+
+
+@_jit
+def _side(piece, signs, size, n_edges, sign, cut, wall, stack, end, depth):
+    """Put one side of a piece on the stack, from entry `end` on; the new end.
+
+    A facet stays if one of its corners is really on that side; `cut` is the bit of the new one.
+    """
+    live = cut
+    for i in range(size):
+        if signs[i] == sign:
+            live |= piece.touches[i]
+    stack.live[depth] = live
+    stack.walls[depth] = piece.walls[0]
+    stack.walls[depth, _place(cut)] = wall
+    for i in range(size):
+        if signs[i] != -sign:
+            here = piece.touches[i] if signs[i] != 0 else piece.touches[i] | cut
+            stack.rows[end], stack.touches[end] = piece.rows[i], here & live
+            end += 1
+    for i in range(size, size + n_edges):
+        stack.rows[end], stack.touches[end] = piece.rows[i], (piece.touches[i] | cut) & live
+        end += 1
+    return end
+
+
+@_jit
+def _place(bit):
+    """The number of the one bit that is set."""
+    place = 0
+    while bit > np.uint64(1):
+        bit >>= np.uint64(1)
+        place += 1
+    return place
+
+
+@_jit
+def _finish(made, n_corners, n_walls, table, stack, first, last, depth):
+    """Write a piece that nothing cuts any more, its facets in the order of their walls."""
+    live, n_facets = stack.live[depth], 0
+    bits = np.empty(FACETS, np.int64)
+    in_order = True
+    for bit in range(FACETS):
+        if (live >> np.uint64(bit)) & np.uint64(1):
+            place = n_facets
+            while place > 0 and stack.walls[depth, bits[place - 1]] > stack.walls[depth, bit]:
+                bits[place] = bits[place - 1]
+                place -= 1
+            in_order &= place == n_facets == bit
+            bits[place] = bit
+            n_facets += 1
+    for facet in range(n_facets):
+        made.walls[n_walls + facet] = stack.walls[depth, bits[facet]]
+    for i in range(last - first):
+        made.corners[n_corners + i] = table.numbers[stack.rows[first + i]]
+        touches = stack.touches[first + i]
+        if not in_order:
+            old, touches = touches, np.uint64(0)
+            for facet in range(n_facets):
+                touches |= ((old >> np.uint64(bits[facet])) & np.uint64(1)) << np.uint64(facet)
+        made.touches[n_corners + i, 0] = touches
+
+
+@_jit
+def _room_for_entries(pieces, n):
+    return Pieces(_room(pieces.rows, n), _room(pieces.touches, n), pieces.walls, pieces.live)
+
+
+@_jit
+def _room_for_made(made, n_cells, n_corners, n_walls):
+    return Made(
+        _room(made.corners, n_corners),
+        _room(made.walls, n_walls),
+        _room(made.touches, n_corners),
+        _room(made.sizes, n_cells),
+        _room(made.parents, n_cells),
+        _room(made.active, n_cells),
+        made.cuts,
+        made.points,
+        made.doubtful,
+    )

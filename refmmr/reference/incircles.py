@@ -1,0 +1,122 @@
+"""The largest circle within each of many convex polygons."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refmmr.reference.polygons import cross
+
+BLOCK = 2**18
+"""About how many numbers there are in an intermediate array."""
+
+
+def inradii(starts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The largest circle (l_2) within each convex polygon.
+
+    A circle with center c lies on the inner side of a line ``<n, z> <= h`` with ``||n|| = 1`` if
+    its radius is at most the slack ``h - <n, c>``.  So the incircle has the center whose smallest
+    slack is largest, and it touches three edges (or two parallel ones).
+
+    Most edges are far from being touched, so they are taken in one by one: start with the middle of
+    the bounding box; take in the edge that the circle so far violates most; of all circles that
+    touch it and two of the lines taken in before, one is the largest among all these lines; and so
+    on, until no edge is violated.  The number of rounds hardly grows with the number of edges.
+    Every candidate is judged by its own smallest slack, so bad ones (from three nearly parallel
+    lines, say) are not chosen, and the circle that is returned lies within the polygon.
+
+    Parameters
+    ----------
+    starts, corners : ndarray, shapes (R + 1,), (C, 2)
+
+    Returns
+    -------
+    centers : ndarray, shape (R, 2)
+        One of several where two parallel edges are touched.
+    radii : ndarray, shape (R,)
+        0 at least.
+    """
+    counts = np.diff(starts)
+    centers, radii = np.empty((len(counts), 2)), np.empty(len(counts))
+    for m in np.unique(counts).tolist():
+        alike = np.flatnonzero(counts == m)
+        size = max(1, BLOCK // (m + 8) ** 2)
+        for block in (alike[first : first + size] for first in range(0, len(alike), size)):
+            polygons = corners[starts[block][:, None] + np.arange(m)]
+            centers[block], radii[block] = _incircles(polygons)
+    return centers, radii
+
+
+def _incircles(polygons):
+    """`inradii` of polygons with the same number of corners, (R, m, 2)."""
+    middle = polygons.mean(axis=1)
+    normals, heights = _lines(polygons, middle)
+    sides = heights[:, -4:]  # of the bounding box: right, top, left, bottom
+    centers = (sides[:, :2] - sides[:, 2:]) / 2
+    radii = (sides[:, :2] + sides[:, 2:]).min(axis=1) / 2
+    m = polygons.shape[1]
+    taken = np.broadcast_to(np.arange(m, m + 4), (len(polygons), 4))
+    todo = np.arange(len(polygons))
+    while True:
+        slack = _slacks(normals[todo], heights[todo], centers[todo])
+        worst = slack.argmin(axis=1)[:, None]
+        wanting = (slack.min(axis=1) < radii[todo]) & (taken != worst).all(axis=1)
+        if not wanting.any():
+            break
+        todo, taken = todo[wanting], np.concatenate([taken, worst], axis=1)[wanting]
+        n, h = normals[todo[:, None], taken], heights[todo[:, None], taken]
+        centers[todo], radii[todo] = _largest_touching_last(n, h)
+    within = _slacks(normals, heights, centers).min(axis=1)
+    return middle + centers, np.maximum(within, 0)
+
+
+def _lines(polygons, middle):
+    """Lines ``<n, z - middle> = h``: normals (R, m + 4, 2), outward, and heights (R, m + 4).
+
+    They go along the edges, then around the bounding box.  Each is at the height of the corner that
+    is farthest out: at the edge's own ends, unless the edge is as short as a rounding error and its
+    direction is anything.  Then its line is kept from cutting off a part of the polygon.
+    """
+    edges = np.roll(polygons, -1, axis=1) - polygons
+    lengths = np.hypot(edges[..., 0], edges[..., 1])[..., None]
+    outward = np.stack([edges[..., 1], -edges[..., 0]], axis=-1) / np.where(lengths, lengths, 1)
+    sides = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+    sides = np.broadcast_to(sides, (len(polygons), 4, 2))
+    normals = np.concatenate([outward, sides], axis=1)
+    heights = _dot(normals[:, :, None], (polygons - middle[:, None])[:, None]).max(axis=2)
+    heights[:, :-4][lengths[..., 0] == 0] = np.inf  # no edge, no line
+    return normals, heights
+
+
+def _slacks(normals, heights, centers):
+    """How far a center is from each line: (R, l, 2), (R, l), (R, 2) to (R, l)."""
+    return heights - _dot(normals, centers[:, None])
+
+
+def _largest_touching_last(n, h):
+    """Of the circles that touch the last line and two others, the largest within all lines.
+
+    Parameters
+    ----------
+    n, h : ndarray, shapes (R, l, 2), (R, l)
+
+    Returns
+    -------
+    centers, radii : ndarray, shapes (R, 2), (R,)
+    """
+    i, j = np.triu_indices(n.shape[1] - 1, k=1)
+    n1, n2, n3 = n[:, i], n[:, j], n[:, -1:]
+    h1, h2, h3 = h[:, i, None], h[:, j, None], h[:, -1:, None]
+    # Cramer's rule for ``<n, c> + radius = h`` with the three lines.
+    det = cross(n1, n2) + cross(n2, n3) + cross(n3, n1)
+    turned = h1 * (n2 - n3) + h2 * (n3 - n1) + h3 * (n1 - n2)
+    det = np.where(det == 0, 1, det)  # anywhere: its slack will tell
+    candidates = np.stack([turned[..., 1] / det, -turned[..., 0] / det], axis=-1)
+    radii = (h[:, None] - _dot(n[:, None], candidates[:, :, None])).min(axis=2)
+    best = radii.argmax(axis=1)
+    rows = np.arange(len(n))
+    return candidates[rows, best], radii[rows, best]
+
+
+def _dot(a, b):
+    """Scalar products of vectors along the last axis."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1]

@@ -1,0 +1,257 @@
+"""The complex of all linear regions: a graph of regions that also knows every corner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from refmmr._backend import kernel
+from refmmr.network import Network
+from refmmr.reference import regions as _regions
+from refmmr.regions.domains import AffineDomain
+from refmmr.regions.facets import Facets, facet_table
+from refmmr.regions.graph import AffineMaps, RegionGraph, as_maps
+from refmmr.regions.ragged import Ragged
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["DecisionBoundary", "RegionComplex"]
+
+_volumes = kernel(_regions.volumes)
+
+
+class DecisionBoundary(NamedTuple):
+    """Pieces of the set where two classes tie for the largest logit.
+
+    Attributes
+    ----------
+    pieces : ndarray or list of ndarray
+        In the plane the segments, shape (m, 2, 2): start and end of each, in coordinates of the
+        domain.  In n dimensions a list of m arrays (k, n): the corners of a polytope of n - 1
+        dimensions.
+    classes : ndarray, shape (m, 2)
+        The two classes, the smaller first.
+    """
+
+    pieces: Any
+    classes: np.ndarray
+
+    @property
+    def segments(self) -> np.ndarray:
+        """The pieces, in the plane."""
+        return self.pieces
+
+
+class RegionComplex(RegionGraph):
+    """All linear regions of a network in a domain, with their corners.
+
+    Attributes
+    ----------
+    net : Network
+        In float64.
+    domain : Box, Slice or Segment
+    packed_patterns : ndarray of uint8, shape (n_regions, ceil(n_hidden / 8))
+        Activation pattern of each region, as bits
+        (`numpy.packbits` with ``bitorder="little"``).
+    points : ndarray, shape (V, n)
+        All corners, each once, in the domain's coordinates.
+    corners : Ragged of int
+        Numbers of the corners of each region, rows of `points`; in the plane counter-clockwise.
+    uncertain : ndarray of bool, shape (V,)
+        Corners where the sign of some unit was within its rounding error, and was taken for 0.  If
+        there is none, all signs at the computed corners are proved.
+    exact : bool
+        Whether all signs were decided in exact arithmetic.
+    complete : bool
+        False if a budget or the user ended the enumeration early: then some regions are missing.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        domain: AffineDomain,
+        regions: _regions.Regions,
+        exact: bool = False,
+    ) -> None:
+        self.net, self.domain, self.exact = net, domain, exact
+        self.raw = regions
+        self.packed_patterns, self.complete = regions.patterns, regions.complete
+        self.points, self.uncertain = regions.points, regions.uncertain
+        self.corners = Ragged(regions.corner_starts, regions.corners)
+
+    @cached_property
+    def vertices(self) -> Ragged:
+        """Corners of each region, arrays (m, n); in the plane counter-clockwise."""
+        return Ragged(self.corners.starts, self.points[self.corners.flat])
+
+    @cached_property
+    def affine_maps(self) -> AffineMaps:
+        """The logits of each region as an affine map of the domain's coordinates."""
+        return AffineMaps(*as_maps(self.raw.maps))
+
+    @cached_property
+    def volumes(self) -> np.ndarray:
+        """Volume of each region, (n_regions,), in the domain's coordinates.
+
+        Areas of a plane in squared units of the input; of a `Segment` shares of its length.
+        """
+        return np.maximum(_volumes(self.raw), 0)
+
+    @property
+    def areas(self) -> np.ndarray:
+        """The same as `volumes`."""
+        return self.volumes
+
+    @cached_property
+    def centers(self) -> np.ndarray:  # type: ignore[override]
+        """The mean of the corners of each region, (n_regions, n)."""
+        sums = np.add.reduceat(self.vertices.flat, self.corners.starts[:-1])
+        return sums / self.corners.sizes[:, None]
+
+    @cached_property
+    def _facets(self) -> tuple[Facets, int]:
+        return facet_table(self.raw)
+
+    @property
+    def facets(self) -> Facets:  # type: ignore[override]
+        """Facets that matter (none is redundant), each once, with the regions on both sides."""
+        return self._facets[0]
+
+    # ---- Who wins.
+
+    @cached_property
+    def _pieces(self) -> tuple[list[_regions.ClassPiece], np.ndarray]:
+        """Regions where more than one class may win, cut by winner; the points they use."""
+        arrays = self.domain.arrays()
+        return _regions.class_pieces(self.net, self.raw, arrays, self._contested.tolist())
+
+    @cached_property
+    def _contested(self) -> np.ndarray:
+        """Regions where no class is clearly ahead of all others at every corner."""
+        owner = self.corners.owners()
+        errors = _regions.value_errors(self.net, self.domain.arrays())[-1]
+        contested = np.zeros(len(self), dtype=bool)
+        step = max(1, 2**22 // self.net.n_classes)
+        for start in range(0, len(owner), step):
+            some = slice(start, start + step)
+            V, a = (part[owner[some]] for part in self.affine_maps)
+            logits = np.einsum("ckn,cn->ck", V, self.vertices.flat[some]) + a
+            winner = self.classes[owner[some]][:, None]
+            lead = np.take_along_axis(logits, winner, axis=1) - logits
+            margin = 2 * (errors + errors[winner])
+            np.put_along_axis(lead, winner, np.inf, axis=1)
+            contested[owner[some][(lead <= margin).any(axis=1)]] = True
+        return np.flatnonzero(contested)
+
+    def class_polygons(self) -> list[tuple[int, np.ndarray]]:
+        """Regions cut by the class that wins: pairs (class, corners (m, n))."""
+        pieces, points = self._pieces
+        whole = np.ones(len(self), dtype=bool)
+        whole[self._contested] = False
+        winners, vertices = self.classes, self.vertices
+        found = [(int(winners[i]), vertices[i]) for i in np.flatnonzero(whole).tolist()]
+        return found + [(piece.winner, points[piece.cell.corners]) for piece in pieces]
+
+    def decision_boundary(self) -> DecisionBoundary:
+        """Exact pieces of the set where two classes tie for the largest logit.
+
+        Where logits tie on a whole region, the first of the classes wins there and only the facets
+        to other classes count.
+
+        Returns
+        -------
+        DecisionBoundary
+            In the plane segments, in n dimensions polytopes of n - 1 dimensions.
+        """
+        pieces, points = self._pieces
+        found: dict[tuple, list[int]] = {}
+        for piece in pieces:
+            for corners, pair in self._ties(piece, points):
+                found.setdefault((frozenset(corners), *pair), corners)
+        parts = [points[corners] for corners in found.values()]
+        classes = np.array([key[1:] for key in found], dtype=int).reshape(-1, 2)
+        if self.dimension == 2:
+            return DecisionBoundary(np.array(parts).reshape(-1, 2, 2), classes)
+        return DecisionBoundary(parts, classes)
+
+    def _ties(
+        self, piece: _regions.ClassPiece, points: np.ndarray
+    ) -> Iterator[tuple[list[int], tuple[int, int]]]:
+        """Facets of a piece along which another class ties: (corners, (class, class)) each."""
+        cell, n_classes = piece.cell, self.net.n_classes
+        touches = _regions.cell_touches(cell)
+        rows = self.raw.maps[piece.region]
+        logits = points[cell.corners] @ rows[:-1] + rows[-1]
+        errors = self._logit_errors
+        lead = logits[:, piece.winner, None] - logits
+        equal = np.abs(lead) <= 2 * (errors + errors[piece.winner])
+        for facet, wall in enumerate(cell.walls.tolist()):
+            on = touches[:, facet]
+            corners = _in_order(cell, facet, on)
+            if wall >= self.net.n_hidden:
+                # A cut through a region is a facet of both its pieces: take the first class's.
+                first, second = divmod(wall - self.net.n_hidden, n_classes)
+                if first == piece.winner:
+                    yield corners, (first, second)
+                continue
+            # A facet of the region along which a rival ties is a decision boundary too.
+            rivals = equal[on].all(axis=0) & ~equal.all(axis=0)
+            for rival in np.flatnonzero(rivals).tolist():
+                yield corners, (min(piece.winner, rival), max(piece.winner, rival))
+
+    @cached_property
+    def _logit_errors(self) -> np.ndarray:
+        return _regions.value_errors(self.net, self.domain.arrays())[-1]
+
+    # ---- Walls.
+
+    def bent_lines(self) -> tuple[np.ndarray, np.ndarray]:
+        """The walls of a plane: where each unit changes sign, a line that bends at those before.
+
+        Returns
+        -------
+        segments : ndarray, shape (m, 2, 2)
+        units : ndarray, shape (m,)
+            The unit of each segment; where several change sign, the segment is there for each.
+
+        Raises
+        ------
+        ValueError
+            For a domain that is not of two dimensions; see `bent_hyperplane`.
+        """
+        self._check_plane("bent_lines")
+        facets, units = self.flips()
+        return self.points[self.facets.corners.flat.reshape(-1, 2)[facets]], units
+
+    def bent_hyperplane(self, unit: int) -> list[np.ndarray]:
+        """The facets where a hidden unit changes sign, corners (k, n) of each."""
+        facets, units = self._flips
+        return [self.points[self.facets.corners[i]] for i in facets[units == unit].tolist()]
+
+    @cached_property
+    def _flips(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.flips()
+
+    def _check_plane(self, what: str) -> None:
+        if self.dimension != 2:
+            raise ValueError(
+                f"{what}: expected a plane, got a domain of {self.dimension} dimensions"
+            )
+
+    def plot(self, color: str = "region", ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the regions of a plane; see `refmmr.plot.regions`."""
+        from refmmr.plot import regions as draw
+
+        self._check_plane("plot")
+        return draw(self, color=color, ax=ax, **options)
+
+
+def _in_order(cell: _regions.Cell, facet: int, on: np.ndarray) -> list[int]:
+    """Numbers of the corners of a facet; of a polygon's edge from start to end."""
+    if isinstance(cell, _regions.Polygon):
+        return [int(cell.corners[facet]), int(cell.corners[(facet + 1) % len(cell.corners)])]
+    return cell.corners[on].tolist()

@@ -1,0 +1,212 @@
+"""Where regions are enumerated: a box of the input space, a plane through it, or a line."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refmmr import _validate as check
+from refmmr.exact import fractions
+from refmmr.reference.regions import Domain
+
+__all__ = ["Box", "Segment", "Slice"]
+
+
+class AffineDomain:
+    """A box in coordinates z of n dimensions, and where it lies in the input space.
+
+    Attributes
+    ----------
+    origin : ndarray, shape (*input_shape)
+        The input at z = 0.
+    directions : ndarray, shape (n, *input_shape)
+        ``x = origin + z[0] directions[0] + ... + z[n - 1] directions[n - 1]``.
+    rectangle : (ndarray, ndarray), shapes (n,)
+        Lower and upper corner of the box.
+    """
+
+    origin: np.ndarray
+    directions: np.ndarray
+    rectangle: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates, n."""
+        return len(self.directions)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the inputs."""
+        return self.origin.shape
+
+    def embed(self, points: ArrayLike) -> np.ndarray:
+        """Points in coordinates of the domain, (m, n), to inputs, (m, *input_shape)."""
+        points = check.check_array("points", points, 2)
+        check.check_shape("points", points, (len(points), self.dimension))
+        return self.origin + np.tensordot(points, self.directions, axes=1)
+
+    def project(self, X: ArrayLike) -> np.ndarray:
+        """Coordinates of the points of the domain's plane nearest to inputs.
+
+        Parameters
+        ----------
+        X : array_like, shape (m, *input_shape)
+
+        Returns
+        -------
+        ndarray, shape (m, n)
+        """
+        X = check.check_array("X", X, self.origin.ndim + 1)
+        offsets = check.check_shape("X", X, (len(X), *self.origin.shape)) - self.origin
+        basis = self.directions.reshape(self.dimension, -1)
+        return np.linalg.solve(basis @ basis.T, basis @ offsets.reshape(len(X), -1).T).T
+
+    def arrays(self, exact: bool = False) -> Domain:
+        """What the reference needs, as floats or as fractions of the same values."""
+        arrays = (*self.rectangle, self.origin, self.directions)
+        if exact:
+            return Domain(*(fractions(array) for array in arrays))
+        return Domain(*(np.array(array, dtype=np.float64) for array in arrays))
+
+
+class Box(AffineDomain):
+    """A box of the input space, of any number of dimensions.
+
+    Parameters
+    ----------
+    lo, hi : array_like, shape (n,)
+        Corners, ``lo < hi``.
+
+    Examples
+    --------
+    >>> Box([0, 0], [1, 2])
+    Box([0.0, 0.0], [1.0, 2.0])
+    """
+
+    def __init__(self, lo: ArrayLike, hi: ArrayLike) -> None:
+        sides = [check.check_array(f"Box {name}", side) for name, side in (("lo", lo), ("hi", hi))]
+        shape = max(sides, key=np.ndim).shape
+        if len(shape) != 1 or shape[0] == 0:
+            raise ValueError(f"Box: expected lo and hi of shape (n,), got {shape}")
+        lo, hi = check.check_bounds(lo, hi, shape, "Box")
+        self.lo, self.hi = lo.copy(), hi.copy()
+        self.rectangle = self.lo, self.hi
+        self.origin, self.directions = np.zeros(shape), np.eye(shape[0])
+
+    def __repr__(self) -> str:
+        return f"Box({self.lo.tolist()}, {self.hi.tolist()})"
+
+
+class Segment(AffineDomain):
+    """The straight line from one input to another.
+
+    Its coordinate goes from 0 at `x0` to 1 at `x1`.
+
+    Parameters
+    ----------
+    x0, x1 : array_like, shape (*input_shape)
+        Two different points.
+    """
+
+    def __init__(self, x0: ArrayLike, x1: ArrayLike) -> None:
+        start, end = (
+            check.check_array(name, x).astype(np.float64) for name, x in (("x0", x0), ("x1", x1))
+        )
+        check.check_shape("x1", end, start.shape)
+        if not (start != end).any():
+            raise ValueError("Segment: expected two different points, got x0 = x1")
+        self.origin, self.directions = start, (end - start)[None]
+        self.rectangle = np.zeros(1), np.ones(1)
+
+    def __repr__(self) -> str:
+        return f"Segment(of {self.origin.shape})"
+
+
+class Slice(AffineDomain):
+    """A rectangle in the plane through three points of a high-dimensional input space.
+
+    The plane's coordinates are lengths (l_2) along two orthogonal directions, with the origin at
+    `x0` and the first axis towards `x1`.
+
+    Parameters
+    ----------
+    x0, x1, x2 : array_like, shape (*input_shape)
+        Three points that do not lie on a line.
+    extent : (u_min, u_max, v_min, v_max), optional
+        The rectangle in the plane's coordinates; if not given, it holds the three points with a
+        quarter of its size to spare around them.
+
+    Attributes
+    ----------
+    points : ndarray, shape (3, 2)
+        Coordinates of the three points.
+    """
+
+    def __init__(
+        self,
+        x0: ArrayLike,
+        x1: ArrayLike,
+        x2: ArrayLike,
+        extent: tuple[float, float, float, float] | None = None,
+    ) -> None:
+        named = (("x0", x0), ("x1", x1), ("x2", x2))
+        points = [check.check_array(name, x).astype(np.float64) for name, x in named]
+        for name, x in zip(("x1", "x2"), points[1:], strict=True):
+            check.check_shape(name, x, points[0].shape)
+        origin, a, b = points[0], points[1] - points[0], points[2] - points[0]
+        length = np.sqrt((a * a).sum())
+        first = a / (length or 1)
+        across = b - (b * first).sum() * first
+        across -= (across * first).sum() * first
+        height = np.sqrt((across * across).sum())
+        if length == 0 or height <= 1e-9 * max(length, np.sqrt((b * b).sum())):
+            raise ValueError(
+                "Slice: expected three points that do not lie on a line, got x0, x1, x2 on one"
+            )
+        self.origin = origin
+        self.directions = np.stack([first, across / height])
+        self.points = np.array([[0, 0], [length, 0], [(b * first).sum(), height]])
+        if extent is None:
+            low, high = self.points.min(axis=0), self.points.max(axis=0)
+            spare = 0.25 * (high - low).max()
+            self.rectangle = low - spare, high + spare
+        else:
+            sides = check.check_array("extent", extent)
+            if sides.shape != (4,):
+                raise ValueError(f"extent: expected (u_min, u_max, v_min, v_max), got {extent!r}")
+            u_min, u_max, v_min, v_max = sides
+            self.rectangle = check.check_bounds([u_min, v_min], [u_max, v_max], (2,), "extent")
+
+    @classmethod
+    def spanned(
+        cls,
+        origin: ArrayLike,
+        u: ArrayLike,
+        v: ArrayLike,
+        extent: tuple[float, float, float, float],
+    ) -> Slice:
+        """The plane through an input along two directions.
+
+        Parameters
+        ----------
+        origin : array_like, shape (*input_shape)
+        u, v : array_like, shape (*input_shape)
+            Directions that are not parallel.  The first axis goes along `u`; the second is
+            orthogonal to it, towards `v`.
+        extent : (u_min, u_max, v_min, v_max)
+            The rectangle, in lengths (l_2) along the two axes.
+
+        Returns
+        -------
+        Slice
+        """
+        origin = check.check_array("origin", origin)
+        u, v = check.check_array("u", u), check.check_array("v", v)
+        for name, direction in (("u", u), ("v", v)):
+            check.check_shape(name, direction, origin.shape)
+        return cls(origin, origin + u, origin + v, extent)
+
+    def __repr__(self) -> str:
+        (u_min, v_min), (u_max, v_max) = self.rectangle
+        extent = ", ".join(f"{value:.4g}" for value in (u_min, u_max, v_min, v_max))
+        return f"Slice(of {self.origin.shape}, extent=({extent}))"

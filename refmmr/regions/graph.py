@@ -1,0 +1,309 @@
+"""All linear regions of a network in a domain, and which are neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refmmr import _validate as check
+from refmmr.network import Network
+from refmmr.reference import regions as _regions
+from refmmr.reference.network import flat, unflat
+from refmmr.regions.domains import AffineDomain
+from refmmr.regions.facets import Facets
+from refmmr.regions.ragged import Ragged
+
+if TYPE_CHECKING:
+    import networkx
+
+__all__ = ["AffineMaps", "RegionGraph"]
+
+CHUNK = 1024
+"""Regions whose affine maps of all units are in memory together."""
+
+
+class AffineMaps(NamedTuple):
+    """The logits of each of R regions: ``V z + a`` in the domain's n coordinates.
+
+    Attributes
+    ----------
+    V : ndarray, shape (R, K, n)
+    a : ndarray, shape (R, K)
+    """
+
+    V: np.ndarray
+    a: np.ndarray
+
+
+class RegionGraph:
+    """All linear regions of a network in a domain, and which are neighbours.
+
+    Attributes
+    ----------
+    net : Network
+        In float64.
+    domain : Box, Slice or Segment
+    packed_patterns : ndarray of uint8, shape (n_regions, ceil(n_hidden / 8))
+        Activation pattern of each region, as bits
+        (`numpy.packbits` with ``bitorder="little"``).
+    facets : Facets
+        Facets that matter (none is redundant), each once, with the regions on both sides.
+    centers : ndarray, shape (n_regions, n)
+        A point inside each region, in the domain's coordinates.
+    complete : bool
+        False if a budget or the user ended the enumeration early: then some regions are missing.
+    """
+
+    net: Network
+    domain: AffineDomain
+    packed_patterns: np.ndarray
+    facets: Facets
+    centers: np.ndarray
+    complete: bool
+
+    def __len__(self) -> int:
+        return len(self.packed_patterns)
+
+    def __repr__(self) -> str:
+        part = "" if self.complete else "incomplete, "
+        kind = type(self).__name__
+        return f"{kind}({part}{len(self)} regions of {self.net.n_hidden} units in {self.domain})"
+
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates of the domain, n."""
+        return self.domain.dimension
+
+    @property
+    def patterns(self) -> np.ndarray:
+        """Activation pattern of each region, (n_regions, n_hidden) bool, unpacked at every use."""
+        return _unpacked(self.packed_patterns, self.net.n_hidden)
+
+    @cached_property
+    def affine_maps(self) -> AffineMaps:
+        """The logits of each region as an affine map of the domain's coordinates."""
+        rows = [maps[:, :, -self.net.n_classes :] for _, maps in self._maps_of_units()]
+        return AffineMaps(*as_maps(np.concatenate(rows)))
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The class that wins at the centre of each region, (n_regions,)."""
+        V, a = self.affine_maps
+        return (np.einsum("rkn,rn->rk", V, self.centers) + a).argmax(axis=1)
+
+    @property
+    def neighbours(self) -> np.ndarray:
+        """Pairs of regions that share a facet, (m, 2), the smaller first: the dual graph."""
+        return self.facets.cells[self.facets.cells[:, 1] >= 0]
+
+    @cached_property
+    def facets_of(self) -> Ragged:
+        """Numbers of the facets of each region."""
+        sides = self.facets.cells.ravel()
+        order = np.argsort(sides, kind="stable")
+        counts = np.bincount(sides[sides >= 0], minlength=len(self))
+        outside = len(sides) - counts.sum()
+        return Ragged(np.append(0, np.cumsum(counts)), order[outside:] // 2)
+
+    @cached_property
+    def layer_counts(self) -> np.ndarray:
+        """Number of regions that the first k hidden layers have, k = 0, ..., L."""
+        ends = np.cumsum([0, *(int(np.prod(shape)) for shape in self.net.unit_shapes)])
+        patterns = self.packed_patterns
+        counts = []
+        for end in ends.tolist():
+            prefix = patterns[:, : -(-end // 8)].copy()
+            if end % 8:
+                prefix[:, -1] &= 2 ** (end % 8) - 1
+            counts.append(len(np.unique(prefix, axis=0)) if end else 1)
+        return np.array(counts)
+
+    def flips(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which units change sign at which facets.
+
+        Returns
+        -------
+        facets, units : ndarray of int, shape (m,)
+            One entry for each unit that is active on one side of a facet only.  Several units may
+            share a facet.
+        """
+        inner = np.flatnonzero(self.facets.cells[:, 1] >= 0)
+        found = [(np.zeros(0, dtype=int), np.zeros(0, dtype=int))]
+        for start in range(0, len(inner), 16 * CHUNK):
+            some = inner[start : start + 16 * CHUNK]
+            one, other = self.packed_patterns[self.facets.cells[some]].swapaxes(0, 1)
+            place, unit = np.nonzero(_unpacked(one ^ other, self.net.n_hidden))
+            found.append((some[place], unit))
+        facets, units = (np.concatenate(part) for part in zip(*found, strict=True))
+        return facets, units
+
+    def halfspaces(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The half-spaces that bound a region: ``A z <= b``, one row a facet.
+
+        Parameters
+        ----------
+        i : int
+            Number of the region.
+
+        Returns
+        -------
+        A : ndarray, shape (m, n)
+            Outward normals, l_2 length 1.
+        b : ndarray, shape (m,)
+        """
+        i = check.check_count("i", i, 0, len(self) - 1)
+        walls = self.facets.walls[self.facets_of[i]]
+        _, maps = next(self._maps_of_units(np.array([i])))
+        return self._rows(walls, self.patterns_of([i])[0], maps[0])
+
+    def patterns_of(self, which: ArrayLike) -> np.ndarray:
+        """Activation patterns of some regions, (m, n_hidden) bool."""
+        return _unpacked(self.packed_patterns[np.asarray(which)], self.net.n_hidden)
+
+    def _rows(
+        self, walls: np.ndarray, pattern: np.ndarray, maps: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Half-spaces of some walls on a region; maps (n + 1, units)."""
+        n = self.dimension
+        A, b = np.empty((len(walls), n)), np.empty(len(walls))
+        units = walls >= 0
+        outward = np.where(pattern[walls[units]], -1.0, 1.0)
+        A[units] = (maps[:n, walls[units]] * outward).T
+        b[units] = -maps[n, walls[units]] * outward
+        lengths = np.linalg.norm(A[units], axis=1)
+        A[units] /= lengths[:, None]
+        b[units] /= lengths
+        axis, upper = np.divmod(-1 - walls[~units], 2)
+        A[~units] = np.eye(n)[axis] * np.where(upper, 1, -1)[:, None]
+        lo, hi = self.domain.rectangle
+        b[~units] = np.where(upper, hi[axis], -lo[axis])
+        return A, b
+
+    def _maps_of_units(
+        self, which: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For chunks of regions: their numbers, and the maps of all units, (c, n + 1, N + K)."""
+        which = np.arange(len(self)) if which is None else which
+        directions, origin = self.domain.directions[None], self.domain.origin[None, None]
+        for start in range(0, len(which), CHUNK):
+            some = which[start : start + CHUNK]
+            masks = [mask[:, None] for mask in unflat(self.patterns_of(some), self.net.unit_shapes)]
+            linear = self.net.forward(directions, masks, bias=False).outputs
+            offset = self.net.forward(origin, masks).outputs
+            parts = []
+            for V, a in zip(linear, offset, strict=True):
+                both = [np.broadcast_to(array, (len(some), *array.shape[1:])) for array in (V, a)]
+                rows = np.concatenate(both, axis=1)
+                parts.append(rows.reshape(*rows.shape[:2], -1))
+            yield some, np.concatenate(parts, axis=2)
+
+    def region_of(self, Z: ArrayLike) -> np.ndarray:
+        """Index of the region of each point, -1 outside the domain.
+
+        Parameters
+        ----------
+        Z : array_like, shape (m, n)
+            Points in the domain's coordinates (for a `Box` the inputs; see `Slice.project`).
+
+        Returns
+        -------
+        ndarray of int, shape (m,)
+            A point on a wall belongs to one of the regions beside it.  -1 also where a region is
+            missing because the enumeration is not complete.
+        """
+        Z = check.check_array("Z", Z, 2).astype(np.float64)
+        check.check_shape("Z", Z, (len(Z), self.dimension))
+        lo, hi = self.domain.rectangle
+        inside = np.flatnonzero(((lo <= Z) & (hi >= Z)).all(axis=1))
+        index = np.full(len(Z), -1)
+        if len(inside):
+            patterns = self.net.activation_pattern(self.domain.embed(Z[inside]))
+            index[inside] = [self._index.get(row.tobytes(), -1) for row in _packed(patterns)]
+        for i in inside[index[inside] < 0]:
+            index[i] = self._beside(Z[i])
+        return index
+
+    @cached_property
+    def _index(self) -> dict[bytes, int]:
+        return {pattern.tobytes(): i for i, pattern in enumerate(self.packed_patterns)}
+
+    def _beside(self, z: np.ndarray) -> int:
+        """A region beside z, a point on a wall whose own pattern no region has.
+
+        One step, as small as you like, towards some other point of the domain decides the units
+        that are 0 at z: those are active that grow along the way.
+        """
+        rng = np.random.default_rng(0)
+        lo, hi = self.domain.rectangle
+        for goal in rng.uniform(lo, hi, (8, self.dimension)):
+            pattern = _packed(self._pattern_towards(z, goal - z))
+            found = self._index.get(pattern.tobytes())
+            if found is not None:
+                return found
+        return self._nearest(z)
+
+    def _pattern_towards(self, z: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Activation pattern at z + t step for small t > 0, (N,)."""
+        errors = _regions.value_errors(self.net, self.domain.arrays())
+        point = self.domain.embed(z[None])
+        way = np.tensordot(step[None], self.domain.directions, axes=1)
+        masks: list[np.ndarray] = []
+        for k in range(len(self.net.unit_shapes)):
+            frozen = [*masks, *(np.zeros((1, *s), bool) for s in self.net.unit_shapes[k:])]
+            value = self.net.forward(point, frozen).outputs[k]
+            slope = self.net.forward(way, frozen, bias=False).outputs[k]
+            decided = np.abs(value) > errors[k].reshape(value.shape)
+            masks.append(np.where(decided, value > 0, slope > 0))
+        return flat(masks)[0]
+
+    def _nearest(self, z: np.ndarray) -> int:
+        """The region whose facets z violates least."""
+        if not self.complete:
+            return -1
+        violations = []
+        for i in range(len(self)):
+            A, b = self.halfspaces(i)
+            violations.append(float((A @ z - b).max()))
+        return int(np.argmin(violations))
+
+    def to_networkx(self) -> networkx.Graph:
+        """The dual graph: a node a region, an edge a facet between two.
+
+        Nodes have the attributes ``pattern`` (a string of 0 and 1) and ``winner`` (the class),
+        edges have ``wall`` (the unit).
+
+        Raises
+        ------
+        ImportError
+            When networkx is not installed.
+        """
+        try:
+            import networkx
+        except ImportError as error:
+            raise ImportError("to_networkx needs networkx: pip install networkx") from error
+        graph = networkx.Graph()
+        for i, (pattern, winner) in enumerate(zip(self.patterns, self.classes, strict=True)):
+            text = "".join("01"[int(bit)] for bit in pattern)
+            graph.add_node(i, pattern=text, winner=int(winner))
+        inner = self.facets.cells[:, 1] >= 0
+        walls = self.facets.walls[inner].tolist()
+        for (i, j), wall in zip(self.neighbours.tolist(), walls, strict=True):
+            graph.add_edge(i, j, wall=wall)
+        return graph
+
+
+def _packed(patterns: np.ndarray) -> np.ndarray:
+    return np.packbits(patterns, axis=-1, bitorder="little")
+
+
+def _unpacked(packed: np.ndarray, n_bits: int) -> np.ndarray:
+    return np.unpackbits(packed, axis=1, count=n_bits, bitorder="little").astype(bool)
+
+
+def as_maps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the reference's maps, (R, n + 1, K), as V (R, K, n) and a (R, K)."""
+    return np.moveaxis(rows[:, :-1], 1, 2), rows[:, -1]

@@ -4,6 +4,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 TORCH ?= torch==2.13.0
+RIVALS ?= regioncam==0.5.2 affinitree==0.23.0
 CUPY ?= cupy-cuda12x==14.2.0
 NVRTC ?= nvidia-cuda-nvrtc-cu12==12.9.86
 LOCK_FLAGS ?=
@@ -14,10 +15,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV_VENV := build/uv
 NVRTC_VENV := build/nvrtc
+RIVALS_VENV := build/rivals
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench bench-mnist clean
+.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench bench-mnist bench-regions clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,6 +68,9 @@ bench-mnist: $(READY) ## train and certify FC1 on MNIST (REFMMR_DATA: folder of 
 	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
 	$(BIN)/python benchmarks/mnist_fc1_mmr.py
 
+bench-regions: $(READY) $(RIVALS_VENV)/.ready ## count and time linear regions, against other tools too (REFMMR_DATA: for slices)
+	$(BIN)/python benchmarks/regions.py $(BENCH_ARGS)
+
 # uv respects the pins already in the file: LOCK_FLAGS=--upgrade takes the newest releases.
 # "fewest" prefers one version of a package for every supported Python to one for each.
 lock: $(UV_VENV)/.ready ## regenerate requirements.lock (LOCK_FLAGS=--upgrade for new versions)
@@ -101,6 +106,12 @@ $(NVRTC_VENV)/.ready: requirements.lock pyproject.toml
 	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(CUPY)" "$(NVRTC)"
 	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# In an environment of their own: none of them is needed by the library.
+$(RIVALS_VENV)/.ready:
+	$(PYTHON) -m venv --clear $(RIVALS_VENV)
+	$(RIVALS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RIVALS)
 	@touch $@
 
 $(UV_VENV)/.ready:

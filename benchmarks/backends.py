@@ -21,7 +21,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ import _jobs
 import numpy as np
 from _jobs import CAREFUL, EXPERT, GRAPH, Job
 from _machine import machine
+from _memory import forget_peak, peak
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -260,34 +260,6 @@ def one(job_name: str, name: str, asked: argparse.Namespace) -> dict[str, float]
     return (
         {"seconds": seconds, "peak_mb": peak() - before} if asked.memory else {"seconds": seconds}
     )
-
-
-def forget_peak() -> float:
-    """Start the peak anew, where the system can, and return the memory in use, in MB.
-
-    Elsewhere the peak so far stands for it: compiling may have needed more than the call does.
-    """
-    gc.collect()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-        return status("VmRSS")
-    except OSError:
-        return peak()
-
-
-def peak() -> float:
-    """Largest resident memory in MB."""
-    try:
-        return status("VmHWM")
-    except OSError:
-        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return size / 2**20 if sys.platform == "darwin" else size / 2**10
-
-
-def status(field: str) -> float:
-    """A figure that Linux keeps of this process, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field + ":")) / 2**10
 
 
 # The report.

@@ -7,16 +7,26 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from refmmr._backend import kernel
 from refmmr.network import Network
 from refmmr.reference import regions as _regions
 from refmmr.regions.domains import AffineDomain
+from refmmr.regions.faces import face_counts
 from refmmr.regions.facets import Facets, facet_table
 from refmmr.regions.graph import AffineMaps, RegionGraph, as_maps
+from refmmr.regions.measures import (
+    BoundaryDistance,
+    boundary_distance,
+    regions_meeting_ball,
+    to_frame,
+)
 from refmmr.regions.ragged import Ragged
+from refmmr.regions.verify import Verification, verify
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.axes import Axes
 
 __all__ = ["DecisionBoundary", "RegionComplex"]
@@ -121,6 +131,104 @@ class RegionComplex(RegionGraph):
         """Facets that matter (none is redundant), each once, with the regions on both sides."""
         return self._facets[0]
 
+    @property
+    def unmatched_facets(self) -> int:
+        """Facets inside the domain with no region, or more than one, on the other side."""
+        return self._facets[1]
+
+    # ---- How large, how far.
+
+    def verify(self) -> Verification:
+        """Check the invariants of the complex, from the network afresh.
+
+        Volumes add up to the domain's; patterns are distinct; the centre of every region has its
+        pattern; every facet inside the domain parts two regions that differ in its unit, and lies
+        where the units are 0 that change sign there; the Euler characteristic is 1.  If every facet
+        has a region on the other side, none can be missing.
+
+        Returns
+        -------
+        Verification
+            With `ok`, and the problems in words.
+        """
+        return verify(self)
+
+    def euler_characteristic(self) -> int:
+        """Corners minus edges plus faces ...: 1 if the cells fit together to a box.
+
+        All faces are counted, which takes milliseconds a region in more than two dimensions.
+        """
+        return int(((-1) ** np.arange(self.dimension + 1) * face_counts(self)).sum())
+
+    def boundary_distance(self, Z: ArrayLike, p: float) -> BoundaryDistance:
+        """Exact distance from points of a plane to the decision boundary within the domain.
+
+        Parameters
+        ----------
+        Z : array_like, shape (m, 2)
+            Points in the domain's coordinates.
+        p : {1, 2, inf}
+            The norm, of the domain's coordinates.
+
+        Returns
+        -------
+        BoundaryDistance
+            What is outside of the domain is not known: a distance is that in the whole plane if it
+            is not larger than the one to the domain's faces.
+        """
+        return boundary_distance(self, Z, p)
+
+    def regions_meeting_ball(self, z: ArrayLike, radius: float, p: float) -> np.ndarray:
+        """Regions that a ball meets.
+
+        Parameters
+        ----------
+        z : array_like, shape (n,)
+            Its centre, in the domain's coordinates.
+        radius : float
+        p : {1, 2, inf}
+            The norm, of the domain's coordinates.
+
+        Returns
+        -------
+        ndarray of int
+            Their numbers, rising.
+        """
+        return regions_meeting_ball(self, z, radius, p)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """A table with a row for each region.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns: winner (class at the centre), volume, inradius (of the largest l_2 ball),
+            facets, corners, active (number of active units), jacobian_norm (largest l_2 stretch
+            of the logits, with respect to the domain's coordinates).
+
+        Raises
+        ------
+        ImportError
+            When pandas is not installed.
+        """
+        return to_frame(self)
+
+    def summary(self) -> dict[str, Any]:
+        """A few numbers about the complex: counts, sizes, uncertain corners."""
+        volumes = self.volumes
+        return {
+            "regions": len(self),
+            "regions_by_layer": self.layer_counts.tolist(),
+            "corners": len(self.points),
+            "facets": len(self.facets.walls),
+            "mean_facets": float(self.facets_of.sizes.mean()),
+            "smallest_volume": float(volumes.min()),
+            "median_volume": float(np.median(volumes)),
+            "largest_volume": float(volumes.max()),
+            "uncertain_corners": int(self.uncertain.sum()),
+            "complete": self.complete,
+        }
+
     # ---- Who wins.
 
     @cached_property
@@ -223,7 +331,7 @@ class RegionComplex(RegionGraph):
         ValueError
             For a domain that is not of two dimensions; see `bent_hyperplane`.
         """
-        self._check_plane("bent_lines")
+        self.check_plane("bent_lines")
         facets, units = self.flips()
         return self.points[self.facets.corners.flat.reshape(-1, 2)[facets]], units
 
@@ -236,7 +344,8 @@ class RegionComplex(RegionGraph):
     def _flips(self) -> tuple[np.ndarray, np.ndarray]:
         return self.flips()
 
-    def _check_plane(self, what: str) -> None:
+    def check_plane(self, what: str) -> None:
+        """Raise a ValueError if the domain is not of two dimensions."""
         if self.dimension != 2:
             raise ValueError(
                 f"{what}: expected a plane, got a domain of {self.dimension} dimensions"
@@ -246,7 +355,7 @@ class RegionComplex(RegionGraph):
         """Draw the regions of a plane; see `refmmr.plot.regions`."""
         from refmmr.plot import regions as draw
 
-        self._check_plane("plot")
+        self.check_plane("plot")
         return draw(self, color=color, ax=ax, **options)
 
 

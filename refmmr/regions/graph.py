@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -160,9 +160,9 @@ class RegionGraph:
         _, maps = next(self._maps_of_units(np.array([i])))
         return self._rows(walls, self.patterns_of([i])[0], maps[0])
 
-    def patterns_of(self, which: ArrayLike) -> np.ndarray:
+    def patterns_of(self, which: Sequence[int] | np.ndarray | slice) -> np.ndarray:
         """Activation patterns of some regions, (m, n_hidden) bool."""
-        return _unpacked(self.packed_patterns[np.asarray(which)], self.net.n_hidden)
+        return _unpacked(self.packed_patterns[which], self.net.n_hidden)
 
     def _rows(
         self, walls: np.ndarray, pattern: np.ndarray, maps: np.ndarray

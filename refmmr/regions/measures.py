@@ -1,0 +1,99 @@
+"""Distances, balls and statistics of the regions of a complex."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refmmr import _validate as check
+from refmmr.reference import incircles, polygons
+from refmmr.regions import polytopes
+
+if TYPE_CHECKING:
+    import pandas
+
+    from refmmr.regions.complex import RegionComplex
+
+__all__ = ["BoundaryDistance", "boundary_distance", "inradii", "regions_meeting_ball", "to_frame"]
+
+
+class BoundaryDistance(NamedTuple):
+    """Distances to the decision boundary, and where it is nearest.
+
+    Attributes
+    ----------
+    distance : ndarray, shape (m,)
+        inf where there is no decision boundary in the domain.
+    nearest : ndarray, shape (m, n)
+        Points of the boundary; NaN where there is none.
+    classes : ndarray of int, shape (m, 2)
+        The classes that tie there; -1 where there is none.
+    """
+
+    distance: np.ndarray
+    nearest: np.ndarray
+    classes: np.ndarray
+
+
+def boundary_distance(cx: RegionComplex, Z: ArrayLike, p: float) -> BoundaryDistance:
+    """See `RegionComplex.boundary_distance`."""
+    p = check.check_p(p)
+    cx.check_plane("boundary_distance")
+    Z = check.check_array("Z", Z, 2).astype(np.float64)
+    check.check_shape("Z", Z, (len(Z), 2))
+    segments, classes = cx.decision_boundary()
+    distance, nearest, index = polygons.to_segments(Z, segments, p)
+    pairs = np.full((len(Z), 2), -1)
+    pairs[index >= 0] = classes[index[index >= 0]]
+    return BoundaryDistance(distance, nearest, pairs)
+
+
+def regions_meeting_ball(cx: RegionComplex, z: ArrayLike, radius: float, p: float) -> np.ndarray:
+    """See `RegionComplex.regions_meeting_ball`."""
+    p = check.check_p(p)
+    radius = check.check_number("radius", radius)
+    z = check.check_array("z", z, 1).astype(np.float64)
+    check.check_shape("z", z, (cx.dimension,))
+    if cx.dimension == 2:
+        gaps = polygons.to_polygons(z, cx.vertices.starts, cx.vertices.flat, p)
+        return np.flatnonzero(gaps <= radius)
+    starts, corners = cx.vertices.starts[:-1], cx.vertices.flat
+    lo, hi = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
+    # The box around a region is nearer than the region, its corners are not.
+    near = np.linalg.norm(np.maximum(0, np.maximum(lo - z, z - hi)), ord=p, axis=1) <= radius
+    nearest = np.minimum.reduceat(np.linalg.norm(corners - z, ord=p, axis=1), starts)
+    meets = near & (nearest <= radius)
+    for i in np.flatnonzero(near & ~meets).tolist():
+        meets[i] = polytopes.distance(*cx.halfspaces(i), z, p) <= radius
+    return np.flatnonzero(meets)
+
+
+def inradii(cx: RegionComplex) -> np.ndarray:
+    """Radius of the largest l_2 ball in each region, (R,)."""
+    if cx.dimension == 1:
+        return cx.volumes / 2
+    if cx.dimension == 2:
+        return incircles.inradii(cx.vertices.starts, cx.vertices.flat)[1]
+    radii = [polytopes.inradius(*cx.halfspaces(i))[1] for i in range(len(cx))]
+    return np.maximum(np.array(radii), 0)
+
+
+def to_frame(cx: RegionComplex) -> pandas.DataFrame:
+    """See `RegionComplex.to_frame`."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_frame needs pandas: pip install pandas") from error
+    return pandas.DataFrame(
+        {
+            "winner": cx.classes,
+            "volume": cx.volumes,
+            "inradius": inradii(cx),
+            "facets": cx.facets_of.sizes,
+            "corners": cx.corners.sizes,
+            "active": cx.patterns.sum(axis=1),
+            "jacobian_norm": np.linalg.norm(cx.affine_maps.V, ord=2, axis=(1, 2)),
+        }
+    ).rename_axis("region")

@@ -87,14 +87,17 @@ def _fresh(parents, active, most):
 @_jit
 def _mask(maps, parents, active, masked):
     """Maps of cells, with 0 for the units that are not active."""
+    n_units = maps.shape[2]
+    mask = np.empty(n_units)
     for i in range(len(parents)):
         for word in range(active.shape[1]):
             bits = active[i, word]
-            for j in range(64 * word, min(64 * word + 64, maps.shape[2])):
-                on = bits & np.uint64(1)
-                bits >>= np.uint64(1)
-                for row in range(maps.shape[1]):
-                    masked[i, row, j] = maps[parents[i], row, j] if on else 0.0
+            for j in range(64 * word, min(64 * word + 64, n_units)):
+                mask[j] = np.float64((bits >> np.uint64(j & 63)) & np.uint64(1))
+        for row in range(maps.shape[1]):
+            source, target = maps[parents[i], row], masked[i, row]
+            for j in range(n_units):
+                target[j] = source[j] * mask[j]
 
 
 @_jit

@@ -107,9 +107,10 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
         waiting = 1
         while waiting > 0:
             waiting -= 1
-            first, last, low, high, used = tasks[waiting]
+            first, last = tasks[waiting, 0], tasks[waiting, 1]
+            low, high, used = tasks[waiting, 2], tasks[waiting, 3], tasks[waiting, 4]
             n = last - first
-            high = _settle(table, ring[first:last], units, active, opened, low, high)
+            high = _settle(table.values, ring, first, last, units, active, opened, low, high)
             if low == high:
                 if n_cells >= len(made.sizes) or n_corners + n > len(made.corners):
                     made = _room_for_cells(made, n_cells + 1, n_corners + n)
@@ -130,19 +131,20 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
             if n_cuts + n > len(made.cuts):
                 made = _room_for_cuts(made, n_cuts + n)
             n, used, n_cuts = _with_crossings(
-                table, ring[first:last], units, opened[low:high], layer.errors, used, walk,
+                table, ring, first, last, units, opened, low, high, layer.errors, used, walk,
                 made, n_cuts,
             )  # fmt: skip
             # Both sides take the place of the piece; the positive one comes first, so on top.
             unit, wall = opened[low], first_unit + units[opened[low]]
             if first + 2 * n > len(ring):
                 ring = _room(ring, first + 2 * n)
-            middle = _side(table, walk, n, unit, -1, wall, ring, first)
-            last = _side(table, walk, n, unit, 1, wall, ring, middle)
+            middle = _side(table.values, walk, n, unit, -1, wall, ring, first)
+            last = _side(table.values, walk, n, unit, 1, wall, ring, middle)
             top = 2 * high - low
             if top > len(opened):
                 opened = _room(opened, top)
-            opened[high:top] = opened[low:high]
+            for k in range(low, high):
+                opened[k + high - low] = opened[k]
             _push(tasks, waiting, first, middle, low, high, used)
             _push(tasks, waiting + 1, middle, last, high, top, used)
             waiting += 2
@@ -198,14 +200,14 @@ def _load(table, layer, here, units, n_open):
 
 
 @_jit
-def _settle(table, piece, units, active, opened, begin, end):
+def _settle(values, ring, first, last, units, active, opened, begin, end):
     """Drop the units that have one sign on a piece from ``opened[begin:end]``; the new end."""
     kept = begin
     for k in range(begin, end):
         j = opened[k]
         above = below = False
-        for i in range(len(piece)):
-            value = table.values[piece[i, 0], j]
+        for i in range(first, last):
+            value = values[ring[i, 0], j]
             above |= value > 0
             below |= value < 0
         bit = np.uint64(1) << np.uint64(units[j] & 63)
@@ -220,21 +222,25 @@ def _settle(table, piece, units, active, opened, begin, end):
 
 
 @_jit
-def _with_crossings(table, ring, units, opened, errors, used, walk, made, n_cuts):
+def _with_crossings(
+    table, ring, first, last, units, opened, low, high, errors, used, walk, made, n_cuts
+):
     """Write a piece's (row, wall) to `walk`, with a new corner wherever an edge is crossed.
 
     Returns the length of the walk, how many rows of the table are used now, and how many cuts.
     """
-    n, unit = 0, opened[0]
-    for i in range(len(ring)):
-        here, there = ring[i, 0], ring[i + 1 if i + 1 < len(ring) else 0, 0]
+    values, n, unit = table.values, 0, opened[low]
+    for i in range(first, last):
+        here, there = ring[i, 0], ring[i + 1 if i + 1 < last else first, 0]
         walk[n, 0], walk[n, 1] = here, ring[i, 1]
         n += 1
-        f, after = table.values[here, unit], table.values[there, unit]
+        f, after = values[here, unit], values[there, unit]
         if f > 0 > after or f < 0 < after:
             # From the positive end, so that both cells at this edge find the same point.
             a, b = (here, there) if f > 0 else (there, here)
-            made.doubtful[n_cuts] = _interpolate(table, units, opened, errors, a, b, used)
+            made.doubtful[n_cuts] = _interpolate(
+                table, units, opened, low, high, errors, a, b, used
+            )
             _record(made, n_cuts, table, a, b, units[unit], used)
             walk[n, 0], walk[n, 1] = used, ring[i, 1]
             n, used, n_cuts = n + 1, used + 1, n_cuts + 1
@@ -244,25 +250,26 @@ def _with_crossings(table, ring, units, opened, errors, used, walk, made, n_cuts
 @_jit
 def _record(made, n_cuts, table, a, b, unit, row):
     """Write down that a unit has cut the edge between rows a and b in the corner of a row."""
-    cut = made.cuts[n_cuts]
-    cut[0], cut[1], cut[2] = table.numbers[a], table.numbers[b], unit
+    cuts, numbers = made.cuts, table.numbers
+    cuts[n_cuts, 0], cuts[n_cuts, 1], cuts[n_cuts, 2] = numbers[a], numbers[b], unit
     for axis in range(table.points.shape[1]):
         made.points[n_cuts, axis] = table.points[row, axis]
-    table.numbers[row] = -1 - n_cuts
+    numbers[row] = -1 - n_cuts
 
 
 @_jit
-def _interpolate(table, units, opened, errors, a, b, new):
+def _interpolate(table, units, opened, low, high, errors, a, b, new):
     """Make the corner between rows a and b where the first open unit is 0, in row `new`.
 
     Returns whether another one is 0 there within its rounding error.
     """
     points, values = table.points, table.values
-    unit, doubtful = opened[0], False
+    unit, doubtful = opened[low], False
     t = values[a, unit] / (values[a, unit] - values[b, unit])
     for axis in range(points.shape[1]):
         points[new, axis] = points[a, axis] + t * (points[b, axis] - points[a, axis])
-    for j in opened:
+    for k in range(low, high):
+        j = opened[k]
         value = values[a, j] + t * (values[b, j] - values[a, j])
         decided = abs(value) > errors[units[j]]
         values[new, j] = value if decided else 0.0
@@ -272,13 +279,13 @@ def _interpolate(table, units, opened, errors, a, b, new):
 
 
 @_jit
-def _side(table, walk, n, unit, sign, wall, ring, end):
+def _side(values, walk, n, unit, sign, wall, ring, end):
     """Append to ``ring[:end]`` the walk ``walk[:n]`` on one side of a unit's line; the new end."""
     for i in range(n):
-        if table.values[walk[i, 0], unit] * sign >= 0:
+        if values[walk[i, 0], unit] * sign >= 0:
             after = walk[i + 1 if i + 1 < n else 0, 0]
             # The edge that closes the piece lies on the line.
-            leaves = table.values[after, unit] * sign < 0
+            leaves = values[after, unit] * sign < 0
             ring[end, 0], ring[end, 1] = walk[i, 0], wall if leaves else walk[i, 1]
             end += 1
     return end

@@ -107,9 +107,16 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
         while waiting > 0:
             waiting -= 1
             depth = waiting
-            first, last, low, high, used, simple = tasks[waiting]
-            size = last - first
-            high = _settle_rows(table, stack.rows[first:last], units, active, opened, low, high)
+            first, last, low, high = (
+                tasks[depth, 0],
+                tasks[depth, 1],
+                tasks[depth, 2],
+                tasks[depth, 3],
+            )
+            used, simple, size = tasks[depth, 4], tasks[depth, 5], last - first
+            high = _settle_rows(
+                table.values, stack.rows, first, last, units, active, opened, low, high
+            )
             if low == high:
                 n_facets = _count(stack.live[depth])
                 if (
@@ -126,18 +133,16 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
                 n_cells, n_corners = n_cells + 1, n_corners + size
                 n_walls += n_facets
                 continue
-            free = ~stack.live[depth]
-            if free == 0:
+            bit = _bits(stack.live[depth])
+            if bit == FACETS:
                 fits = False
                 break
-            cut = free & (~free + np.uint64(1))
             if size > len(piece.rows):
                 piece = _room_for_entries(piece, size)
             if size > len(signs):
                 signs = _room(signs, size)
-            n_above, n_below = _copy_piece(
-                piece, stack, first, last, depth, table, opened[low], signs
-            )
+            _copy_piece(piece, stack, first, size, depth, bit)
+            n_above, n_below = _signs(table.values, piece.rows, size, opened[low], signs)
             if n_above * n_below > len(edges):
                 edges = _room(edges, n_above * n_below)
             n_edges = _edges(piece.touches, signs, size, n, simple, edges)
@@ -151,7 +156,7 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
                 i, j = edges[e, 0], edges[e, 1]
                 a, b, row = piece.rows[i], piece.rows[j], used + e
                 made.doubtful[n_cuts] = _interpolate(
-                    table, units, opened[low:high], layer.errors, a, b, row
+                    table, units, opened, low, high, layer.errors, a, b, row
                 )
                 _record(made, n_cuts, table, a, b, units[opened[low]], row)
                 n_cuts += 1
@@ -161,12 +166,13 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
             if first + 2 * (size + n_edges) > len(stack.rows):
                 stack = _room_for_entries(stack, first + 2 * (size + n_edges))
             wall = first_unit + units[opened[low]]
-            middle = _side(piece, signs, size, n_edges, -1, cut, wall, stack, first, depth)
-            last = _side(piece, signs, size, n_edges, 1, cut, wall, stack, middle, depth + 1)
+            middle = _side(piece, signs, size, n_edges, -1, bit, wall, stack, first, depth)
+            last = _side(piece, signs, size, n_edges, 1, bit, wall, stack, middle, depth + 1)
             top = 2 * high - low
             if top > len(opened):
                 opened = _room(opened, top)
-            opened[high:top] = opened[low:high]
+            for k in range(low, high):
+                opened[k + high - low] = opened[k]
             simple &= n_above + n_below == size
             used += n_edges
             _push(tasks, waiting, first, middle, low, high, used, simple)
@@ -216,14 +222,14 @@ def _count(word):
 
 
 @_jit
-def _settle_rows(table, rows, units, active, opened, begin, end):
+def _settle_rows(values, rows, first, last, units, active, opened, begin, end):
     """Drop the units that have one sign on a piece from ``opened[begin:end]``; the new end."""
     kept = begin
     for k in range(begin, end):
         j = opened[k]
         above = below = False
-        for row in rows:
-            value = table.values[row, j]
+        for i in range(first, last):
+            value = values[rows[i], j]
             above |= value > 0
             below |= value < 0
         bit = np.uint64(1) << np.uint64(units[j] & 63)
@@ -238,17 +244,33 @@ def _settle_rows(table, rows, units, active, opened, begin, end):
 
 
 @_jit
-def _copy_piece(piece, stack, first, last, depth, table, unit, signs):
-    """Take a piece off the stack, with a unit's signs; how many are above and how many below."""
+def _bits(word):
+    """How many bits there are up to the highest one that is set."""
+    count = 0
+    while word:
+        word >>= np.uint64(1)
+        count += 1
+    return count
+
+
+@_jit
+def _copy_piece(piece, stack, first, size, depth, bits):
+    """Take a piece off the stack."""
+    for i in range(size):
+        piece.rows[i], piece.touches[i] = stack.rows[first + i], stack.touches[first + i]
+    for bit in range(bits):
+        piece.walls[0, bit] = stack.walls[depth, bit]
+
+
+@_jit
+def _signs(values, rows, size, unit, signs):
+    """Signs of a unit at the corners of a piece; how many are positive and how many negative."""
     n_above = n_below = 0
-    for i in range(last - first):
-        row = stack.rows[first + i]
-        piece.rows[i], piece.touches[i] = row, stack.touches[first + i]
-        value = table.values[row, unit]
+    for i in range(size):
+        value = values[rows[i], unit]
         signs[i] = (value > 0) - (value < 0)
         n_above += value > 0
         n_below += value < 0
-    piece.walls[0] = stack.walls[depth]
     return n_above, n_below
 
 
@@ -259,10 +281,11 @@ def _edges(touches, signs, size, n, simple, edges):
     for i in range(size):
         if signs[i] <= 0:
             continue
+        mine = touches[i]
         for j in range(size):
             if signs[j] >= 0:
                 continue
-            common = rest = touches[i] & touches[j]
+            common = rest = mine & touches[j]
             for _ in range(n - 2):
                 rest &= rest - np.uint64(1)
             # n - 1 bits are set if one is left; on a line any two corners are an edge.
@@ -282,18 +305,20 @@ def _is_edge(touches, size, common):
 
 
 @_jit
-def _side(piece, signs, size, n_edges, sign, cut, wall, stack, end, depth):
+def _side(piece, signs, size, n_edges, sign, bit, wall, stack, end, depth):
     """Put one side of a piece on the stack, from entry `end` on; the new end.
 
-    A facet stays if one of its corners is really on that side; `cut` is the bit of the new one.
+    A facet stays if one of its corners is really on that side; the cut is the facet `bit`.
     """
+    cut = np.uint64(1) << np.uint64(bit)
     live = cut
     for i in range(size):
         if signs[i] == sign:
             live |= piece.touches[i]
     stack.live[depth] = live
-    stack.walls[depth] = piece.walls[0]
-    stack.walls[depth, _place(cut)] = wall
+    for other in range(bit):
+        stack.walls[depth, other] = piece.walls[0, other]
+    stack.walls[depth, bit] = wall
     for i in range(size):
         if signs[i] != -sign:
             here = piece.touches[i] if signs[i] != 0 else piece.touches[i] | cut
@@ -306,39 +331,27 @@ def _side(piece, signs, size, n_edges, sign, cut, wall, stack, end, depth):
 
 
 @_jit
-def _place(bit):
-    """The number of the one bit that is set."""
-    place = 0
-    while bit > np.uint64(1):
-        bit >>= np.uint64(1)
-        place += 1
-    return place
-
-
-@_jit
 def _finish(made, n_corners, n_walls, table, stack, first, last, depth):
-    """Write a piece that nothing cuts any more, its facets in the order of their walls."""
-    live, n_facets = stack.live[depth], 0
-    bits = np.empty(FACETS, np.int64)
-    in_order = True
-    for bit in range(FACETS):
+    """Write a piece that nothing cuts any more.
+
+    The bits of facets that it has lost are closed up.  Cuts come in the order of their units, so
+    walls rise from bit to bit.
+    """
+    live, facet = stack.live[depth], 0
+    bits = _bits(live)
+    holes, n_holes = np.empty(FACETS, np.uint64), 0
+    for bit in range(bits):
         if (live >> np.uint64(bit)) & np.uint64(1):
-            place = n_facets
-            while place > 0 and stack.walls[depth, bits[place - 1]] > stack.walls[depth, bit]:
-                bits[place] = bits[place - 1]
-                place -= 1
-            in_order &= place == n_facets == bit
-            bits[place] = bit
-            n_facets += 1
-    for facet in range(n_facets):
-        made.walls[n_walls + facet] = stack.walls[depth, bits[facet]]
+            made.walls[n_walls + facet] = stack.walls[depth, bit]
+            facet += 1
+        else:
+            holes[n_holes] = (np.uint64(1) << np.uint64(bit)) - np.uint64(1)
+            n_holes += 1
     for i in range(last - first):
         made.corners[n_corners + i] = table.numbers[stack.rows[first + i]]
         touches = stack.touches[first + i]
-        if not in_order:
-            old, touches = touches, np.uint64(0)
-            for facet in range(n_facets):
-                touches |= ((old >> np.uint64(bits[facet])) & np.uint64(1)) << np.uint64(facet)
+        for k in range(n_holes - 1, -1, -1):
+            touches = (touches & holes[k]) | ((touches >> np.uint64(1)) & ~holes[k])
         made.touches[n_corners + i, 0] = touches
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import warnings
 
 import numpy as np
 from tqdm import tqdm
@@ -12,6 +12,7 @@ from refmmr._backend import kernel
 from refmmr.exact import exact_network
 from refmmr.network import Network
 from refmmr.reference import regions as _regions
+from refmmr.regions.budget import Budget, check_cost, first_regions
 from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain
 
@@ -43,9 +44,10 @@ def enumerate_regions(
         small networks.  Otherwise signs are decided in float64, up to the rounding error of each
         value, and `RegionComplex.uncertain` tells where that left a doubt.
     max_regions : int, optional
-        Stop when there are so many; what was found is returned, marked as not complete.
+        Stop when there are more; so many are returned, marked as not complete.
     max_seconds : float, optional
-        Stop soon after so many seconds, likewise.
+        Stop after so many seconds, likewise; each hidden layer that was not begun by then gets a
+        tenth of the time again, so that what is returned has been through all layers.
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
@@ -56,7 +58,13 @@ def enumerate_regions(
     Raises
     ------
     TypeError, ValueError
-        For a domain of another kind, or of another input shape than the network's.
+        For a domain of another kind, or of another input shape than the network's; for so many
+        units that there may be more than 10^9 regions, unless there is a budget.
+
+    Warns
+    -----
+    RuntimeWarning
+        If Ctrl-C stopped it: the regions found so far are returned, marked as not complete.
 
     Examples
     --------
@@ -68,39 +76,29 @@ def enumerate_regions(
     """
     check.check_network(net)
     _check_domain(net, domain)
-    budget = Budget(max_regions, max_seconds)
     net = net.astype(np.float64)
-    with tqdm(unit=" cells", disable=None if progress is None else not progress) as bar:
+    budget, arrays = Budget(max_regions, max_seconds), domain.arrays()
+    check_cost(net, arrays, budget)
+    disable = None if progress is None else not progress
+    with budget.interruptible(), tqdm(unit=" cells", disable=disable) as bar:
 
         def go_on(layer: int, done: int, cells: int, pieces: int) -> bool:
-            bar.set_description(f"regions, layer {layer} of {len(net.unit_shapes)}")
+            bar.set_description(f"regions, layer {layer} of {len(net.unit_shapes)}", refresh=False)
             bar.total = cells
-            bar.n = done
             bar.set_postfix(pieces=pieces, refresh=False)
-            bar.update(0)
+            bar.update(done - bar.n)
             return budget.allows(pieces)
 
         if exact:
-            regions = _regions.enumerate_regions(exact_network(net), domain.arrays(True), go_on)
+            exactly = domain.arrays(exact=True)
+            regions = _regions.enumerate_regions(exact_network(net), exactly, go_on)
         else:
-            regions = _enumerate(net, domain.arrays(), go_on)
-    return RegionComplex(net, domain, regions, exact)
-
-
-class Budget:
-    """How many regions, and how much time, there may be."""
-
-    def __init__(self, max_regions: int | None, max_seconds: float | None) -> None:
-        if max_regions is not None:
-            max_regions = check.check_count("max_regions", max_regions, 1)
-        if max_seconds is not None:
-            max_seconds = check.check_number("max_seconds", max_seconds)
-        self.max_regions = np.inf if max_regions is None else max_regions
-        self.end = np.inf if max_seconds is None else time.monotonic() + max_seconds
-
-    def allows(self, regions: int) -> bool:
-        """Whether there may be more regions than so many, and more time."""
-        return regions < self.max_regions and time.monotonic() < self.end
+            regions = _enumerate(net, arrays, go_on)
+    if budget.interrupted:
+        warnings.warn("interrupted: only the regions found so far are returned", stacklevel=2)
+    if max_regions is not None and len(regions.patterns) > max_regions:
+        regions = first_regions(regions, max_regions)
+    return RegionComplex(net, domain, regions)
 
 
 def _check_domain(net: Network, domain: AffineDomain) -> None:

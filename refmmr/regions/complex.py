@@ -74,20 +74,23 @@ class RegionComplex(RegionGraph):
     uncertain : ndarray of bool, shape (V,)
         Corners where the sign of some unit was within its rounding error, and was taken for 0.  If
         there is none, all signs at the computed corners are proved.
-    exact : bool
-        Whether all signs were decided in exact arithmetic.
+    exact_points : ndarray of fractions.Fraction or None
+        The corners without rounding, if all signs were decided in exact arithmetic.
     complete : bool
         False if a budget or the user ended the enumeration early: then some regions are missing.
     """
 
-    def __init__(
-        self,
-        net: Network,
-        domain: AffineDomain,
-        regions: _regions.Regions,
-        exact: bool = False,
-    ) -> None:
-        self.net, self.domain, self.exact = net, domain, exact
+    exact_points: np.ndarray | None = None
+
+    def __init__(self, net: Network, domain: AffineDomain, regions: _regions.Regions) -> None:
+        self.net, self.domain = net, domain
+        if regions.points.dtype == object:
+            self.exact_points = regions.points
+            # Sizes of slivers would be lost in the rounding of their corners.
+            self.volumes = _regions.volumes(regions).astype(np.float64)
+            regions = regions._replace(
+                points=regions.points.astype(np.float64), maps=regions.maps.astype(np.float64)
+            )
         self.raw = regions
         self.packed_patterns, self.complete = regions.patterns, regions.complete
         self.points, self.uncertain = regions.points, regions.uncertain

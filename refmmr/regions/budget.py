@@ -1,0 +1,123 @@
+"""How much an enumeration may cost, how long it may take, and how a user stops it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import comb
+from types import FrameType
+
+import numpy as np
+
+from refmmr import _validate as check
+from refmmr.network import Network
+from refmmr.reference import regions as _regions
+from refmmr.reference.regions import Domain, Regions
+
+__all__ = ["Budget", "first_regions", "most_regions"]
+
+TOO_MANY = 10**9
+"""Regions that nobody waits for without having asked for them."""
+
+
+class Budget:
+    """How many regions, and how much time, there may be, and whether the user has had enough.
+
+    Parameters
+    ----------
+    max_regions : int or None
+    max_seconds : float or None
+        From now on.
+    """
+
+    def __init__(self, max_regions: int | None, max_seconds: float | None) -> None:
+        if max_regions is not None:
+            max_regions = check.check_count("max_regions", max_regions, 1)
+        if max_seconds is not None:
+            max_seconds = check.check_number("max_seconds", max_seconds)
+        self.max_regions = max_regions
+        self.max_seconds = max_seconds
+        self.end = None if max_seconds is None else time.monotonic() + max_seconds
+        self.interrupted = False
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is any limit."""
+        return self.max_regions is not None or self.end is not None
+
+    def allows(self, regions: int) -> bool:
+        """Whether there may be more regions than so many, and more time."""
+        if self.interrupted or (self.max_regions is not None and regions > self.max_regions):
+            return False
+        if self.end is None or self.max_seconds is None or time.monotonic() < self.end:
+            return True
+        # What was found has the later layers before it: a tenth of the time for each.
+        self.end = time.monotonic() + self.max_seconds / 10
+        return False
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Take the first Ctrl-C as the wish to stop; the second one raises as usual.
+
+        Signals reach the main thread alone; elsewhere this does nothing.
+        """
+        before = signal.getsignal(signal.SIGINT)
+        ours = threading.current_thread() is threading.main_thread() and callable(before)
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        if ours:
+            signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            if ours:
+                signal.signal(signal.SIGINT, before)
+
+
+def check_cost(net: Network, domain: Domain, budget: Budget) -> None:
+    """Refuse what could not end, unless there is a budget."""
+    most, crossing = most_regions(net, domain)
+    if most > TOO_MANY and not budget.is_limited:
+        raise ValueError(
+            f"net: {crossing} units of the first layer change sign in the domain of "
+            f"{len(domain.lo)} dimensions, which may make {most:.1e} regions; pass max_regions or "
+            "max_seconds to see some of them, or choose a smaller domain"
+        )
+
+
+def most_regions(net: Network, domain: Domain) -> tuple[int, int]:
+    """The most regions that the first layer can have, and how many of its units cross the domain.
+
+    m hyperplanes cut n dimensions into ``C(m, 0) + ... + C(m, n)`` regions at most (Zaslavsky).
+    """
+    if not net.unit_shapes:
+        return 1, 0
+    rows = _regions.first_map(net, domain)[0]
+    middle, half = (domain.lo + domain.hi) / 2, (domain.hi - domain.lo) / 2
+    values, reach = middle @ rows[:-1] + rows[-1], half @ np.abs(rows[:-1])
+    crossing = int((np.abs(values) < reach).sum())
+    return sum(comb(crossing, i) for i in range(len(domain.lo) + 1)), crossing
+
+
+def first_regions(regions: Regions, count: int) -> Regions:
+    """The first regions of many, marked as not complete; only their corners are kept."""
+    end, facet_end = regions.corner_starts[count], regions.facet_starts[count]
+    kept, corners = np.unique(regions.corners[:end], return_inverse=True)
+    return Regions(
+        points=regions.points[kept],
+        uncertain=regions.uncertain[kept],
+        corner_starts=regions.corner_starts[: count + 1],
+        corners=corners,
+        touches=regions.touches[:end],
+        facet_starts=regions.facet_starts[: count + 1],
+        walls=regions.walls[:facet_end],
+        patterns=regions.patterns[:count],
+        maps=regions.maps[:count],
+        complete=False,
+    )

@@ -106,6 +106,21 @@ class RegionComplex(RegionGraph):
         """The logits of each region as an affine map of the domain's coordinates."""
         return AffineMaps(*as_maps(self.raw.maps))
 
+    @property
+    def breakpoints(self) -> np.ndarray:
+        """Where a line enters and leaves regions, rising: its two ends and all corners between.
+
+        Raises
+        ------
+        ValueError
+            For a domain that is not a line.
+        """
+        if self.dimension != 1:
+            raise ValueError(
+                f"breakpoints: expected a line, got a domain of {self.dimension} dimensions"
+            )
+        return np.sort(self.points[:, 0])
+
     @cached_property
     def volumes(self) -> np.ndarray:
         """Volume of each region, (n_regions,), in the domain's coordinates.

@@ -30,6 +30,9 @@ _jit = njit(cache=True, nogil=True, error_model="numpy")
 FACETS = 64
 """The most facets that a piece can have here: bits of a word."""
 
+PAIRS = 16
+"""More pairs of corners, for each dimension, are not tried one by one."""
+
 
 class Pieces(NamedTuple):
     """Pieces that wait: their corners, each with the facets that it touches, and their walls."""
@@ -80,6 +83,7 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
     # Of each piece: its runs of the stack and `opened`, rows of the table in use, simple or not.
     tasks = np.empty((n_units + 2, 6), np.int64)
     signs, edges = np.empty(64, np.int64), np.empty((64, 2), np.int64)
+    slots = np.empty((64, 2), np.uint64)
     active = np.empty(unit_words, np.uint64)
     n_cells = n_corners = n_walls = n_cuts = 0
     fits = True
@@ -143,9 +147,16 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
                 signs = _room(signs, size)
             _copy_piece(piece, stack, first, size, depth, bit)
             n_above, n_below = _signs(table.values, piece.rows, size, opened[low], signs)
-            if n_above * n_below > len(edges):
-                edges = _room(edges, n_above * n_below)
-            n_edges = _edges(piece.touches, signs, size, n, simple, edges)
+            if simple and n_above * n_below > PAIRS * n:
+                if 4 * n * n_below > len(slots):
+                    slots = np.empty((_power_of_two(4 * n * n_below), 2), np.uint64)
+                if n * n_above > len(edges):
+                    edges = _room(edges, n * n_above)
+                n_edges = _edges_by_name(piece.touches, signs, size, n * n_below, edges, slots)
+            else:
+                if n_above * n_below > len(edges):
+                    edges = _room(edges, n_above * n_below)
+                n_edges = _edges(piece.touches, signs, size, n, simple, edges)
             if used + n_edges > len(table.numbers):
                 table = _room_for_rows(table, used + n_edges)
             if n_cuts + n_edges > len(made.cuts):
@@ -293,6 +304,62 @@ def _edges(touches, signs, size, n, simple, edges):
                 edges[count, 0], edges[count, 1] = i, j
                 count += 1
     return count
+
+
+@_jit
+def _edges_by_name(touches, signs, size, n_names, edges, slots):
+    """As `_edges`, in a simple piece: an edge is named by the facets that both ends touch.
+
+    They are all facets of a corner but one.  The names of edges at negative corners go into a hash
+    table (name, corner) with linear probing, where the positive corners look for theirs.
+    """
+    used = _power_of_two(2 * n_names)
+    mask, count = np.uint64(used - 1), 0
+    for slot in range(used):
+        slots[slot, 0] = np.uint64(0)
+    for j in range(size):
+        if signs[j] < 0:
+            rest = touches[j]
+            while rest:
+                name = touches[j] & ~(rest & (~rest + np.uint64(1)))
+                slot = _slot(slots, mask, name)
+                slots[slot, 0] = name
+                slots[slot, 1] = np.uint64(j)
+                rest &= rest - np.uint64(1)
+    for i in range(size):
+        if signs[i] > 0:
+            first, rest = count, touches[i]
+            while rest:
+                name = touches[i] & ~(rest & (~rest + np.uint64(1)))
+                slot = _slot(slots, mask, name)
+                rest &= rest - np.uint64(1)
+                if slots[slot, 0] == name:
+                    place, j = count, np.int64(slots[slot, 1])
+                    while place > first and edges[place - 1, 1] > j:
+                        edges[place, 1] = edges[place - 1, 1]
+                        place -= 1
+                    edges[count, 0], edges[place, 1] = i, j
+                    count += 1
+    return count
+
+
+@_jit
+def _slot(slots, mask, name):
+    """The slot of a name: where it is, or where it can be put."""
+    bits = name * np.uint64(0x9E3779B97F4A7C15)
+    slot = (bits ^ (bits >> np.uint64(32))) & mask
+    while slots[slot, 0] != np.uint64(0) and slots[slot, 0] != name:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@_jit
+def _power_of_two(least):
+    """The smallest power of 2 that is not less."""
+    size = 64
+    while size < least:
+        size *= 2
+    return size
 
 
 @_jit

@@ -27,57 +27,77 @@ def no_names(n: int) -> Names:
     )
 
 
+class Around(NamedTuple):
+    """Which entries of the cells' corners are which corner.
+
+    The first of them is the cell whose map the corner is evaluated by, its owner.
+    """
+
+    starts: np.ndarray  # (V + 1,) int
+    entries: np.ndarray  # (C,) int: rising for each corner
+    cells: np.ndarray  # (C,) int: the cell of each entry of the cells' corners
+
+
 @_jit
-def evaluate(points, starts, corners, maps, errors):
-    """Values of a layer's units at all corners, each by the map of the first cell it belongs to.
+def around(n_points, starts, corners):
+    """Sort the entries of the cells' corners by corner."""
+    first, entries = np.zeros(n_points + 1, np.int64), np.empty(len(corners), np.int64)
+    cells = np.empty(len(corners), np.int64)
+    for corner in corners:
+        first[corner + 1] += 1
+    for corner in range(n_points):
+        first[corner + 1] += first[corner]
+    place = first[:-1].copy()
+    for cell in range(len(starts) - 1):
+        for e in range(starts[cell], starts[cell + 1]):
+            entries[place[corners[e]]] = e
+            place[corners[e]] += 1
+            cells[e] = cell
+    return first, entries, cells
+
+
+@_jit
+def find_signs(start, begin, end, maps, points, starts, corners, near, errors, signs, doubtful):
+    """Signs of a layer's units at the corners that the cells ``begin, ..., end - 1`` own.
 
     Parameters
     ----------
+    start, begin, end : int
+    maps : ndarray, shape (cells, n + 1, N_k)
+        Those of the cells from `start` on.
     points : ndarray, shape (V, n)
-    starts, corners : ndarray of int, shapes (R + 1,), (C,)
-        Corners of the cells.
-    maps : ndarray, shape (R, n + 1, N_k)
+    starts, corners : ndarray of int
+        Of all cells.
+    near : Around
     errors : ndarray, shape (N_k,)
-
-    Returns
-    -------
-    values : ndarray, shape (V, N_k)
-        0 where the sign is within the rounding error.
-    above, below : ndarray of uint64, shape (V, ceil(N_k / 64))
-        Bit j says that unit j is positive, or negative.
+        Values within them have no sign.
+    signs : ndarray of uint64, shape (V, 2, ceil(N_k / 64))
+        Is filled in: bit j says that unit j is positive, and negative.
     doubtful : ndarray of bool, shape (V,)
-        Some sign is within its rounding error.
+        Is filled in: a value is within its error.
     """
     n, n_units = points.shape[1], maps.shape[2]
-    words = (n_units + 63) // 64
-    values = np.zeros((len(points), n_units))
-    above = np.zeros((len(points), words), np.uint64)
-    below = np.zeros((len(points), words), np.uint64)
-    doubtful, known = np.zeros(len(points), np.bool_), np.zeros(len(points), np.bool_)
-    for cell in range(len(starts) - 1):
-        rows = maps[cell]
-        for c in range(starts[cell], starts[cell + 1]):
-            corner = corners[c]
-            if known[corner]:
+    value = np.empty(n_units)
+    for cell in range(begin, end):
+        for e in range(starts[cell], starts[cell + 1]):
+            corner = corners[e]
+            if near.entries[near.starts[corner]] != e:
                 continue
-            known[corner] = True
-            value = values[corner]
+            value[:] = 0
             for axis in range(n):
-                row, z = rows[axis], points[corner, axis]
+                z = points[corner, axis]
                 for j in range(n_units):
-                    value[j] += z * row[j]
-            row = rows[n]
+                    value[j] += z * maps[cell - start, axis, j]
             for j in range(n_units):
-                value[j] += row[j]
-            doubtful[corner] = _decide(value, errors, above[corner], below[corner])
-    return values, above, below, doubtful
+                value[j] += maps[cell - start, n, j]
+            doubtful[corner] = _decide(value, errors, signs[corner])
 
 
 @_jit
-def _decide(value, errors, above, below):
-    """Set values within their errors to 0, and the bits of signs; whether any was in doubt."""
+def _decide(value, errors, signs):
+    """Set the bits of signs; whether any value is within its error."""
     doubtful = False
-    for word in range(len(above)):
+    for word in range(signs.shape[1]):
         first = 64 * word
         up = down = np.uint64(0)
         for j in range(first, min(first + 64, len(value))):
@@ -86,10 +106,81 @@ def _decide(value, errors, above, below):
                 up |= bit if value[j] > 0 else np.uint64(0)
                 down |= bit if value[j] < 0 else np.uint64(0)
             else:
-                value[j] = 0
                 doubtful |= errors[j] > 0
-        above[word], below[word] = up, down
+        signs[0, word], signs[1, word] = up, down
     return doubtful
+
+
+@_jit
+def find_crossing(starts, corners, signs):
+    """Which units change sign on which cell.
+
+    Returns
+    -------
+    open_starts : ndarray of int, shape (R + 1,)
+    units : ndarray of int
+        Those that change sign, of one cell after the other.
+    value_starts : ndarray of int, shape (R + 1,)
+        Where the values of the cell's open units at its corners have their place.
+    active : ndarray of uint64, shape (R, words)
+        Bit j says that unit j is positive somewhere on the cell.
+    """
+    n_cells, words = len(starts) - 1, signs.shape[2]
+    open_starts, value_starts = np.zeros(n_cells + 1, np.int64), np.zeros(n_cells + 1, np.int64)
+    active, units = np.zeros((n_cells, words), np.uint64), np.empty(4 * n_cells + 64, np.int64)
+    count = 0
+    for cell in range(n_cells):
+        for word in range(words):
+            above = below = np.uint64(0)
+            for e in range(starts[cell], starts[cell + 1]):
+                above |= signs[corners[e], 0, word]
+                below |= signs[corners[e], 1, word]
+            active[cell, word] = above
+            both, unit = above & below, 64 * word
+            if both and count + 64 > len(units):
+                longer = np.empty(2 * len(units) + 64, np.int64)
+                longer[:count] = units[:count]
+                units = longer
+            while both:
+                if both & np.uint64(1):
+                    units[count] = unit
+                    count += 1
+                both >>= np.uint64(1)
+                unit += 1
+        open_starts[cell + 1] = count
+        size = (count - open_starts[cell]) * (starts[cell + 1] - starts[cell])
+        value_starts[cell + 1] = value_starts[cell] + size
+    return open_starts, units[:count], value_starts, active
+
+
+@_jit
+def find_values(
+    start, begin, end, maps, points, starts, corners, near, errors, open_starts, units,
+    value_starts, values,
+):  # fmt: skip
+    """Values of open units at the corners that the cells ``begin, ..., end - 1`` own.
+
+    For every cell around a corner, by the same sums as in `find_signs`; see there and
+    `find_crossing` for the parameters.  `values` is filled in: of one cell after the other, of one
+    corner after the other, decided.
+    """
+    n = points.shape[1]
+    for owner in range(begin, end):
+        for e in range(starts[owner], starts[owner + 1]):
+            corner = corners[e]
+            if near.entries[near.starts[corner]] != e:
+                continue
+            for k in range(near.starts[corner], near.starts[corner + 1]):
+                entry = near.entries[k]
+                cell = near.cells[entry]
+                first, n_open = open_starts[cell], open_starts[cell + 1] - open_starts[cell]
+                place = value_starts[cell] + (entry - starts[cell]) * n_open
+                for i in range(n_open):
+                    j, value = units[first + i], 0.0
+                    for axis in range(n):
+                        value += points[corner, axis] * maps[owner - start, axis, j]
+                    value += maps[owner - start, n, j]
+                    values[place + i] = value if abs(value) > errors[j] else 0.0
 
 
 @_jit

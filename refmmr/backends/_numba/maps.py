@@ -1,11 +1,17 @@
-"""Affine maps of the next layer on all cells, compiled: each made out of that of the cell before.
+"""Affine maps of a layer's units on all cells, compiled: each made out of that of the cell before.
 
 Pieces of one cell follow each other in the order of a depth-first search, so few units switch from
-one to the next.  Where unit j does, the map of the next layer changes by column j of W times row j
-of the map of this layer, a product of rank one, instead of a product of matrices.
+one to the next.  Where unit j does, the map of the next layer changes by column j of its weights
+times row j of the map of this layer, a product of rank one, instead of a product of matrices.  A
+column of a convolution has few entries that are not 0.
+
+Maps of many cells would fill the memory; they are made again whenever they are gone through.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -17,52 +23,111 @@ from refmmr.reference.network import Network
 # Without fastmath no product and sum are fused: each rounds as in NumPy.
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 
-CHUNK = 256
-"""Cells whose masked maps are in memory together."""
+BLOCK = 2**21
+"""Numbers in the maps that are in memory together."""
+
+STORED = 2**26
+"""So many numbers are kept instead of made again."""
 
 
-def next_maps(
-    net: Network, layer: int, maps: np.ndarray, parents: np.ndarray, active: np.ndarray
-) -> np.ndarray:
-    """As `refmmr.reference.regions.next_maps`, of pieces.
+class Columns(NamedTuple):
+    """Weights of a layer by input unit: column j has ``weights[starts[j]:starts[j + 1]]``."""
+
+    starts: np.ndarray  # (N_k + 1,) int
+    units: np.ndarray  # (entries,) int: the output unit of each weight
+    weights: np.ndarray  # (entries,)
+
+
+class Maps:
+    """The maps of a layer's pre-activations on its cells, one block of cells after the other.
 
     Parameters
     ----------
     net : Network
     layer : int
-    maps : ndarray, shape (P, n + 1, N_k)
-        Of the cells that were cut: ``V_k``, one row a direction, then ``a_k``.
+        Position of the layer among those with weights.
+    below : Maps
+        Those of the layer before, on the cells that were cut.
     parents : ndarray of int, shape (R,)
         The cell that each piece is of; not falling.
     active : ndarray of uint64, shape (R, words)
-        Bit j says that unit j is active on the piece.
-
-    Returns
-    -------
-    ndarray, shape (R, n + 1, N_{k+1})
+        Bit j says that unit j of the layer before is active on the piece.
     """
-    n_rows, n_units = maps.shape[1:]
-    between = net.layers[net.affine[layer] + 1 : net.affine[layer + 1] + 1]
-    dense = between[0] if len(between) == 1 else None
-    fresh = np.arange(len(parents))
-    if isinstance(dense, Linear):
+
+    def __init__(
+        self, net: Network, layer: int, below: Maps | None, parents: np.ndarray, active: np.ndarray
+    ) -> None:
+        self.net, self.layer, self.below = net, layer, below
+        self.parents, self.active = parents, active
+        self.size = int(np.prod((*net.unit_shapes, net.shapes[-1])[layer]))
+        self.rows: int = 0 if below is None else below.rows
+        self.stored: np.ndarray | None = None
+
+    @classmethod
+    def first(cls, net: Network, maps: np.ndarray) -> Maps:
+        """Those of the first layer, (1, n + 1, N_1)."""
+        made = cls(net, 0, None, np.zeros(1, int), np.zeros((1, 0), np.uint64))
+        made.stored, made.rows = maps, maps.shape[1]
+        return made
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Where each block of cells starts, and their maps, (cells, n + 1, N_k)."""
+        if self.stored is not None:
+            yield 0, self.stored
+            return
+        assert self.below is not None
+        rows, columns = self.below.rows, self._columns()
+        keep = len(self.parents) * rows * self.size <= STORED
+        kept = np.empty((len(self.parents) if keep else 0, rows, self.size))
+        for first, maps in self.below.blocks():
+            begin, end = np.searchsorted(self.parents, [first, first + len(maps)]).tolist()
+            step = max(1, BLOCK // (rows * max(self.size, maps.shape[2])))
+            for start in range(begin, end, step):
+                stop = min(start + step, end)
+                block = kept[start:stop] if keep else np.empty((stop - start, rows, self.size))
+                parents, active = self.parents[start:stop] - first, self.active[start:stop]
+                self._fill(block, maps, parents, active, columns)
+                yield start, block
+        if keep:
+            self.stored, self.below = kept, None
+
+    def all(self) -> np.ndarray:
+        """The maps of all cells, (R, n + 1, N_k)."""
+        blocks = [block for _, block in self.blocks()]
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _columns(self) -> Columns | np.ndarray:
+        """The layer's weights by input unit: a matrix if it is dense."""
+        *_, layer = self.net.layers[: self.net.affine[self.layer] + 1]
+        if isinstance(layer, Linear):
+            return np.ascontiguousarray(layer.W.T)
+        shape = self.net.unit_shapes[self.layer - 1]
+        starts, units, weights = [0], [], []
+        for part in np.array_split(np.arange(int(np.prod(shape))), 1 + int(np.prod(shape)) // 256):
+            basis = np.zeros((len(part), int(np.prod(shape))))
+            basis[np.arange(len(part)), part] = 1
+            rows = layer.linear(basis.reshape(-1, *shape)).reshape(len(part), -1)
+            units.append(np.nonzero(rows)[1])
+            weights.append(rows[rows != 0])
+            starts.extend(starts[-1] + np.cumsum((rows != 0).sum(axis=1)))
+        return Columns(np.array(starts), np.concatenate(units), np.concatenate(weights))
+
+    def _fill(self, made, maps, parents, active, columns):
+        """Make the maps of some cells, given those of their parents and which units are active."""
         # A map may be updated so often before the bounds on rounding errors are void.
         fresh = _fresh(parents, active, regions.UPDATES // 2)
-    made = np.empty((len(parents), n_rows, _size(net, layer + 1)))
-    for start in range(0, len(fresh), CHUNK):
-        some = fresh[start : start + CHUNK]
-        masked = np.empty((len(some), n_rows, n_units))
-        _mask(maps, parents[some], active[some], masked)
-        made[some] = regions.next_maps(net, layer, masked)
-    if isinstance(dense, Linear):
-        columns = np.ascontiguousarray(dense.W.T)
+        masked = np.empty((len(fresh), *maps.shape[1:]))
+        _mask(maps, parents[fresh], active[fresh], masked)
+        if isinstance(columns, Columns):
+            made[fresh] = regions.next_maps(self.net, self.layer - 1, masked)
+            _update_few(maps, parents, active, columns, fresh, made)
+            return
+        # One product of matrices, not one for each cell.
+        product = masked.reshape(-1, masked.shape[2]) @ columns
+        product = product.reshape(len(fresh), self.rows, self.size)
+        product[:, -1] += self.net.affine_layers[self.layer].b
+        made[fresh] = product
         _update(maps, parents, active, columns, fresh, made)
-    return made
-
-
-def _size(net, layer):
-    shapes = (*net.unit_shapes, net.shapes[-1])
-    return int(np.prod(shapes[layer]))
 
 
 @_jit
@@ -125,3 +190,26 @@ def _update(maps, parents, active, columns, fresh, made):
 def _add(total, column, factor):
     for j in range(len(total)):
         total[j] += factor * column[j]
+
+
+@_jit
+def _update_few(maps, parents, active, columns, fresh, made):
+    """As `_update`, where columns have few entries."""
+    place = 0
+    for i in range(len(parents)):
+        if place < len(fresh) and fresh[place] == i:
+            place += 1
+            continue
+        made[i] = made[i - 1]
+        for word in range(active.shape[1]):
+            changed, j = active[i, word] ^ active[i - 1, word], 64 * word
+            while changed:
+                if changed & np.uint64(1):
+                    on = (active[i, word] >> np.uint64(j & 63)) & np.uint64(1)
+                    for row in range(maps.shape[1]):
+                        factor = maps[parents[i], row, j]
+                        factor = factor if on else -factor
+                        for e in range(columns.starts[j], columns.starts[j + 1]):
+                            made[i, row, columns.units[e]] += factor * columns.weights[e]
+                changed >>= np.uint64(1)
+                j += 1

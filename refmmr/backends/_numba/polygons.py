@@ -17,13 +17,15 @@ _jit = njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Layer(NamedTuple):
-    """A layer's units at the V corners of all cells."""
+    """A layer's units on all R cells."""
 
-    points: np.ndarray  # (V, n)
-    values: np.ndarray  # (V, N_k), decided
-    above: np.ndarray  # (V, words) uint64: bit j says that unit j is positive
-    below: np.ndarray  # (V, words) uint64: negative
+    points: np.ndarray  # (V, n), the cells' corners
     errors: np.ndarray  # (N_k,)
+    open_starts: np.ndarray  # (R + 1,) int
+    units: np.ndarray  # (open units,) int: those that change sign, of one cell after the other
+    value_starts: np.ndarray  # (R + 1,) int
+    values: np.ndarray  # (values,): of open units at corners, of one cell after the other
+    active: np.ndarray  # (R, words) uint64: bit j says that unit j is positive on the cell
 
 
 class Made(NamedTuple):
@@ -69,7 +71,7 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
     -------
     tuple, the fields of `Made`
     """
-    words = layer.above.shape[1]
+    words = layer.active.shape[1]
     n_units = len(layer.errors)
     made = Made(
         np.empty(64, np.int64),
@@ -92,15 +94,14 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
     n_cells = n_corners = n_cuts = 0
     for cell in range(start, stop):
         begin, m = starts[cell], starts[cell + 1] - starts[cell]
-        here = corners[begin : begin + m]
-        n_open = _crossing(layer, here, active, units)
+        n_open = _open_units(layer, cell, active, units)
         if m > len(ring):
             ring = _room(ring, m)
         if m > len(table.numbers):
             table = _room_for_rows(table, m)
         for i in range(m):
             ring[i, 0], ring[i, 1] = i, walls[begin + i]
-        _load(table, layer, here, units, n_open)
+        _load(table, layer, corners, begin, m, cell, n_open)
         for j in range(n_open):
             opened[j] = j
         _push(tasks, 0, 0, m, 0, n_open, m)
@@ -162,23 +163,14 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
 
 
 @_jit
-def _crossing(layer, here, active, units):
-    """List the units with both signs at corners `here`, and set which are active; how many."""
-    count = 0
+def _open_units(layer, cell, active, units):
+    """Copy which units change sign on a cell, and which are active; how many are open."""
+    first, n_open = layer.open_starts[cell], layer.open_starts[cell + 1] - layer.open_starts[cell]
+    for i in range(n_open):
+        units[i] = layer.units[first + i]
     for word in range(len(active)):
-        above = below = np.uint64(0)
-        for corner in here:
-            above |= layer.above[corner, word]
-            below |= layer.below[corner, word]
-        active[word] = above
-        both, unit = above & below, 64 * word
-        while both:
-            if both & np.uint64(1):
-                units[count] = unit
-                count += 1
-            both >>= np.uint64(1)
-            unit += 1
-    return count
+        active[word] = layer.active[cell, word]
+    return n_open
 
 
 @_jit
@@ -188,15 +180,16 @@ def _push(tasks, place, first, last, low, high, used):
 
 
 @_jit
-def _load(table, layer, here, units, n_open):
+def _load(table, layer, corners, begin, m, cell, n_open):
     """Write a cell's corners into the table, with the values of its open units."""
-    for i in range(len(here)):
-        corner = here[i]
+    points, values, place = table.points, table.values, layer.value_starts[cell]
+    for i in range(m):
+        corner = corners[begin + i]
         table.numbers[i] = corner
-        for axis in range(layer.points.shape[1]):
-            table.points[i, axis] = layer.points[corner, axis]
+        for axis in range(points.shape[1]):
+            points[i, axis] = layer.points[corner, axis]
         for j in range(n_open):
-            table.values[i, j] = layer.values[corner, units[j]]
+            values[i, j] = layer.values[place + i * n_open + j]
 
 
 @_jit

@@ -15,9 +15,9 @@ from numba import njit
 from refmmr.backends._numba.polygons import (
     Made,
     Table,
-    _crossing,
     _interpolate,
     _load,
+    _open_units,
     _record,
     _room,
     _room_for_cuts,
@@ -65,7 +65,7 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
     *made
         The fields of `Made`.
     """
-    n, n_units, unit_words = layer.points.shape[1], len(layer.errors), layer.above.shape[1]
+    n, n_units, unit_words = layer.points.shape[1], len(layer.errors), layer.active.shape[1]
     made = Made(
         np.empty(64, np.int64),
         np.empty(64, np.int64),
@@ -89,13 +89,12 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
     fits = True
     for cell in range(start, stop):
         begin, m = starts[cell], starts[cell + 1] - starts[cell]
-        here = corners[begin : begin + m]
-        n_open = _crossing(layer, here, active, units)
+        n_open = _open_units(layer, cell, active, units)
         if m > len(table.numbers):
             table = _room_for_rows(table, m)
         if m > len(stack.rows):
             stack = _room_for_entries(stack, m)
-        _load(table, layer, here, units, n_open)
+        _load(table, layer, corners, begin, m, cell, n_open)
         simple = 1
         for i in range(m):
             stack.rows[i], stack.touches[i] = i, touches[begin + i, 0]
@@ -334,7 +333,7 @@ def _edges_by_name(touches, signs, size, n_names, edges, slots):
                 slot = _slot(slots, mask, name)
                 rest &= rest - np.uint64(1)
                 if slots[slot, 0] == name:
-                    place, j = count, np.int64(slots[slot, 1])
+                    place, j = count, int(slots[slot, 1])
                     while place > first and edges[place - 1, 1] > j:
                         edges[place, 1] = edges[place - 1, 1]
                         place -= 1

@@ -20,8 +20,17 @@ import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.corners import append_bits, evaluate, merge, no_names
-from refmmr.backends._numba.maps import next_maps
+from refmmr.backends._numba.corners import (
+    Around,
+    append_bits,
+    around,
+    find_crossing,
+    find_signs,
+    find_values,
+    merge,
+    no_names,
+)
+from refmmr.backends._numba.maps import Maps
 from refmmr.backends._numba.polygons import Layer, Made, split_polygons
 from refmmr.backends._numba.polytopes import FACETS, split_polytopes
 from refmmr.reference import regions
@@ -72,14 +81,12 @@ def _enumerate(net, domain, go_on):
     )
     uncertain = np.zeros(len(points), bool)
     patterns, n_bits = np.zeros((1, 0), np.uint8), 0
-    maps, errors = regions.first_map(net, domain), regions.value_errors(net, domain)
+    maps = Maps.first(net, regions.first_map(net, domain))
+    errors = regions.value_errors(net, domain)
     complete = True
     for k, shape in enumerate(net.unit_shapes):
         n_units = math.prod(shape)
-        values, above, below, doubtful = evaluate(
-            points, cells.starts, cells.corners, maps, errors[k]
-        )
-        layer = Layer(points, values, above, below, errors[k])
+        layer, doubtful = _evaluate(cells, points, maps, errors[k])
         pieces = _cut(cells, layer, n_bits, go_on, k + 1)
         if pieces is None:
             return None
@@ -89,11 +96,41 @@ def _enumerate(net, domain, go_on):
         uncertain = np.concatenate([uncertain | doubtful, new[1]])
         patterns = append_bits(patterns, n_bits, parents, active, n_units)
         n_bits += n_units
-        maps = next_maps(net, k, maps, parents, active)
+        maps = Maps(net, k + 1, maps, parents, active)
     return regions.Regions(
         points, uncertain, cells.starts, cells.corners, cells.touches, cells.facet_starts,
-        cells.walls, patterns, maps, complete,
+        cells.walls, patterns, maps.all(), complete,
     )  # fmt: skip
+
+
+def _evaluate(cells, points, maps, errors):
+    """A layer's units on all cells, and at which corners a value is within its error.
+
+    Each corner is evaluated by the map of its owner, the first cell around it.  Signs of all units
+    come first; they tell which units change sign on which cell, and only their values are kept.
+    """
+    starts, corners = cells.starts, cells.corners
+    near = Around(*around(len(points), starts, corners))
+    signs = np.zeros((len(points), 2, -(-len(errors) // 64)), np.uint64)
+    doubtful = np.zeros(len(points), bool)
+    _for_all(maps, find_signs, points, starts, corners, near, errors, signs, doubtful)
+    open_starts, units, value_starts, active = find_crossing(starts, corners, signs)
+    values = np.empty(value_starts[-1])
+    _for_all(
+        maps, find_values, points, starts, corners, near, errors, open_starts, units,
+        value_starts, values,
+    )  # fmt: skip
+    return Layer(points, errors, open_starts, units, value_starts, values, active), doubtful
+
+
+def _for_all(maps, function, *arguments):
+    """Call a compiled function for all cells, with their maps, in several threads."""
+    for start, block in maps.blocks():
+
+        def work(begin: int, end: int, start: int = start, block: np.ndarray = block) -> None:
+            function(start, start + begin, start + end, block, *arguments)
+
+        threads.spread(work, len(block), least=LEAST)
 
 
 def _cut(cells, layer, first_unit, go_on, k):

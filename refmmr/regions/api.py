@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,30 +16,41 @@ from refmmr.reference import regions as _regions
 from refmmr.regions.budget import Budget, check_cost, first_regions
 from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain
+from refmmr.regions.graph import RegionGraph
+from refmmr.regions.walk import walk
 
 __all__ = ["enumerate_regions"]
 
 _enumerate = kernel(_regions.enumerate_regions)
+
+MOST_SPLIT = 8
+"""Dimensions up to which splitting is quicker than walking."""
+
+MOST_CORNERS = 16
+"""Dimensions up to which the corners of a box fit in memory."""
 
 
 def enumerate_regions(
     net: Network,
     domain: AffineDomain,
     *,
+    method: str = "auto",
     exact: bool = False,
     max_regions: int | None = None,
     max_seconds: float | None = None,
     progress: bool | None = None,
-) -> RegionComplex:
-    """All linear regions of a network in a domain, exactly.
-
-    Polytopes are split layer by layer; no sampling is involved.
+) -> Any:
+    """All linear regions of a network in a domain, exactly; no sampling is involved.
 
     Parameters
     ----------
     net : Network
     domain : Box, Slice or Segment
         A box of the input space, a rectangle of a plane through it, or a line.
+    method : {"auto", "split", "walk"}
+        "split" cuts polytopes layer by layer and knows all corners, of which there are many in high
+        dimensions.  "walk" goes from region to region through facets, found by linear programs
+        (HiGHS), and knows no corners.  "auto" splits up to 8 dimensions.
     exact : bool
         Decide every sign in exact rational arithmetic, by the reference, whatever the backend; for
         small networks.  Otherwise signs are decided in float64, up to the rounding error of each
@@ -53,7 +65,8 @@ def enumerate_regions(
 
     Returns
     -------
-    RegionComplex
+    RegionComplex or RegionGraph
+        A complex of a split, a graph of a walk.
 
     Raises
     ------
@@ -80,6 +93,34 @@ def enumerate_regions(
     budget, arrays = Budget(max_regions, max_seconds), domain.arrays()
     check_cost(net, arrays, budget)
     disable = None if progress is None else not progress
+    if _choose(method, exact, domain) == "walk":
+        found = _walk(net, domain, budget, disable)
+    else:
+        found = _split(net, domain, exact, budget, disable)
+    if budget.interrupted:
+        warnings.warn("interrupted: only the regions found so far are returned", stacklevel=2)
+    return found
+
+
+def _choose(method: str, exact: bool, domain: AffineDomain) -> str:
+    """The method, if it is not told."""
+    check.check_choice("method", method, ("auto", "split", "walk"))
+    if exact and method == "walk":
+        raise ValueError('method: expected "split" for exact=True, got "walk"')
+    if method == "auto":
+        return "split" if exact or domain.dimension <= MOST_SPLIT else "walk"
+    if method == "split" and domain.dimension > MOST_CORNERS:
+        raise ValueError(
+            f"method: expected at most {MOST_CORNERS} dimensions to split, got a domain of "
+            f"{domain.dimension}, a box of 2^{domain.dimension} corners; walk instead"
+        )
+    return method
+
+
+def _split(
+    net: Network, domain: AffineDomain, exact: bool, budget: Budget, disable: bool | None
+) -> RegionComplex:
+    """All regions, by cutting polytopes."""
     with budget.interruptible(), tqdm(unit=" cells", disable=disable) as bar:
 
         def go_on(layer: int, done: int, cells: int, pieces: int) -> bool:
@@ -93,12 +134,30 @@ def enumerate_regions(
             exactly = domain.arrays(exact=True)
             regions = _regions.enumerate_regions(exact_network(net), exactly, go_on)
         else:
-            regions = _enumerate(net, arrays, go_on)
-    if budget.interrupted:
-        warnings.warn("interrupted: only the regions found so far are returned", stacklevel=2)
-    if max_regions is not None and len(regions.patterns) > max_regions:
-        regions = first_regions(regions, max_regions)
+            regions = _enumerate(net, domain.arrays(), go_on)
+    if budget.max_regions is not None and len(regions.patterns) > budget.max_regions:
+        regions = first_regions(regions, budget.max_regions)
     return RegionComplex(net, domain, regions)
+
+
+def _walk(net: Network, domain: AffineDomain, budget: Budget, disable: bool | None) -> RegionGraph:
+    """All regions, by going from one to the next."""
+    with budget.interruptible(), tqdm(desc="regions", unit=" regions", disable=disable) as bar:
+
+        def on_region(count: int, waiting: int) -> None:
+            bar.set_postfix(waiting=waiting, refresh=False)
+            bar.update(count - bar.n)
+
+        found = walk(
+            net,
+            domain.origin,
+            domain.directions,
+            *domain.rectangle,
+            max_regions=budget.max_regions,
+            stop=lambda: not budget.allows(0),
+            on_region=on_region,
+        )
+    return RegionGraph(net, domain, found)
 
 
 def _check_domain(net: Network, domain: AffineDomain) -> None:

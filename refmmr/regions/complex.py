@@ -83,6 +83,7 @@ class RegionComplex(RegionGraph):
     exact_points: np.ndarray | None = None
 
     def __init__(self, net: Network, domain: AffineDomain, regions: _regions.Regions) -> None:
+        # Not that of the base class: what a walk has found is made here when it is asked for.
         self.net, self.domain = net, domain
         if regions.points.dtype == object:
             self.exact_points = regions.points

@@ -16,6 +16,7 @@ from refmmr.reference.network import flat, unflat
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.facets import Facets
 from refmmr.regions.ragged import Ragged
+from refmmr.regions.walk import Walk
 
 if TYPE_CHECKING:
     import networkx
@@ -51,19 +52,25 @@ class RegionGraph:
         Activation pattern of each region, as bits
         (`numpy.packbits` with ``bitorder="little"``).
     facets : Facets
-        Facets that matter (none is redundant), each once, with the regions on both sides.
+        Facets that matter (none is redundant), each once, with the regions on both sides; their
+        corners are not known.
     centers : ndarray, shape (n_regions, n)
         A point inside each region, in the domain's coordinates.
+    radii : ndarray, shape (n_regions,)
+        Of the largest l_2 ball inside each region; `centers` are its centres.
+    undecided : int
+        Facets and regions that are thinner than a linear program can tell.
     complete : bool
         False if a budget or the user ended the enumeration early: then some regions are missing.
     """
 
-    net: Network
-    domain: AffineDomain
-    packed_patterns: np.ndarray
-    facets: Facets
-    centers: np.ndarray
-    complete: bool
+    def __init__(self, net: Network, domain: AffineDomain, walk: Walk) -> None:
+        self.net, self.domain = net, domain
+        self.packed_patterns = _packed(walk.patterns)
+        nowhere = Ragged(np.zeros(len(walk.walls) + 1, int), np.zeros(0, int))
+        self.facets = Facets(walk.walls, walk.cells, nowhere)
+        self.centers, self.radii = walk.centers, walk.radii
+        self.undecided, self.complete = walk.undecided, walk.complete
 
     def __len__(self) -> int:
         return len(self.packed_patterns)

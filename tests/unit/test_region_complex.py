@@ -466,3 +466,53 @@ def test_other_threads_leave_signals_alone():
     thread.join()
     assert len(found[0]) == 4
     assert signal.getsignal(signal.SIGINT) is before
+
+
+# ---- Walking instead of splitting.
+
+
+def test_walk_and_split_find_the_same():
+    net = network([3, 7, 5, 2])
+    graph = rm.enumerate_regions(net, box(3), method="walk")
+    cx = rm.enumerate_regions(net, box(3), method="split")
+    assert type(graph) is rm.RegionGraph
+    assert type(cx) is rm.RegionComplex
+    assert graph.complete
+    assert graph.undecided == 0
+    place = {pattern.tobytes(): i for i, pattern in enumerate(cx.packed_patterns)}
+    order = np.array([place[pattern.tobytes()] for pattern in graph.packed_patterns])
+    assert sorted(order) == list(range(len(cx)))
+    found = {tuple(sorted(pair)) for pair in order[graph.neighbours].tolist()}
+    assert found == set(map(tuple, cx.neighbours.tolist()))
+    np.testing.assert_allclose(graph.affine_maps.V, cx.affine_maps.V[order], atol=1e-12)
+    np.testing.assert_array_equal(graph.layer_counts, cx.layer_counts)
+    Z = np.random.default_rng(0).uniform(-1, 1, (200, 3))
+    np.testing.assert_array_equal(order[graph.region_of(Z)], cx.region_of(Z))
+    for i in range(0, len(cx), 7):
+        ours, theirs = (
+            np.column_stack(part.halfspaces(j)) for part, j in ((graph, i), (cx, order[i]))
+        )
+        np.testing.assert_allclose(
+            ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)], atol=1e-9
+        )
+
+
+def test_many_dimensions_are_walked():
+    net = network([12, 4, 2])
+    graph = rm.enumerate_regions(net, box(12))
+    assert type(graph) is rm.RegionGraph
+    assert len(graph) == 16
+    part = rm.enumerate_regions(network([12, 9, 9, 2]), box(12), max_regions=6)
+    assert len(part) == 6
+    assert repr(part).startswith("RegionGraph(incomplete, 6 regions of 18 units")
+
+
+def test_method_errors():
+    with pytest.raises(ValueError, match="method: expected one of 'auto', 'split', 'walk', got"):
+        rm.enumerate_regions(QUADRANTS, box(2), method="jump")
+    with pytest.raises(ValueError, match='method: expected "split" for exact=True, got "walk"'):
+        rm.enumerate_regions(QUADRANTS, box(2), method="walk", exact=True)
+    with pytest.raises(
+        ValueError, match=r"method: expected at most 16 dimensions to split, got .* 20"
+    ):
+        rm.enumerate_regions(network([20, 2, 2]), box(20), method="split")

@@ -26,7 +26,7 @@ _jit = njit(cache=True, nogil=True, error_model="numpy")
 BLOCK = 2**21
 """Numbers in the maps that are in memory together."""
 
-STORED = 2**26
+STORED = 2**27
 """So many numbers are kept instead of made again."""
 
 

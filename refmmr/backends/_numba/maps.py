@@ -11,6 +11,7 @@ Maps of many cells would fill the memory; they are made again whenever they are 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ class Maps:
             yield 0, self.stored
             return
         assert self.below is not None
-        rows, columns = self.below.rows, self._columns()
+        rows, columns = self.below.rows, self._columns
         keep = len(self.parents) * rows * self.size <= STORED
         kept = np.empty((len(self.parents) if keep else 0, rows, self.size))
         for first, maps in self.below.blocks():
@@ -96,21 +97,23 @@ class Maps:
         blocks = [block for _, block in self.blocks()]
         return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
+    @cached_property
     def _columns(self) -> Columns | np.ndarray:
         """The layer's weights by input unit: a matrix if it is dense."""
         *_, layer = self.net.layers[: self.net.affine[self.layer] + 1]
         if isinstance(layer, Linear):
             return np.ascontiguousarray(layer.W.T)
         shape = self.net.unit_shapes[self.layer - 1]
-        starts, units, weights = [0], [], []
-        for part in np.array_split(np.arange(int(np.prod(shape))), 1 + int(np.prod(shape)) // 256):
-            basis = np.zeros((len(part), int(np.prod(shape))))
-            basis[np.arange(len(part)), part] = 1
-            rows = layer.linear(basis.reshape(-1, *shape)).reshape(len(part), -1)
+        n_units = int(np.prod(shape))
+        counts, units, weights = [np.zeros(1, int)], [], []
+        for first in range(0, n_units, 256):
+            basis = np.eye(min(256, n_units - first), n_units, first)
+            rows = layer.linear(basis.reshape(-1, *shape)).reshape(len(basis), -1)
+            counts.append((rows != 0).sum(axis=1))
             units.append(np.nonzero(rows)[1])
             weights.append(rows[rows != 0])
-            starts.extend(starts[-1] + np.cumsum((rows != 0).sum(axis=1)))
-        return Columns(np.array(starts), np.concatenate(units), np.concatenate(weights))
+        starts = np.cumsum(np.concatenate(counts))
+        return Columns(starts, np.concatenate(units), np.concatenate(weights))
 
     def _fill(self, made, maps, parents, active, columns):
         """Make the maps of some cells, given those of their parents and which units are active."""

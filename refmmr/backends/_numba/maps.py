@@ -10,6 +10,7 @@ Maps of many cells would fill the memory; they are made again whenever they are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
@@ -24,8 +25,8 @@ from refmmr.reference.network import Network
 # Without fastmath no product and sum are fused: each rounds as in NumPy.
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 
-BLOCK = 2**21
-"""Numbers in the maps that are in memory together."""
+BLOCK = 2**18
+"""Numbers in the maps that are made together: so few that they stay in the cache."""
 
 STORED = 2**27
 """So many numbers are kept instead of made again."""
@@ -63,6 +64,7 @@ class Maps:
         self.size = int(np.prod((*net.unit_shapes, net.shapes[-1])[layer]))
         self.rows: int = 0 if below is None else below.rows
         self.stored: np.ndarray | None = None
+        self._memory: dict[str, np.ndarray] = {}
 
     @classmethod
     def first(cls, net: Network, maps: np.ndarray) -> Maps:
@@ -72,7 +74,7 @@ class Maps:
         return made
 
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Where each block of cells starts, and their maps, (cells, n + 1, N_k)."""
+        """Where each block of cells starts, and their maps, (cells, n + 1, N_k), until the next."""
         if self.stored is not None:
             yield 0, self.stored
             return
@@ -83,19 +85,23 @@ class Maps:
         for first, maps in self.below.blocks():
             begin, end = np.searchsorted(self.parents, [first, first + len(maps)]).tolist()
             step = max(1, BLOCK // (rows * max(self.size, maps.shape[2])))
+            scratch = np.empty((0 if keep else min(step, end - begin), rows, self.size))
             for start in range(begin, end, step):
                 stop = min(start + step, end)
-                block = kept[start:stop] if keep else np.empty((stop - start, rows, self.size))
+                block = kept[start:stop] if keep else scratch[: stop - start]
                 parents, active = self.parents[start:stop] - first, self.active[start:stop]
                 self._fill(block, maps, parents, active, columns)
                 yield start, block
         if keep:
             self.stored, self.below = kept, None
+        self._memory.clear()
 
     def all(self) -> np.ndarray:
         """The maps of all cells, (R, n + 1, N_k)."""
-        blocks = [block for _, block in self.blocks()]
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        made = np.empty((len(self.parents), self.rows, self.size))
+        for start, block in self.blocks():
+            made[start : start + len(block)] = block
+        return made
 
     @cached_property
     def _columns(self) -> Columns | np.ndarray:
@@ -119,18 +125,24 @@ class Maps:
         """Make the maps of some cells, given those of their parents and which units are active."""
         # A map may be updated so often before the bounds on rounding errors are void.
         fresh = _fresh(parents, active, regions.UPDATES // 2)
-        masked = np.empty((len(fresh), *maps.shape[1:]))
+        masked = self._buffer("masked", (len(fresh), *maps.shape[1:]))
         _mask(maps, parents[fresh], active[fresh], masked)
         if isinstance(columns, Columns):
             made[fresh] = regions.next_maps(self.net, self.layer - 1, masked)
             _update_few(maps, parents, active, columns, fresh, made)
             return
         # One product of matrices, not one for each cell.
-        product = masked.reshape(-1, masked.shape[2]) @ columns
-        product = product.reshape(len(fresh), self.rows, self.size)
-        product[:, -1] += self.net.affine_layers[self.layer].b
-        made[fresh] = product
-        _update(maps, parents, active, columns, fresh, made)
+        product = self._buffer("product", (len(fresh), self.rows, self.size))
+        np.matmul(masked.reshape(-1, masked.shape[2]), columns, out=product.reshape(-1, self.size))
+        bias = self.net.affine_layers[self.layer].b
+        _update(maps, parents, active, columns, fresh, product, bias, made)
+
+    def _buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Memory that is used again, so that it need not be asked for and cleared each time."""
+        size = math.prod(shape)
+        if len(self._memory.get(name, ())) < size:
+            self._memory[name] = np.empty(size)
+        return self._memory[name][:size].reshape(shape)
 
 
 @_jit
@@ -169,11 +181,14 @@ def _mask(maps, parents, active, masked):
 
 
 @_jit
-def _update(maps, parents, active, columns, fresh, made):
-    """Fill in the maps of all pieces that are not fresh, from that of the piece before."""
-    place = 0
+def _update(maps, parents, active, columns, fresh, product, bias, made):
+    """Fill in the maps of all pieces: a product if they are fresh, else by the piece before."""
+    place, last = 0, made.shape[1] - 1
     for i in range(len(parents)):
         if place < len(fresh) and fresh[place] == i:
+            made[i] = product[place]
+            for j in range(len(bias)):
+                made[i, last, j] += bias[j]
             place += 1
             continue
         made[i] = made[i - 1]
@@ -197,7 +212,7 @@ def _add(total, column, factor):
 
 @_jit
 def _update_few(maps, parents, active, columns, fresh, made):
-    """As `_update`, where columns have few entries."""
+    """Fill in the maps of all pieces that are not fresh, where columns have few entries."""
     place = 0
     for i in range(len(parents)):
         if place < len(fresh) and fresh[place] == i:

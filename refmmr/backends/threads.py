@@ -56,7 +56,7 @@ def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None
     """
     parts = max(1, min(get_threads(), n // least))
     ends = [n * i // parts for i in range(parts + 1)]
-    with _one_blas_thread():
+    with one_blas_thread():
         if parts == 1:
             # Mostly too little for two threads is too little for two threads of BLAS.
             work(0, n, *args)
@@ -97,7 +97,7 @@ def _give_back() -> None:
 
 
 @contextmanager
-def _one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> Iterator[None]:
     """BLAS works in the calling thread alone; the last user out restores what was before."""
     global _users, _former
     with _lock:

@@ -57,14 +57,15 @@ def around(n_points, starts, corners):
 
 
 @_jit
-def find_signs(start, begin, end, maps, points, starts, corners, near, errors, signs, doubtful):
-    """Signs of a layer's units at the corners that the cells ``begin, ..., end - 1`` own.
+def find_signs(first, maps, points, starts, corners, near, errors, signs, doubtful):
+    """Signs of a layer's units at the corners that some cells own.
 
     Parameters
     ----------
-    start, begin, end : int
+    first : int
+        The first of the cells.
     maps : ndarray, shape (cells, n + 1, N_k)
-        Those of the cells from `start` on.
+        Theirs.
     points : ndarray, shape (V, n)
     starts, corners : ndarray of int
         Of all cells.
@@ -78,7 +79,7 @@ def find_signs(start, begin, end, maps, points, starts, corners, near, errors, s
     """
     n, n_units = points.shape[1], maps.shape[2]
     value = np.empty(n_units)
-    for cell in range(begin, end):
+    for cell in range(first, first + len(maps)):
         for e in range(starts[cell], starts[cell + 1]):
             corner = corners[e]
             if near.entries[near.starts[corner]] != e:
@@ -87,9 +88,9 @@ def find_signs(start, begin, end, maps, points, starts, corners, near, errors, s
             for axis in range(n):
                 z = points[corner, axis]
                 for j in range(n_units):
-                    value[j] += z * maps[cell - start, axis, j]
+                    value[j] += z * maps[cell - first, axis, j]
             for j in range(n_units):
-                value[j] += maps[cell - start, n, j]
+                value[j] += maps[cell - first, n, j]
             doubtful[corner] = _decide(value, errors, signs[corner])
 
 
@@ -155,17 +156,16 @@ def find_crossing(starts, corners, signs):
 
 @_jit
 def find_values(
-    start, begin, end, maps, points, starts, corners, near, errors, open_starts, units,
-    value_starts, values,
-):  # fmt: skip
-    """Values of open units at the corners that the cells ``begin, ..., end - 1`` own.
+    first, maps, points, starts, corners, near, errors, open_starts, units, value_starts, values
+):
+    """Values of open units at the corners that some cells own.
 
     For every cell around a corner, by the same sums as in `find_signs`; see there and
     `find_crossing` for the parameters.  `values` is filled in: of one cell after the other, of one
     corner after the other, decided.
     """
     n = points.shape[1]
-    for owner in range(begin, end):
+    for owner in range(first, first + len(maps)):
         for e in range(starts[owner], starts[owner + 1]):
             corner = corners[e]
             if near.entries[near.starts[corner]] != e:
@@ -173,13 +173,13 @@ def find_values(
             for k in range(near.starts[corner], near.starts[corner + 1]):
                 entry = near.entries[k]
                 cell = near.cells[entry]
-                first, n_open = open_starts[cell], open_starts[cell + 1] - open_starts[cell]
+                begin, n_open = open_starts[cell], open_starts[cell + 1] - open_starts[cell]
                 place = value_starts[cell] + (entry - starts[cell]) * n_open
                 for i in range(n_open):
-                    j, value = units[first + i], 0.0
+                    j, value = units[begin + i], 0.0
                     for axis in range(n):
-                        value += points[corner, axis] * maps[owner - start, axis, j]
-                    value += maps[owner - start, n, j]
+                        value += points[corner, axis] * maps[owner - first, axis, j]
+                    value += maps[owner - first, n, j]
                     values[place + i] = value if abs(value) > errors[j] else 0.0
 
 

@@ -11,13 +11,14 @@ Maps of many cells would fill the memory; they are made again whenever they are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from refmmr.backends import threads
 from refmmr.reference import regions
 from refmmr.reference.layers import Linear
 from refmmr.reference.network import Network
@@ -28,8 +29,16 @@ _jit = njit(cache=True, nogil=True, error_model="numpy")
 BLOCK = 2**18
 """Numbers in the maps that are made together: so few that they stay in the cache."""
 
+LARGE = 2**23
+"""Numbers in those that are in memory for the layer above."""
+
 STORED = 2**27
 """So many numbers are kept instead of made again."""
+
+LEAST = 64
+"""Cells that are worth a thread."""
+
+Work = Callable[[int, np.ndarray], object]
 
 
 class Columns(NamedTuple):
@@ -41,7 +50,7 @@ class Columns(NamedTuple):
 
 
 class Maps:
-    """The maps of a layer's pre-activations on its cells, one block of cells after the other.
+    """The maps of a layer's pre-activations on its cells.
 
     Parameters
     ----------
@@ -64,7 +73,6 @@ class Maps:
         self.size = int(np.prod((*net.unit_shapes, net.shapes[-1])[layer]))
         self.rows: int = 0 if below is None else below.rows
         self.stored: np.ndarray | None = None
-        self._memory: dict[str, np.ndarray] = {}
 
     @classmethod
     def first(cls, net: Network, maps: np.ndarray) -> Maps:
@@ -73,35 +81,83 @@ class Maps:
         made.stored, made.rows = maps, maps.shape[1]
         return made
 
-    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Where each block of cells starts, and their maps, (cells, n + 1, N_k), until the next."""
+    def for_each(self, work: Work = lambda start, maps: None) -> None:
+        """Call ``work(start, maps)`` for the maps of all cells, block by block, in several threads.
+
+        `start` is the number of the block's first cell, `maps` (cells, n + 1, N_k) are void after.
+        """
         if self.stored is not None:
-            yield 0, self.stored
+            stored = self.stored
+            threads.spread(lambda a, b: work(a, stored[a:b]), len(stored), least=LEAST)
             return
-        assert self.below is not None
-        rows, columns = self.below.rows, self._columns
-        keep = len(self.parents) * rows * self.size <= STORED
-        kept = np.empty((len(self.parents) if keep else 0, rows, self.size))
-        for first, maps in self.below.blocks():
-            begin, end = np.searchsorted(self.parents, [first, first + len(maps)]).tolist()
-            step = max(1, BLOCK // (rows * max(self.size, maps.shape[2])))
-            scratch = np.empty((0 if keep else min(step, end - begin), rows, self.size))
-            for start in range(begin, end, step):
-                stop = min(start + step, end)
-                block = kept[start:stop] if keep else scratch[: stop - start]
-                parents, active = self.parents[start:stop] - first, self.active[start:stop]
-                self._fill(block, maps, parents, active, columns)
-                yield start, block
-        if keep:
+        keep = self._kept
+        kept = np.empty((len(self.parents), self.rows, self.size)) if keep else None
+        for first, maps, begin, end in self._from_below():
+            made = None if kept is None else kept[begin:end]
+            self._make(maps, first, begin, end, made, work)
+        if kept is not None:
             self.stored, self.below = kept, None
-        self._memory.clear()
 
     def all(self) -> np.ndarray:
         """The maps of all cells, (R, n + 1, N_k)."""
-        made = np.empty((len(self.parents), self.rows, self.size))
-        for start, block in self.blocks():
-            made[start : start + len(block)] = block
-        return made
+        if self.stored is None:
+            made = np.empty((len(self.parents), self.rows, self.size))
+            for first, maps, begin, end in self._from_below():
+                self._make(maps, first, begin, end, made[begin:end])
+            self.stored, self.below = made, None
+        return self.stored
+
+    @property
+    def _kept(self) -> bool:
+        """Whether there are few enough to be kept."""
+        return len(self.parents) * self.rows * self.size <= STORED
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The first cell of each large block, and the maps of its cells, void at the next block."""
+        if self._kept or self.stored is not None:
+            yield 0, self.all()
+            return
+        step = max(1, LARGE // (self.rows * self.size))
+        made = np.empty((min(step, len(self.parents)), self.rows, self.size))
+        for first, maps, begin, end in self._from_below():
+            for start in range(begin, end, step):
+                stop = min(start + step, end)
+                self._make(maps, first, start, stop, made[: stop - start])
+                yield start, made[: stop - start]
+
+    def _from_below(self) -> Iterator[tuple[int, np.ndarray, int, int]]:
+        """Maps of runs of parents, from cell `first` on, and the run of their pieces."""
+        assert self.below is not None
+        for first, maps in self.below._blocks():
+            begin, end = np.searchsorted(self.parents, [first, first + len(maps)]).tolist()
+            yield first, maps, begin, end
+
+    def _make(
+        self,
+        maps: np.ndarray,
+        first: int,
+        begin: int,
+        end: int,
+        made: np.ndarray | None,
+        work: Work = lambda start, maps: None,
+    ) -> None:
+        """Make the maps of the cells ``begin, ..., end - 1``, in `made` or in memory used again."""
+        step = max(1, BLOCK // (self.rows * max(self.size, maps.shape[2])))
+        columns = self._columns
+
+        def run(a: int, b: int) -> None:
+            spare = Spare()
+            for start in range(begin + a, begin + b, step):
+                stop = min(start + step, begin + b)
+                if made is None:
+                    block = spare.array("maps", (stop - start, self.rows, self.size))
+                else:
+                    block = made[start - begin : stop - begin]
+                parents, active = self.parents[start:stop] - first, self.active[start:stop]
+                self._fill(block, maps, parents, active, columns, spare)
+                work(start, block)
+
+        threads.spread(run, end - begin, least=LEAST)
 
     @cached_property
     def _columns(self) -> Columns | np.ndarray:
@@ -121,28 +177,35 @@ class Maps:
         starts = np.cumsum(np.concatenate(counts))
         return Columns(starts, np.concatenate(units), np.concatenate(weights))
 
-    def _fill(self, made, maps, parents, active, columns):
+    def _fill(self, made, maps, parents, active, columns, spare):
         """Make the maps of some cells, given those of their parents and which units are active."""
         # A map may be updated so often before the bounds on rounding errors are void.
         fresh = _fresh(parents, active, regions.UPDATES // 2)
-        masked = self._buffer("masked", (len(fresh), *maps.shape[1:]))
+        masked = spare.array("masked", (len(fresh), *maps.shape[1:]))
         _mask(maps, parents[fresh], active[fresh], masked)
         if isinstance(columns, Columns):
             made[fresh] = regions.next_maps(self.net, self.layer - 1, masked)
             _update_few(maps, parents, active, columns, fresh, made)
             return
         # One product of matrices, not one for each cell.
-        product = self._buffer("product", (len(fresh), self.rows, self.size))
+        product = spare.array("product", (len(fresh), self.rows, self.size))
         np.matmul(masked.reshape(-1, masked.shape[2]), columns, out=product.reshape(-1, self.size))
         bias = self.net.affine_layers[self.layer].b
         _update(maps, parents, active, columns, fresh, product, bias, made)
 
-    def _buffer(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """Memory that is used again, so that it need not be asked for and cleared each time."""
+
+class Spare:
+    """Memory that is used again, so that it need not be asked for and cleared each time."""
+
+    def __init__(self) -> None:
+        self.memory: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of a shape, with anything in it; void when the name is asked for again."""
         size = math.prod(shape)
-        if len(self._memory.get(name, ())) < size:
-            self._memory[name] = np.empty(size)
-        return self._memory[name][:size].reshape(shape)
+        if name not in self.memory or len(self.memory[name]) < size:
+            self.memory[name] = np.empty(size)
+        return self.memory[name][:size].reshape(shape)
 
 
 @_jit

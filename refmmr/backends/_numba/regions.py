@@ -62,7 +62,8 @@ def enumerate_regions(
     """As the reference; it also takes what is not float64, and cells of more than 64 facets."""
     arrays = [*domain, *(array for pair in net.parameters for array in pair)]
     if all(array.dtype == np.float64 for array in arrays) and 2 * len(domain.lo) <= FACETS:
-        found = _enumerate(net, domain, go_on)
+        with threads.one_blas_thread():
+            found = _enumerate(net, domain, go_on)
         if found is not None:
             return found
     return regions.enumerate_regions(net, domain, go_on)
@@ -113,24 +114,20 @@ def _evaluate(cells, points, maps, errors):
     near = Around(*around(len(points), starts, corners))
     signs = np.zeros((len(points), 2, -(-len(errors) // 64)), np.uint64)
     doubtful = np.zeros(len(points), bool)
-    _for_all(maps, find_signs, points, starts, corners, near, errors, signs, doubtful)
+    maps.for_each(
+        lambda first, block: find_signs(
+            first, block, points, starts, corners, near, errors, signs, doubtful
+        )
+    )
     open_starts, units, value_starts, active = find_crossing(starts, corners, signs)
     values = np.empty(value_starts[-1])
-    _for_all(
-        maps, find_values, points, starts, corners, near, errors, open_starts, units,
-        value_starts, values,
+    maps.for_each(
+        lambda first, block: find_values(
+            first, block, points, starts, corners, near, errors, open_starts, units,
+            value_starts, values,
+        )
     )  # fmt: skip
     return Layer(points, errors, open_starts, units, value_starts, values, active), doubtful
-
-
-def _for_all(maps, function, *arguments):
-    """Call a compiled function for all cells, with their maps, in several threads."""
-    for start, block in maps.blocks():
-
-        def work(begin: int, end: int, start: int = start, block: np.ndarray = block) -> None:
-            function(start, start + begin, start + end, block, *arguments)
-
-        threads.spread(work, len(block), least=LEAST)
 
 
 def _cut(cells, layer, first_unit, go_on, k):

@@ -19,14 +19,10 @@ from refmmr import _validate as check
 from refmmr import io
 from refmmr.certify import Certificates
 from refmmr.regions import Box, RegionComplex
+from refmmr.regions.export import CLASS_COLORS
 
 __all__ = ["adversarial_examples", "bent_lines", "radii", "regions", "save"]
 
-# Paul Tol's "muted" colours, told apart with any colour vision; classes repeat after ten.
-CLASS_COLORS = (
-    "#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933",
-    "#882255", "#555555",
-)  # fmt: skip
 BAR_COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73")
 
 

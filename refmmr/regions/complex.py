@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,8 @@ from refmmr.regions.verify import Verification, verify
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
+
+    from refmmr.regions.explore import Explorer
 
 __all__ = ["DecisionBoundary", "RegionComplex"]
 
@@ -251,7 +254,7 @@ class RegionComplex(RegionGraph):
     # ---- Who wins.
 
     @cached_property
-    def _pieces(self) -> tuple[list[_regions.ClassPiece], np.ndarray]:
+    def class_pieces(self) -> tuple[list[_regions.ClassPiece], np.ndarray]:
         """Regions where more than one class may win, cut by winner; the points they use."""
         arrays = self.domain.arrays()
         return _regions.class_pieces(self.net, self.raw, arrays, self._contested.tolist())
@@ -276,7 +279,7 @@ class RegionComplex(RegionGraph):
 
     def class_polygons(self) -> list[tuple[int, np.ndarray]]:
         """Regions cut by the class that wins: pairs (class, corners (m, n))."""
-        pieces, points = self._pieces
+        pieces, points = self.class_pieces
         whole = np.ones(len(self), dtype=bool)
         whole[self._contested] = False
         winners, vertices = self.classes, self.vertices
@@ -294,7 +297,7 @@ class RegionComplex(RegionGraph):
         DecisionBoundary
             In the plane segments, in n dimensions polytopes of n - 1 dimensions.
         """
-        pieces, points = self._pieces
+        pieces, points = self.class_pieces
         found: dict[tuple, list[int]] = {}
         for piece in pieces:
             for corners, pair in self._ties(piece, points):
@@ -376,6 +379,40 @@ class RegionComplex(RegionGraph):
 
         self.check_plane("plot")
         return draw(self, color=color, ax=ax, **options)
+
+    def explore(self, path: str | os.PathLike[str] | None = None) -> Explorer:
+        """An interactive page of the regions of a plane; see `refmmr.regions.explore.explore`."""
+        from refmmr.regions.explore import explore
+
+        self.check_plane("explore")
+        return explore(self, path)
+
+    # ---- Files.
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the complex to an .npz file; see `refmmr.regions.files.save_regions`."""
+        from refmmr.regions.files import save_regions
+
+        save_regions(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> RegionComplex:
+        """Read a complex that `save` wrote; see `refmmr.regions.files.load_regions`."""
+        from refmmr.regions.files import load_regions
+
+        return load_regions(path)
+
+    def to_geojson(self) -> dict[str, Any]:
+        """The regions of a plane as GeoJSON; see `refmmr.regions.export.geojson`."""
+        from refmmr.regions.export import geojson
+
+        return geojson(self)
+
+    def to_svg(self, color: str = "class", **options: Any) -> str:
+        """The regions of a plane as a picture; see `refmmr.regions.export.svg`."""
+        from refmmr.regions.export import svg
+
+        return svg(self, color, **options)
 
 
 def _in_order(cell: _regions.Cell, facet: int, on: np.ndarray) -> list[int]:

@@ -1,0 +1,150 @@
+"""One interactive page of all linear regions of a plane: a single file that works offline.
+
+`payload` gathers what the page shows, `page` puts it into the template ``explore.html``, which
+draws it.  The page asks no other file and no network; its own content security policy forbids it.
+"""
+
+from __future__ import annotations
+
+import base64
+import html as _html
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refmmr import io
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
+__all__ = ["Explorer", "explore"]
+
+PLACEHOLDER = "{{payload}}"
+"""Where the data goes in the template."""
+
+IFRAME = (
+    '<iframe title="Linear regions, interactive" sandbox="allow-scripts" '
+    'style="width: 100%; height: 640px; border: 0" srcdoc="{}"></iframe>'
+)
+"""How a notebook shows a page: apart from the notebook's own styles and scripts."""
+
+
+class Explorer:
+    """An interactive page; the last line of a notebook's cell shows it.
+
+    Attributes
+    ----------
+    html : str
+        The whole page.
+    """
+
+    def __init__(self, html: str) -> None:
+        self.html = html
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to a file, atomically.
+
+        Parameters
+        ----------
+        path : path-like
+            An ``.html`` file.
+        """
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path: expected a path, got {path!r}")
+        path = Path(path)
+        if path.suffix != ".html":
+            raise ValueError(f"path: expected a file ending in .html, got {str(path)!r}")
+        io.write_text(path, self.html)
+
+    def _repr_html_(self) -> str:
+        return IFRAME.format(_html.escape(self.html))
+
+    def __repr__(self) -> str:
+        return f"Explorer({len(self.html) / 1e6:.1f} MB of HTML)"
+
+
+def explore(cx: Any, path: str | os.PathLike[str] | None = None) -> Explorer:
+    """Make an interactive page of all linear regions of a plane complex.
+
+    It shows the regions, where each hidden unit switches and where the class changes; for the
+    region under the pointer its activation pattern, affine map and neighbours.  Regions thinner
+    than a pixel are marked by a dot.
+
+    Parameters
+    ----------
+    cx : RegionComplex
+    path : path-like, optional
+        An ``.html`` file to write the page to.
+
+    Returns
+    -------
+    Explorer
+    """
+    explorer = Explorer(page(payload(cx)))
+    if path is not None:
+        explorer.save(path)
+    return explorer
+
+
+def page(content: dict[str, Any]) -> str:
+    """The template with the data in it."""
+    template = resources.files("refmmr.regions").joinpath("explore.html").read_text("utf-8")
+    before, after = template.split(PLACEHOLDER)
+    # No "<" in the data: nothing there can end the element that it stands in.
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return before + data + after
+
+
+def payload(cx: Any) -> dict[str, Any]:
+    """Everything that the page shows, ready for JSON.
+
+    Points that corners and segments share are listed once, and named by their place in the list.
+    """
+    lo, hi = cx.domain.rectangle
+    segments, units = cx.bent_lines()
+    boundary = cx.decision_boundary()
+    rings = np.concatenate([np.reshape(corners, (-1, 2)) for corners in cx.vertices])
+    points, (corners, bent_ends, boundary_ends) = _pool(rings, segments, boundary.segments)
+    return {
+        "complete": bool(cx.complete),
+        "rectangle": [float(side) for side in (*lo, *hi)],
+        "layers": [int(np.prod(shape)) for shape in cx.net.unit_shapes],
+        "regions": len(cx),
+        "classes": int(cx.net.n_classes),
+        "points": encode(points, "<f8"),
+        "corners": encode(corners, "<u4"),
+        "sizes": encode([len(corners) for corners in cx.vertices], "<u4"),
+        "areas": encode(cx.areas, "<f8"),
+        "winners": encode(cx.classes, "<u4"),
+        "patterns": encode(np.packbits(cx.patterns, axis=1), "u1"),
+        "V": encode(cx.affine_maps.V, "<f8"),
+        "a": encode(cx.affine_maps.a, "<f8"),
+        "neighbours": encode(cx.neighbours, "<u4"),
+        "bentEnds": encode(bent_ends, "<u4"),
+        "bentUnits": encode(units, "<u4"),
+        "boundaryEnds": encode(boundary_ends, "<u4"),
+    }
+
+
+ARRAY_TYPES = {"<f8": "Float64Array", "<u4": "Uint32Array", "u1": "Uint8Array"}
+"""What JavaScript calls them; it reads little-endian numbers."""
+
+
+def encode(array: ArrayLike, dtype: DTypeLike) -> dict[str, str]:
+    """The numbers of an array, bit for bit, in text: ``{"type": ..., "data": base64}``."""
+    content = np.ascontiguousarray(array, dtype=dtype).tobytes()
+    return {"type": ARRAY_TYPES[str(dtype)], "data": base64.b64encode(content).decode()}
+
+
+def _pool(*arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Distinct points, (P, 2), and for each array of points the indices of its own."""
+    pairs = [np.ascontiguousarray(array, dtype=np.float64).reshape(-1, 2) for array in arrays]
+    # Compared as bits, not as numbers: that keeps the sign of a zero.
+    bits = np.concatenate(pairs).view(np.int64)
+    distinct, places = np.unique(bits, axis=0, return_inverse=True)
+    ends = np.cumsum([len(pair) for pair in pairs])[:-1]
+    return distinct.view(np.float64), np.split(places.reshape(-1), ends)

@@ -88,7 +88,8 @@ def verify(cx: RegionComplex) -> Verification:
 
 def _centres(cx):
     """Regions whose centre is on the wrong side of a wall; and on neither, in floats."""
-    errors = flat([bound[None] for bound in value_errors(cx.net, cx.domain.arrays())[:-1]])
+    bounds = value_errors(cx.net, cx.domain.arrays())[:-1]
+    errors = flat([np.zeros((1, 0)), *(bound[None] for bound in bounds)])
     wrong = thin = 0
     for start in range(0, len(cx), CHUNK):
         some = slice(start, start + CHUNK)

@@ -210,7 +210,9 @@ class Corners:
         t = f[unit] / (f[unit] - g[unit])
         exact = f + t * (g - f)
         others = units[units != unit]
-        doubtful = bool(self._doubtful(exact)[others].any())
+        # If the two values are wrong by their errors, the wall crosses the edge a little off t.
+        slip = self.errors[unit] / abs(f[unit] - g[unit]) if self.errors[unit] else 0
+        doubtful = bool(self._doubtful(exact, slip * np.abs(g - f))[others].any())
         if number == len(self.points):
             value = self._decided(exact)
             value[unit] = 0
@@ -224,8 +226,8 @@ class Corners:
         """The values whose sign is certain; 0 for the others."""
         return np.where(np.abs(values) > self.errors, values, 0)
 
-    def _doubtful(self, values: np.ndarray) -> np.ndarray:
-        return (np.abs(values) <= self.errors) & (self.errors > 0)
+    def _doubtful(self, values: np.ndarray, more: np.ndarray | int = 0) -> np.ndarray:
+        return (np.abs(values) <= self.errors + more) & (self.errors > 0)
 
 
 Cell = Polygon | Polytope

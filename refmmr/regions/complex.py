@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr._backend import kernel
+from refmmr.exact import exact_network
 from refmmr.network import Network
 from refmmr.reference import regions as _regions
 from refmmr.regions.domains import AffineDomain
@@ -78,20 +79,24 @@ class RegionComplex(RegionGraph):
         Corners where the sign of some unit was within its rounding error, and was taken for 0.  If
         there is none, all signs at the computed corners are proved.
     exact_points : ndarray of fractions.Fraction or None
-        The corners without rounding, if all signs were decided in exact arithmetic.
+        The corners without rounding, if all signs were decided in exact arithmetic; likewise
+        `exact_volumes`.
     complete : bool
         False if a budget or the user ended the enumeration early: then some regions are missing.
     """
 
     exact_points: np.ndarray | None = None
+    exact_volumes: np.ndarray | None = None
+    _exact: _regions.Regions | None = None
 
     def __init__(self, net: Network, domain: AffineDomain, regions: _regions.Regions) -> None:
         # Not that of the base class: what a walk has found is made here when it is asked for.
         self.net, self.domain = net, domain
         if regions.points.dtype == object:
-            self.exact_points = regions.points
+            self.exact_points, self._exact = regions.points, regions
             # Sizes of slivers would be lost in the rounding of their corners.
-            self.volumes = _regions.volumes(regions).astype(np.float64)
+            self.exact_volumes = _regions.volumes(regions)
+            self.volumes = self.exact_volumes.astype(np.float64)
             regions = regions._replace(
                 points=regions.points.astype(np.float64), maps=regions.maps.astype(np.float64)
             )
@@ -255,15 +260,21 @@ class RegionComplex(RegionGraph):
 
     @cached_property
     def class_pieces(self) -> tuple[list[_regions.ClassPiece], np.ndarray]:
-        """Regions where more than one class may win, cut by winner; the points they use."""
-        arrays = self.domain.arrays()
-        return _regions.class_pieces(self.net, self.raw, arrays, self._contested.tolist())
+        """Regions where more than one class may win, cut by winner; the points they use.
+
+        In fractions, if the complex is exact.
+        """
+        which = self._contested.tolist()
+        if self._exact is None:
+            return _regions.class_pieces(self.net, self.raw, self.domain.arrays(), which)
+        net, arrays = exact_network(self.net), self.domain.arrays(exact=True)
+        return _regions.class_pieces(net, self._exact, arrays, which)
 
     @cached_property
     def _contested(self) -> np.ndarray:
         """Regions where no class is clearly ahead of all others at every corner."""
         owner = self.corners.owners()
-        errors = _regions.value_errors(self.net, self.domain.arrays())[-1]
+        errors = self._logit_errors
         contested = np.zeros(len(self), dtype=bool)
         step = max(1, 2**22 // self.net.n_classes)
         for start in range(0, len(owner), step):
@@ -283,6 +294,7 @@ class RegionComplex(RegionGraph):
         whole = np.ones(len(self), dtype=bool)
         whole[self._contested] = False
         winners, vertices = self.classes, self.vertices
+        points = points.astype(np.float64)
         found = [(int(winners[i]), vertices[i]) for i in np.flatnonzero(whole).tolist()]
         return found + [(piece.winner, points[piece.cell.corners]) for piece in pieces]
 
@@ -300,8 +312,9 @@ class RegionComplex(RegionGraph):
         pieces, points = self.class_pieces
         found: dict[tuple, list[int]] = {}
         for piece in pieces:
-            for corners, pair in self._ties(piece, points):
-                found.setdefault((frozenset(corners), *pair), corners)
+            for place, corners, pair in self._ties(piece, points):
+                found.setdefault((place, *pair), corners)
+        points = points.astype(np.float64)
         parts = [points[corners] for corners in found.values()]
         classes = np.array([key[1:] for key in found], dtype=int).reshape(-1, 2)
         if self.dimension == 2:
@@ -310,32 +323,41 @@ class RegionComplex(RegionGraph):
 
     def _ties(
         self, piece: _regions.ClassPiece, points: np.ndarray
-    ) -> Iterator[tuple[list[int], tuple[int, int]]]:
-        """Facets of a piece along which another class ties: (corners, (class, class)) each."""
+    ) -> Iterator[tuple[Hashable, list[int], tuple[int, int]]]:
+        """Facets of a piece along which another class ties: (place, corners, (class, class)) each.
+
+        Two classes tie on one polytope at most in each place, which is the inside of a region or a
+        facet between two.  Each class's piece may report it, with corners of other numbers where
+        a third class ends the tie.
+        """
         cell, n_classes = piece.cell, self.net.n_classes
         touches = _regions.cell_touches(cell)
-        rows = self.raw.maps[piece.region]
+        rows = (self._exact or self.raw).maps[piece.region]
         logits = points[cell.corners] @ rows[:-1] + rows[-1]
-        errors = self._logit_errors
+        errors = self._logit_errors if self._exact is None else np.zeros(n_classes)
         lead = logits[:, piece.winner, None] - logits
         equal = np.abs(lead) <= 2 * (errors + errors[piece.winner])
+        facets = self._facet_names(piece.region)
         for facet, wall in enumerate(cell.walls.tolist()):
             on = touches[:, facet]
-            corners = _in_order(cell, facet, on)
-            if wall >= self.net.n_hidden:
-                # A cut through a region is a facet of both its pieces: take the first class's.
-                first, second = divmod(wall - self.net.n_hidden, n_classes)
-                if first == piece.winner:
-                    yield corners, (first, second)
-                continue
-            # A facet of the region along which a rival ties is a decision boundary too.
             rivals = equal[on].all(axis=0) & ~equal.all(axis=0)
+            if wall >= self.net.n_hidden:
+                # A cut through the region: its two classes tie, and perhaps others.
+                rivals[list(divmod(wall - self.net.n_hidden, n_classes))] = True
+                rivals[piece.winner] = False
+            place = facets.get(wall, piece.region)
+            corners = _in_order(cell, facet, on)
             for rival in np.flatnonzero(rivals).tolist():
-                yield corners, (min(piece.winner, rival), max(piece.winner, rival))
+                yield place, corners, (min(piece.winner, rival), max(piece.winner, rival))
 
-    @cached_property
-    def _logit_errors(self) -> np.ndarray:
-        return _regions.value_errors(self.net, self.domain.arrays())[-1]
+    def _facet_names(self, region: int) -> dict[int, frozenset[int]]:
+        """The corners of each facet of a region, by its wall."""
+        cell = _regions.region_cell(self.raw, region)
+        touches = _regions.cell_touches(cell)
+        return {
+            wall: frozenset(cell.corners[touches[:, facet]].tolist())
+            for facet, wall in enumerate(cell.walls.tolist())
+        }
 
     # ---- Walls.
 

@@ -98,9 +98,17 @@ class RegionGraph:
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """The class that wins at the centre of each region, (n_regions,)."""
+        """The class that wins at the centre of each region, (n_regions,); the first of equals."""
         V, a = self.affine_maps
-        return (np.einsum("rkn,rn->rk", V, self.centers) + a).argmax(axis=1)
+        logits = np.einsum("rkn,rn->rk", V, self.centers) + a
+        best = logits.argmax(axis=1)[:, None]
+        # What is equal but for rounding errors is equal.
+        margin = 2 * (self._logit_errors + self._logit_errors[best])
+        return (np.take_along_axis(logits, best, axis=1) - logits <= margin).argmax(axis=1)
+
+    @cached_property
+    def _logit_errors(self) -> np.ndarray:
+        return _regions.value_errors(self.net, self.domain.arrays())[-1]
 
     @property
     def neighbours(self) -> np.ndarray:

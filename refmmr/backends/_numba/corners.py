@@ -194,7 +194,7 @@ def merge(names, count, cuts, points, doubtful, corners, first):
     count : int
         How many corners it has.
     cuts, points, doubtful : ndarray, shapes (I, 3), (I, n), (I,)
-        A run's cuts, as in `polygons.Made`.
+        A run's cuts, as in `cells.Made`.
     corners : ndarray of int, shape (C,)
         Corners of the run's pieces; numbers take the place of -1 - i.
     first : int

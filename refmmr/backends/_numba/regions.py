@@ -20,6 +20,7 @@ import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
+from refmmr.backends._numba.cells import FACETS, Layer, Made, split_polygons, split_polytopes
 from refmmr.backends._numba.corners import (
     Around,
     append_bits,
@@ -31,8 +32,6 @@ from refmmr.backends._numba.corners import (
     no_names,
 )
 from refmmr.backends._numba.maps import Maps
-from refmmr.backends._numba.polygons import Layer, Made, split_polygons
-from refmmr.backends._numba.polytopes import FACETS, split_polytopes
 from refmmr.reference import regions
 from refmmr.reference.network import Network
 

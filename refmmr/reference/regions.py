@@ -43,6 +43,10 @@ UPDATES = 128
 """Roundings a layer that the bounds allow for where a backend makes one map out of another."""
 
 
+UNLIMITED = 2**62
+"""Pieces that there are never more of."""
+
+
 class Domain(NamedTuple):
     """A box in coordinates z, (n,), and where it lies in the input space."""
 
@@ -254,6 +258,7 @@ def enumerate_regions(
     net: Network,
     domain: Domain,
     go_on: Callable[[int, int, int, int], bool] = lambda layer, done, cells, pieces: True,
+    most: int = UNLIMITED,
 ) -> Regions:
     """All linear regions of a network in a domain.
 
@@ -264,6 +269,8 @@ def enumerate_regions(
     go_on : callable, optional
         Told, now and then, the number of the hidden layer, how many of its cells are split, out of
         how many, and into how many pieces.  If it returns False the other cells are left out.
+    most : int, optional
+        So are those, and what is left of a cell, when a layer has more pieces than these.
 
     Returns
     -------
@@ -289,8 +296,11 @@ def enumerate_regions(
                 pieces.append(piece)
                 parents.append(i)
                 active.append(signs)
-            if not go_on(k + 1, i + 1, len(cells), len(pieces)):
-                complete = complete and i + 1 == len(cells)
+                if len(pieces) > most:
+                    break
+            told = go_on(k + 1, i + 1, len(cells), len(pieces))
+            if len(pieces) > most or (not told and i + 1 < len(cells)):
+                complete = False
                 break
         cells = pieces
         patterns = np.concatenate([patterns[parents], np.array(active)], axis=1)

@@ -121,6 +121,7 @@ def _split(
     net: Network, domain: AffineDomain, exact: bool, budget: Budget, disable: bool | None
 ) -> RegionComplex:
     """All regions, by cutting polytopes."""
+    most = budget.max_regions or _regions.UNLIMITED
     with budget.interruptible(), tqdm(unit=" cells", disable=disable) as bar:
 
         def go_on(layer: int, done: int, cells: int, pieces: int) -> bool:
@@ -132,9 +133,9 @@ def _split(
 
         if exact:
             exactly = domain.arrays(exact=True)
-            regions = _regions.enumerate_regions(exact_network(net), exactly, go_on)
+            regions = _regions.enumerate_regions(exact_network(net), exactly, go_on, most)
         else:
-            regions = _enumerate(net, domain.arrays(), go_on)
+            regions = _enumerate(net, domain.arrays(), go_on, most)
     if budget.max_regions is not None and len(regions.patterns) > budget.max_regions:
         regions = first_regions(regions, budget.max_regions)
     return RegionComplex(net, domain, regions)

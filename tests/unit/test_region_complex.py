@@ -395,6 +395,20 @@ def test_max_regions(count):
     assert {p.tobytes() for p in cx.patterns} <= {p.tobytes() for p in whole.patterns}
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_the_budget_ends_a_single_large_cell(backend):
+    if backend not in rm.available_backends():
+        pytest.skip("the numba backend needs numba")
+    with rm.use_backend(backend):
+        for n in (2, 3):
+            cx = rm.enumerate_regions(network([n, 60, 2]), box(n), max_regions=10)
+            assert len(cx) == 10
+            assert not cx.complete
+            assert cx.verify().ok
+        cx = rm.enumerate_regions(network([2, 40, 40, 2]), box(2), max_regions=50)
+        assert (len(cx), cx.complete) == (50, False)
+
+
 def test_a_budget_that_is_enough():
     net = network([2, 9, 7, 2])
     whole = rm.enumerate_regions(net, box(2))

@@ -63,7 +63,7 @@ class Table(NamedTuple):
 
 
 @_jit
-def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
+def split_polygons(start, stop, starts, corners, walls, layer, first_unit, most):
     """Cut the polygons ``start, ..., stop - 1``.
 
     Parameters
@@ -74,6 +74,8 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
     layer : Layer
     first_unit : int
         The number, as a wall, of the layer's first unit.
+    most : int
+        Stop when there are more pieces.
 
     Returns
     -------
@@ -101,6 +103,8 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
     active, units = np.empty(words, np.uint64), np.empty(n_units, np.int64)
     n_cells = n_corners = n_cuts = 0
     for cell in range(start, stop):
+        if n_cells > most:
+            break
         begin, m = starts[cell], starts[cell + 1] - starts[cell]
         n_open = _open_units(layer, cell, active, units)
         if m > len(ring):
@@ -114,7 +118,7 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit):
             opened[j] = j
         _push(tasks, 0, 0, m, 0, n_open, m)
         waiting = 1
-        while waiting > 0:
+        while waiting > 0 and n_cells <= most:
             waiting -= 1
             first, last = tasks[waiting, 0], tasks[waiting, 1]
             low, high, used = tasks[waiting, 2], tasks[waiting, 3], tasks[waiting, 4]
@@ -358,7 +362,9 @@ class Pieces(NamedTuple):
 
 
 @_jit
-def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, layer, first_unit):
+def split_polytopes(
+    start, stop, starts, corners, touches, facet_starts, walls, layer, first_unit, most
+):
     """Cut the polytopes ``start, ..., stop - 1``.
 
     Parameters
@@ -371,6 +377,8 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
     layer : Layer
     first_unit : int
         The number, as a wall, of the layer's first unit.
+    most : int
+        Stop when there are more pieces.
 
     Returns
     -------
@@ -402,6 +410,8 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
     n_cells = n_corners = n_walls = n_cuts = 0
     fits = True
     for cell in range(start, stop):
+        if n_cells > most:
+            break
         begin, m = starts[cell], starts[cell + 1] - starts[cell]
         n_open = _open_units(layer, cell, active, units)
         if m > len(table.numbers):
@@ -422,7 +432,7 @@ def split_polytopes(start, stop, starts, corners, touches, facet_starts, walls, 
         _push(tasks, 0, 0, m, 0, n_open, m)
         tasks[0, 5] = simple
         waiting = 1
-        while waiting > 0:
+        while waiting > 0 and n_cells <= most:
             waiting -= 1
             depth = waiting
             first, last, low, high = (

@@ -57,18 +57,19 @@ def enumerate_regions(
     net: Network,
     domain: regions.Domain,
     go_on: Callable[[int, int, int, int], bool] = lambda layer, done, cells, pieces: True,
+    most: int = regions.UNLIMITED,
 ) -> regions.Regions:
     """As the reference; it also takes what is not float64, and cells of more than 64 facets."""
     arrays = [*domain, *(array for pair in net.parameters for array in pair)]
     if all(array.dtype == np.float64 for array in arrays) and 2 * len(domain.lo) <= FACETS:
         with threads.one_blas_thread():
-            found = _enumerate(net, domain, go_on)
+            found = _enumerate(net, domain, go_on, most)
         if found is not None:
             return found
-    return regions.enumerate_regions(net, domain, go_on)
+    return regions.enumerate_regions(net, domain, go_on, most)
 
 
-def _enumerate(net, domain, go_on):
+def _enumerate(net, domain, go_on, most):
     """The regions, or None where a cell has too many facets."""
     cell, points = regions.domain_cell(domain)
     touches = regions.pack(regions.cell_touches(cell), words=1)
@@ -87,7 +88,7 @@ def _enumerate(net, domain, go_on):
     for k, shape in enumerate(net.unit_shapes):
         n_units = math.prod(shape)
         layer, doubtful = _evaluate(cells, points, maps, errors[k])
-        pieces = _cut(cells, layer, n_bits, go_on, k + 1)
+        pieces = _cut(cells, layer, n_bits, go_on, k + 1, most)
         if pieces is None:
             return None
         cells, parents, active, new, done = pieces
@@ -129,7 +130,7 @@ def _evaluate(cells, points, maps, errors):
     return Layer(points, errors, open_starts, units, value_starts, values, active), doubtful
 
 
-def _cut(cells, layer, first_unit, go_on, k):
+def _cut(cells, layer, first_unit, go_on, k, most):
     """Cut all cells by a layer's units.
 
     Returns
@@ -143,7 +144,7 @@ def _cut(cells, layer, first_unit, go_on, k):
     n_cells, n_pieces = len(cells.starts) - 1, 0
     for begin in range(0, n_cells, BLOCK):
         end = min(begin + BLOCK, n_cells)
-        made = _spread(cells, layer, first_unit, begin, end)
+        made = _spread(cells, layer, first_unit, begin, end, most - n_pieces)
         if None in made:
             return None
         for run in made:
@@ -152,37 +153,38 @@ def _cut(cells, layer, first_unit, go_on, k):
             )
             runs.append(run)
             n_pieces += len(run.parents)
-        if not go_on(k, end, n_cells, n_pieces):
+        told = go_on(k, end, n_cells, n_pieces)
+        if n_pieces > most or not told:
             break
     joined = (np.concatenate(parts) for parts in zip(*(run[:6] for run in runs), strict=True))
     corners, walls, touches, sizes, parents, active = joined
     starts, facet_starts = (np.append(0, np.cumsum(column)) for column in sizes.T)
     pieces = Cells(starts, corners, touches, facet_starts, walls)
     new = names.points[:count].copy(), names.doubtful[:count].copy()
-    return pieces, parents, active, new, end == n_cells
+    return pieces, parents, active, new, end == n_cells and n_pieces <= most
 
 
-def _spread(cells, layer, first_unit, begin, end):
+def _spread(cells, layer, first_unit, begin, end, most):
     """Cut the cells ``begin, ..., end - 1`` by several threads: what each has made, in order."""
     found: list[tuple[int, Made | None]] = []
 
     def work(start: int, stop: int) -> None:
-        found.append((start, _split(cells, layer, first_unit, begin + start, begin + stop)))
+        found.append((start, _split(cells, layer, first_unit, begin + start, begin + stop, most)))
 
     threads.spread(work, end - begin, least=LEAST)
     return [run for _, run in sorted(found, key=lambda pair: pair[0])]
 
 
-def _split(cells, layer, first_unit, start, stop):
+def _split(cells, layer, first_unit, start, stop, most):
     """Cut some cells; None if one has more facets than the compiled code can tell apart."""
     if layer.points.shape[1] == 2:
         return Made(
             *split_polygons(
-                start, stop, cells.starts, cells.corners, cells.walls, layer, first_unit
+                start, stop, cells.starts, cells.corners, cells.walls, layer, first_unit, most
             )
         )
     fits, *run = split_polytopes(
         start, stop, cells.starts, cells.corners, cells.touches, cells.facet_starts, cells.walls,
-        layer, first_unit,
+        layer, first_unit, most,
     )  # fmt: skip
     return Made(*run) if fits else None

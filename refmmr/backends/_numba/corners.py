@@ -206,21 +206,22 @@ def merge(names, count, cuts, points, doubtful, corners, first):
     count : int
     """
     numbers = np.empty(len(cuts), np.int64)
+    names = _room(names, count, count + len(cuts))
+    slots, known, places, doubts = names
     for i in range(len(cuts)):
         a, b, unit = cuts[i, 0], cuts[i, 1], cuts[i, 2]
         a = numbers[-1 - a] if a < 0 else a
         b = numbers[-1 - b] if b < 0 else b
-        slot = _slot(names, a, b, unit)
-        place = names.slots[slot]
+        slot = _slot(slots, known, a, b, unit)
+        place = slots[slot]
         if place < 0:
-            names = _room(names, count + 1)
-            slot = _slot(names, a, b, unit)
-            names.slots[slot] = place = count
-            names.cuts[count] = a, b, unit
-            names.points[count] = points[i]
-            names.doubtful[count] = False
+            slots[slot] = place = count
+            known[count, 0], known[count, 1], known[count, 2] = a, b, unit
+            for axis in range(points.shape[1]):
+                places[count, axis] = points[i, axis]
+            doubts[count] = False
             count += 1
-        names.doubtful[place] |= doubtful[i]
+        doubts[place] |= doubtful[i]
         numbers[i] = first + place
     for c in range(len(corners)):
         if corners[c] < 0:
@@ -229,14 +230,14 @@ def merge(names, count, cuts, points, doubtful, corners, first):
 
 
 @_jit
-def _slot(names, a, b, unit):
+def _slot(slots, cuts, a, b, unit):
     """The slot of a name: where it is, or where it can be put."""
-    mask = np.uint64(len(names.slots) - 1)
+    mask = np.uint64(len(slots) - 1)
     bits = _mixed(np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b))
     slot = np.int64(_mixed(bits + np.uint64(unit)) & mask)
-    while names.slots[slot] >= 0:
-        cut = names.cuts[names.slots[slot]]
-        if cut[0] == a and cut[1] == b and cut[2] == unit:
+    while slots[slot] >= 0:
+        place = slots[slot]
+        if cuts[place, 0] == a and cuts[place, 1] == b and cuts[place, 2] == unit:
             break
         slot = (slot + 1) & np.int64(mask)
     return slot
@@ -251,23 +252,24 @@ def _mixed(bits):
 
 
 @_jit
-def _room(names, n):
-    """The table, or a larger copy, so that n corners fit and half of the slots stay free."""
+def _room(names, count, most):
+    """The table of `count` corners, or a larger one: room for `most`, half of the slots free."""
     slots, cuts, points, doubtful = names
-    if n > len(cuts):
-        size = 2 * len(cuts)
+    if most > len(cuts):
+        size = max(most, 2 * len(cuts))
         cuts = np.empty((size, 3), np.int64)
         points = np.empty((size, points.shape[1]), np.float64)
         doubtful = np.empty(size, np.bool_)
-        cuts[: n - 1], points[: n - 1] = names.cuts[: n - 1], names.points[: n - 1]
-        doubtful[: n - 1] = names.doubtful[: n - 1]
-    if 2 * n <= len(slots):
-        return Names(slots, cuts, points, doubtful)
-    larger = Names(np.full(2 * len(slots), -1), cuts, points, doubtful)
-    for place in range(n - 1):
-        slot = _slot(larger, cuts[place, 0], cuts[place, 1], cuts[place, 2])
-        larger.slots[slot] = place
-    return larger
+        cuts[:count], points[:count] = names.cuts[:count], names.points[:count]
+        doubtful[:count] = names.doubtful[:count]
+    if 2 * most > len(slots):
+        size = len(slots)
+        while size < 2 * most:
+            size *= 2
+        slots = np.full(size, -1)
+        for place in range(count):
+            slots[_slot(slots, cuts, cuts[place, 0], cuts[place, 1], cuts[place, 2])] = place
+    return Names(slots, cuts, points, doubtful)
 
 
 @_jit

@@ -21,7 +21,7 @@ from _memory import forget_peak, peak
 import refmmr as rm
 
 OUT = Path("out/regions")
-MILLION = [2, 544, 544, 544, 2]
+MILLION = [2, 1440, 64, 2]
 COST = ([2, 32, 32, 2], [2, 64, 64, 64, 2], [2, 128, 128, 128, 2], [2, 256, 256, 256, 2])
 PLOT = [2, 52, 52, 52, 2]
 QUICK = [2, 16, 16, 2]

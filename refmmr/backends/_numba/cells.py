@@ -101,66 +101,33 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit, most)
     # Of each piece: its runs of `ring` and `opened`, and the rows of the table that are in use.
     tasks = np.empty((n_units + 2, 5), np.int64)
     active, units = np.empty(words, np.uint64), np.empty(n_units, np.int64)
-    n_cells = n_corners = n_cuts = 0
+    # Pieces that wait; cells, corners and cuts that were made.
+    state = np.zeros(4, np.int64)
     for cell in range(start, stop):
-        if n_cells > most:
+        if state[1] > most:
             break
         begin, m = starts[cell], starts[cell + 1] - starts[cell]
         n_open = _open_units(layer, cell, active, units)
-        if m > len(ring):
-            ring = _room(ring, m)
-        if m > len(table.numbers):
-            table = _room_for_rows(table, m)
+        ring, table = _room(ring, m), _room_for_rows(table, m)
         for i in range(m):
             ring[i, 0], ring[i, 1] = i, walls[begin + i]
         _load(table, layer, corners, begin, m, cell, n_open)
         for j in range(n_open):
             opened[j] = j
         _push(tasks, 0, 0, m, 0, n_open, m)
-        waiting = 1
-        while waiting > 0 and n_cells <= most:
-            waiting -= 1
-            first, last = tasks[waiting, 0], tasks[waiting, 1]
-            low, high, used = tasks[waiting, 2], tasks[waiting, 3], tasks[waiting, 4]
+        state[0] = 1
+        while not _cut_polygons(
+            cell, table, ring, opened, walk, tasks, active, units, layer.errors, first_unit, most,
+            made, state,
+        ):  # fmt: skip
+            waiting, n_cells, n_corners, n_cuts = state
+            first, last, low, high, used = tasks[waiting - 1]
             n = last - first
-            high = _settle(table.values, ring[:, 0], first, last, units, active, opened, low, high)
-            if low == high:
-                if n_cells >= len(made.sizes) or n_corners + n > len(made.corners):
-                    made = _room_for_cells(made, n_cells + 1, n_corners + n)
-                for i in range(n):
-                    made.corners[n_corners + i] = table.numbers[ring[first + i, 0]]
-                    made.walls[n_corners + i] = ring[first + i, 1]
-                made.sizes[n_cells, 0], made.sizes[n_cells, 1] = n, n
-                made.parents[n_cells] = cell
-                for word in range(words):
-                    made.active[n_cells, word] = active[word]
-                n_cells, n_corners = n_cells + 1, n_corners + n
-                continue
-            # At most all edges are crossed, then there are as many new corners as old ones.
-            if used + n > len(table.numbers):
-                table = _room_for_rows(table, used + n)
-            if 2 * n > len(walk):
-                walk = _room(walk, 2 * n)
-            if n_cuts + n > len(made.cuts):
-                made = _room_for_cuts(made, n_cuts + n)
-            n, used, n_cuts = _with_crossings(
-                table, ring, first, last, units, opened, low, high, layer.errors, used, walk,
-                made, n_cuts,
-            )  # fmt: skip
-            # Both sides take the place of the piece; the positive one comes first, so on top.
-            unit, wall = opened[low], first_unit + units[opened[low]]
-            if first + 2 * n > len(ring):
-                ring = _room(ring, first + 2 * n)
-            middle = _side(table.values, walk, n, unit, -1, wall, ring, first)
-            last = _side(table.values, walk, n, unit, 1, wall, ring, middle)
-            top = 2 * high - low
-            if top > len(opened):
-                opened = _room(opened, top)
-            for k in range(low, high):
-                opened[k + high - low] = opened[k]
-            _push(tasks, waiting, first, middle, low, high, used)
-            _push(tasks, waiting + 1, middle, last, high, top, used)
-            waiting += 2
+            ring, walk = _room(ring, first + 4 * n), _room(walk, 2 * n)
+            table, opened = _room_for_rows(table, used + n), _room(opened, 2 * high - low)
+            made = _room_for_cells(made, n_cells + 1, n_corners + n)
+            made = _room_for_cuts(made, n_cuts + n)
+    _, n_cells, n_corners, n_cuts = state
     return (
         made.corners[:n_corners],
         made.walls[:n_corners],
@@ -172,6 +139,62 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit, most)
         made.points[:n_cuts],
         made.doubtful[:n_cuts],
     )
+
+
+@_jit
+def _cut_polygons(
+    cell, table, ring, opened, walk, tasks, active, units, errors, first_unit, most, made, state
+):
+    """Cut the pieces of a cell that wait, until there are none, or there is no room for the next.
+
+    Returns whether all is done.  No array is replaced here: the loop is several times as quick.
+    """
+    values, numbers = table.values, table.numbers
+    waiting, n_cells, n_corners, n_cuts = state[0], state[1], state[2], state[3]
+    done = True
+    while waiting > 0 and n_cells <= most:
+        first, last = tasks[waiting - 1, 0], tasks[waiting - 1, 1]
+        low, high, used = tasks[waiting - 1, 2], tasks[waiting - 1, 3], tasks[waiting - 1, 4]
+        n = last - first
+        # At most all edges are crossed, then there are as many new corners as old ones.
+        if (
+            first + 4 * n > len(ring)
+            or 2 * n > len(walk)
+            or used + n > len(numbers)
+            or 2 * high - low > len(opened)
+            or n_cells >= len(made.sizes)
+            or n_corners + n > len(made.corners)
+            or n_cuts + n > len(made.cuts)
+        ):
+            done = False
+            break
+        waiting -= 1
+        high = _settle(values, ring[:, 0], first, last, units, active, opened, low, high)
+        if low == high:
+            for i in range(n):
+                made.corners[n_corners + i] = numbers[ring[first + i, 0]]
+                made.walls[n_corners + i] = ring[first + i, 1]
+            made.sizes[n_cells, 0], made.sizes[n_cells, 1] = n, n
+            made.parents[n_cells] = cell
+            for word in range(len(active)):
+                made.active[n_cells, word] = active[word]
+            n_cells, n_corners = n_cells + 1, n_corners + n
+            continue
+        n, used, n_cuts = _with_crossings(
+            table, ring, first, last, units, opened, low, high, errors, used, walk, made, n_cuts
+        )
+        # Both sides take the place of the piece; the positive one comes first, so on top.
+        unit, wall = opened[low], first_unit + units[opened[low]]
+        middle = _side(values, walk, n, unit, -1, wall, ring, first)
+        last = _side(values, walk, n, unit, 1, wall, ring, middle)
+        top = 2 * high - low
+        for k in range(low, high):
+            opened[k + high - low] = opened[k]
+        _push(tasks, waiting, first, middle, low, high, used)
+        _push(tasks, waiting + 1, middle, last, high, top, used)
+        waiting += 2
+    state[0], state[1], state[2], state[3] = waiting, n_cells, n_corners, n_cuts
+    return done
 
 
 @_jit
@@ -352,6 +375,10 @@ PAIRS = 16
 """More pairs of corners, for each dimension, are not tried one by one."""
 
 
+DONE, NO_ROOM, NO_BITS = 0, 1, 2
+"""How the cutting of a cell ends."""
+
+
 class Pieces(NamedTuple):
     """Pieces that wait: their corners, each with the facets that it touches, and their walls."""
 
@@ -407,17 +434,15 @@ def split_polytopes(
     signs, edges = np.empty(64, np.int64), np.empty((64, 2), np.int64)
     slots = np.empty((64, 2), np.uint64)
     active = np.empty(unit_words, np.uint64)
-    n_cells = n_corners = n_walls = n_cuts = 0
+    # Pieces that wait; cells, corners, walls and cuts that were made; edges that need room.
+    state = np.zeros(6, np.int64)
     fits = True
     for cell in range(start, stop):
-        if n_cells > most:
+        if state[1] > most or not fits:
             break
         begin, m = starts[cell], starts[cell + 1] - starts[cell]
         n_open = _open_units(layer, cell, active, units)
-        if m > len(table.numbers):
-            table = _room_for_rows(table, m)
-        if m > len(stack.rows):
-            stack = _room_for_entries(stack, m)
+        table, stack = _room_for_rows(table, m), _room_for_entries(stack, m)
         _load(table, layer, corners, begin, m, cell, n_open)
         simple = 1
         for i in range(m):
@@ -431,89 +456,26 @@ def split_polytopes(
             opened[j] = j
         _push(tasks, 0, 0, m, 0, n_open, m)
         tasks[0, 5] = simple
-        waiting = 1
-        while waiting > 0 and n_cells <= most:
-            waiting -= 1
-            depth = waiting
-            first, last, low, high = (
-                tasks[depth, 0],
-                tasks[depth, 1],
-                tasks[depth, 2],
-                tasks[depth, 3],
-            )
-            used, simple, size = tasks[depth, 4], tasks[depth, 5], last - first
-            high = _settle(table.values, stack.rows, first, last, units, active, opened, low, high)
-            if low == high:
-                n_facets = _count(stack.live[depth])
-                if (
-                    n_cells >= len(made.sizes)
-                    or n_corners + size > len(made.corners)
-                    or n_walls + n_facets > len(made.walls)
-                ):
-                    made = _room_for_made(made, n_cells + 1, n_corners + size, n_walls + n_facets)
-                _finish(made, n_corners, n_walls, table, stack, first, last, depth)
-                made.sizes[n_cells, 0], made.sizes[n_cells, 1] = size, n_facets
-                made.parents[n_cells] = cell
-                for word in range(unit_words):
-                    made.active[n_cells, word] = active[word]
-                n_cells, n_corners = n_cells + 1, n_corners + size
-                n_walls += n_facets
-                continue
-            bit = _bits(stack.live[depth])
-            if bit == FACETS:
-                fits = False
+        state[0] = 1
+        while True:
+            outcome = _cut_polytopes(
+                cell, table, stack, piece, opened, signs, edges, slots, tasks, active, units,
+                layer.errors, first_unit, most, made, state,
+            )  # fmt: skip
+            if outcome != NO_ROOM:
+                fits = outcome == DONE
                 break
-            if size > len(piece.rows):
-                piece = _room_for_entries(piece, size)
-            if size > len(signs):
-                signs = _room(signs, size)
-            _copy_piece(piece, stack, first, size, depth, bit)
-            n_above, n_below = _signs(table.values, piece.rows, size, opened[low], signs)
-            if simple and n_above * n_below > PAIRS * n:
-                if 4 * n * n_below > len(slots):
-                    slots = np.empty((_power_of_two(4 * n * n_below), 2), np.uint64)
-                if n * n_above > len(edges):
-                    edges = _room(edges, n * n_above)
-                n_edges = _edges_by_name(piece.touches, signs, size, n * n_below, edges, slots)
-            else:
-                if n_above * n_below > len(edges):
-                    edges = _room(edges, n_above * n_below)
-                n_edges = _edges(piece.touches, signs, size, n, simple, edges)
-            if used + n_edges > len(table.numbers):
-                table = _room_for_rows(table, used + n_edges)
-            if n_cuts + n_edges > len(made.cuts):
-                made = _room_for_cuts(made, n_cuts + n_edges)
-            if size + n_edges > len(piece.rows):
-                piece = _room_for_entries(piece, size + n_edges)
-            for e in range(n_edges):
-                i, j = edges[e, 0], edges[e, 1]
-                a, b, row = piece.rows[i], piece.rows[j], used + e
-                made.doubtful[n_cuts] = _interpolate(
-                    table, units, opened, low, high, layer.errors, a, b, row
-                )
-                _record(made, n_cuts, table, a, b, units[opened[low]], row)
-                n_cuts += 1
-                piece.rows[size + e] = row
-                piece.touches[size + e] = piece.touches[i] & piece.touches[j]
-            # Both sides take the place of the piece; the positive one comes first, so on top.
-            if first + 2 * (size + n_edges) > len(stack.rows):
-                stack = _room_for_entries(stack, first + 2 * (size + n_edges))
-            wall = first_unit + units[opened[low]]
-            middle = _part(piece, signs, size, n_edges, -1, bit, wall, stack, first, depth)
-            last = _part(piece, signs, size, n_edges, 1, bit, wall, stack, middle, depth + 1)
-            top = 2 * high - low
-            if top > len(opened):
-                opened = _room(opened, top)
-            for k in range(low, high):
-                opened[k + high - low] = opened[k]
-            simple &= n_above + n_below == size
-            used += n_edges
-            _push(tasks, waiting, first, middle, low, high, used)
-            _push(tasks, waiting + 1, middle, last, high, top, used)
-            tasks[waiting, 5] = tasks[waiting + 1, 5] = simple
-            waiting += 2
-        if not fits:
-            break
+            waiting, n_cells, n_corners, n_walls, n_cuts, need = state
+            first, last, low, high, used, simple = tasks[waiting - 1]
+            size = last - first
+            signs, opened = _room(signs, size), _room(opened, 2 * high - low)
+            edges, slots = _room(edges, need), _room(slots, _power_of_two(4 * n * size))
+            piece = _room_for_entries(piece, size + need)
+            stack = _room_for_entries(stack, first + 2 * (size + need))
+            table = _room_for_rows(table, used + need)
+            made = _room_for_made(made, n_cells + 1, n_corners + size, n_walls + FACETS)
+            made = _room_for_cuts(made, n_cuts + need)
+    _, n_cells, n_corners, n_walls, n_cuts, _ = state
     return (
         fits,
         made.corners[:n_corners],
@@ -526,6 +488,88 @@ def split_polytopes(
         made.points[:n_cuts],
         made.doubtful[:n_cuts],
     )
+
+
+@_jit
+def _cut_polytopes(
+    cell, table, stack, piece, opened, signs, edges, slots, tasks, active, units, errors,
+    first_unit, most, made, state,
+):  # fmt: skip
+    """As `_cut_polygons`; it also ends at a piece with more facets than there are bits."""
+    values, n = table.values, table.points.shape[1]
+    waiting, n_cells, n_corners = state[0], state[1], state[2]
+    n_walls, n_cuts, need = state[3], state[4], state[5]
+    outcome = DONE
+    while waiting > 0 and n_cells <= most:
+        depth = waiting - 1
+        first, last = tasks[depth, 0], tasks[depth, 1]
+        low, high, used = tasks[depth, 2], tasks[depth, 3], tasks[depth, 4]
+        simple, size = tasks[depth, 5], last - first
+        if (
+            size > len(signs)
+            or size > len(piece.rows)
+            or 2 * high - low > len(opened)
+            or n_cells >= len(made.sizes)
+            or n_corners + size > len(made.corners)
+            or n_walls + FACETS > len(made.walls)
+            or 4 * n * size > len(slots)
+        ):
+            outcome = NO_ROOM
+            break
+        high = _settle(values, stack.rows, first, last, units, active, opened, low, high)
+        if low == high:
+            n_facets = _finish(made, n_corners, n_walls, table, stack, first, last, depth)
+            made.sizes[n_cells, 0], made.sizes[n_cells, 1] = size, n_facets
+            made.parents[n_cells] = cell
+            for word in range(len(active)):
+                made.active[n_cells, word] = active[word]
+            n_cells, n_corners = n_cells + 1, n_corners + size
+            n_walls, waiting = n_walls + n_facets, depth
+            continue
+        bit = _bits(stack.live[depth])
+        if bit == FACETS:
+            outcome = NO_BITS
+            break
+        _copy_piece(piece, stack, first, size, depth, bit)
+        n_above, n_below = _signs(values, piece.rows, size, opened[low], signs)
+        by_name = simple and n_above * n_below > PAIRS * n
+        need = n * n_above if by_name else n_above * n_below
+        if (
+            need > len(edges)
+            or used + need > len(table.numbers)
+            or n_cuts + need > len(made.cuts)
+            or size + need > len(piece.rows)
+            or first + 2 * (size + need) > len(stack.rows)
+        ):
+            outcome = NO_ROOM
+            break
+        if by_name:
+            n_edges = _edges_by_name(piece.touches, signs, size, n * n_below, edges, slots)
+        else:
+            n_edges = _edges(piece.touches, signs, size, n, simple, edges)
+        for e in range(n_edges):
+            i, j = edges[e, 0], edges[e, 1]
+            a, b, row = piece.rows[i], piece.rows[j], used + e
+            made.doubtful[n_cuts] = _interpolate(table, units, opened, low, high, errors, a, b, row)
+            _record(made, n_cuts, table, a, b, units[opened[low]], row)
+            n_cuts += 1
+            piece.rows[size + e] = row
+            piece.touches[size + e] = piece.touches[i] & piece.touches[j]
+        # Both sides take the place of the piece; the positive one comes first, so on top.
+        wall = first_unit + units[opened[low]]
+        middle = _part(piece, signs, size, n_edges, -1, bit, wall, stack, first, depth)
+        last = _part(piece, signs, size, n_edges, 1, bit, wall, stack, middle, depth + 1)
+        top = 2 * high - low
+        for k in range(low, high):
+            opened[k + high - low] = opened[k]
+        used += n_edges
+        _push(tasks, depth, first, middle, low, high, used)
+        _push(tasks, depth + 1, middle, last, high, top, used)
+        tasks[depth, 5] = tasks[depth + 1, 5] = simple & (n_above + n_below == size)
+        waiting = depth + 2
+    state[0], state[1], state[2] = waiting, n_cells, n_corners
+    state[3], state[4], state[5] = n_walls, n_cuts, need
+    return outcome
 
 
 @_jit
@@ -693,7 +737,7 @@ def _part(piece, signs, size, n_edges, sign, bit, wall, stack, end, depth):
 
 @_jit
 def _finish(made, n_corners, n_walls, table, stack, first, last, depth):
-    """Write a piece that nothing cuts any more.
+    """Write a piece that nothing cuts any more; how many facets it has.
 
     The bits of facets that it has lost are closed up.  Cuts come in the order of their units, so
     walls rise from bit to bit.
@@ -714,6 +758,7 @@ def _finish(made, n_corners, n_walls, table, stack, first, last, depth):
         for k in range(n_holes - 1, -1, -1):
             touches = (touches & holes[k]) | ((touches >> np.uint64(1)) & ~holes[k])
         made.touches[n_corners + i, 0] = touches
+    return facet
 
 
 @_jit

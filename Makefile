@@ -19,10 +19,10 @@ RIVALS_VENV := build/rivals
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench bench-mnist bench-regions clean
+.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions bench-mnist bench-regions clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## run the demo
 	$(BIN)/refmmr demo
@@ -63,6 +63,11 @@ support-table: $(READY) ## write which kernel each backend has into docs/backend
 bench: $(VENV)/.torch-ready ## time every backend and its rivals in PyTorch (REFMMR_DATA: folder of the data sets)
 	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
 	$(BIN)/python benchmarks/backends.py $(BENCH_ARGS)
+
+figure-regions: export REFMMR_BACKEND ?= numba
+figure-regions: $(READY) ## draw the linear regions between three MNIST images (REFMMR_DATA: folder of the data sets)
+	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
+	$(BIN)/python benchmarks/regions_figure.py
 
 bench-mnist: $(READY) ## train and certify FC1 on MNIST (REFMMR_DATA: folder of the data sets)
 	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }

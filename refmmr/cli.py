@@ -19,9 +19,18 @@ import refmmr as rm
 from refmmr import backends, datasets
 from refmmr._backend import get_backend, kernels, set_backend
 from refmmr.backends import support, threads
+from refmmr.regions import export
 from refmmr.training import SCHEMES
 
 INTERRUPTED = 130
+
+WRITERS: dict[str, Callable[[rm.RegionComplex, Path], object]] = {
+    ".html": lambda cx, path: cx.explore(path),
+    ".svg": export.save_svg,
+    ".geojson": export.save_geojson,
+    ".npz": lambda cx, path: cx.save(path),
+}
+"""What to make of regions for an ending; anything else is a picture."""
 
 
 def _choose_backend(ctx: click.Context, option: click.Parameter, name: str | None) -> None:
@@ -245,7 +254,7 @@ def certify(model: Path, data: str, p: str, eps: float, n: int | None, out: Path
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("regions.png"),
     show_default=True,
-    help="The picture.",
+    help="A picture (.png, .svg), an interactive page (.html), a map (.geojson) or data (.npz).",
 )
 @BACKEND
 @_interruptible
@@ -272,13 +281,18 @@ def regions(model: Path, data: str, points: tuple[int, int, int], color: str, ou
         domain = rm.Slice(*chosen.X_test[list(points)])
         marked, names = domain.points, [f"class {label}" for label in chosen.y_test[list(points)]]
     cx = rm.enumerate_regions(net, domain)
+    title = f"{len(cx)} linear regions"
+    if out.suffix in WRITERS:
+        WRITERS[out.suffix](cx, out)
+        click.echo(f"{title}, written to {out}")
+        return
     if color == "lines":
         ax = plot.bent_lines(cx, points=marked, labels=names)
     else:
         ax = plot.regions(cx, color, points=marked, labels=names)
-    ax.set_title(f"{len(cx)} linear regions")
+    ax.set_title(title)
     plot.save(ax, out)
-    click.echo(f"{len(cx)} linear regions, drawn in {out}")
+    click.echo(f"{title}, drawn in {out}")
 
 
 @main.command()

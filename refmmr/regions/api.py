@@ -17,7 +17,6 @@ from refmmr.regions.budget import Budget, check_cost, first_regions
 from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.graph import RegionGraph
-from refmmr.regions.walk import walk
 
 __all__ = ["enumerate_regions"]
 
@@ -143,6 +142,8 @@ def _split(
 
 def _walk(net: Network, domain: AffineDomain, budget: Budget, disable: bool | None) -> RegionGraph:
     """All regions, by going from one to the next."""
+    from refmmr.regions.walk import walk  # brings HiGHS along
+
     with budget.interruptible(), tqdm(desc="regions", unit=" regions", disable=disable) as bar:
 
         def on_region(count: int, waiting: int) -> None:

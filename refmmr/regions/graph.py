@@ -16,10 +16,11 @@ from refmmr.reference.network import flat, unflat
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.facets import Facets
 from refmmr.regions.ragged import Ragged
-from refmmr.regions.walk import Walk
 
 if TYPE_CHECKING:
     import networkx
+
+    from refmmr.regions.walk import Walk
 
 __all__ = ["AffineMaps", "RegionGraph"]
 

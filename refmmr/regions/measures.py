@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike
 
 from refmmr import _validate as check
 from refmmr.reference import incircles, polygons
-from refmmr.regions import polytopes
 
 if TYPE_CHECKING:
     import pandas
@@ -63,6 +62,8 @@ def regions_meeting_ball(cx: RegionComplex, z: ArrayLike, radius: float, p: floa
     lo, hi = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
     # The box around a region is nearer than the region, its corners are not.
     near = np.linalg.norm(np.maximum(0, np.maximum(lo - z, z - hi)), ord=p, axis=1) <= radius
+    from refmmr.regions import polytopes  # brings SciPy along
+
     nearest = np.minimum.reduceat(np.linalg.norm(corners - z, ord=p, axis=1), starts)
     meets = near & (nearest <= radius)
     for i in np.flatnonzero(near & ~meets).tolist():
@@ -76,6 +77,8 @@ def inradii(cx: RegionComplex) -> np.ndarray:
         return cx.volumes / 2
     if cx.dimension == 2:
         return incircles.inradii(cx.vertices.starts, cx.vertices.flat)[1]
+    from refmmr.regions import polytopes  # brings SciPy along
+
     radii = [polytopes.inradius(*cx.halfspaces(i))[1] for i in range(len(cx))]
     return np.maximum(np.array(radii), 0)
 

@@ -85,6 +85,17 @@ def test_regions_draws_a_picture(moons, tmp_path, color):
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("ending", ["html", "svg", "geojson", "npz"])
+def test_regions_in_other_forms(moons, tmp_path, ending):
+    out = tmp_path / f"regions.{ending}"
+    result = run("regions", moons, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert f"written to {out}" in result.output
+    assert out.stat().st_size > 1000
+    if ending == "npz":
+        assert rm.RegionComplex.load(out).verify().ok
+
+
 def test_regions_of_an_image_network_in_the_plane_of_three_test_points(tmp_path):
     rm.save(rm.Network.mlp([64, 8, 10], rng=0), tmp_path / "net.npz")
     out = tmp_path / "regions.png"

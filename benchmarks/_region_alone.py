@@ -24,6 +24,10 @@ OUT = Path("out/regions")
 MILLION = [2, 1440, 64, 2]
 COST = ([2, 32, 32, 2], [2, 64, 64, 64, 2], [2, 128, 128, 128, 2], [2, 256, 256, 256, 2])
 PLOT = [2, 52, 52, 52, 2]
+WALKED = (
+    [2, 16, 16, 2], [2, 32, 32, 2], [3, 16, 16, 2], [4, 12, 12, 2], [2, 64, 64, 64, 2],
+    [2, 128, 128, 128, 2], [8, 10, 10, 2],
+)  # fmt: skip
 QUICK = [2, 16, 16, 2]
 BIAS = 0.1
 """Standard deviation of the biases: with biases of 0 all walls of the first layer meet in 0."""
@@ -150,12 +154,32 @@ def trained(data: Any, quick: bool) -> rm.Network:
     return net
 
 
+def walks(limit: int, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """The networks of the comparison once more, by walking instead of splitting."""
+    rows = []
+    for sizes in WALKED[: 1 if options["quick"] else None]:
+        net, box = random_network(sizes), rm.Box([-1] * sizes[0], [1] * sizes[0])
+        found = []
+
+        def walk(net: rm.Network = net, box: rm.Box = box, found: list = found) -> None:
+            found.append(rm.enumerate_regions(net, box, method="walk", progress=False))
+
+        row = timed(f"{name_of(sizes)}, walk", limit, walk)
+        graph, cx = found[0], count(net, box)
+        both = [{bits.tobytes() for bits in part.packed_patterns} for part in (graph, cx)]
+        agrees = "the same patterns" if both[0] == both[1] else "OTHER PATTERNS"
+        row["what"] += f" ({agrees} as by splitting, {graph.undecided} undecided)"
+        rows.append(row | {"regions": len(graph)})
+    return rows
+
+
 JOBS = {
     "million": million,
     "cost": cost,
     "plot": plot,
     "slice-lenet": slice_lenet,
     "slice-fc1": slice_fc1,
+    "walks": walks,
 }
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ from refmmr import io
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
 
+    from refmmr.regions.complex import RegionComplex
+
 __all__ = ["Explorer", "explore"]
 
 PLACEHOLDER = "{{payload}}"
@@ -67,7 +69,7 @@ class Explorer:
         return f"Explorer({len(self.html) / 1e6:.1f} MB of HTML)"
 
 
-def explore(cx: Any, path: str | os.PathLike[str] | None = None) -> Explorer:
+def explore(cx: RegionComplex, path: str | os.PathLike[str] | None = None) -> Explorer:
     """Make an interactive page of all linear regions of a plane complex.
 
     It shows the regions, where each hidden unit switches and where the class changes; for the
@@ -99,7 +101,7 @@ def page(content: dict[str, Any]) -> str:
     return before + data + after
 
 
-def payload(cx: Any) -> dict[str, Any]:
+def payload(cx: RegionComplex) -> dict[str, Any]:
     """Everything that the page shows, ready for JSON.
 
     Points that corners and segments share are listed once, and named by their place in the list.

@@ -1,6 +1,7 @@
 """The interactive page in a real browser: pointer, keys, colours; no error and no request."""
 
 import base64
+import io
 import itertools
 import json
 import os
@@ -12,8 +13,11 @@ import time
 
 import numpy as np
 import pytest
+from matplotlib import image
 
 import refmmr as rm
+from refmmr.regions import explore as explorer
+from refmmr.regions.explore import explore, payload
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -48,16 +52,18 @@ class Browser:
         )
         os.close(listens)
         os.close(answers)
-        self.numbers, self.rest, self.session = itertools.count(1), b"", None
-        self.events = []
-        pages = [target for target in self.targets() if target["type"] == "page"]
-        attached = self.ask("Target.attachToTarget", targetId=pages[0]["targetId"], flatten=True)
-        self.session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.ask(f"{domain}.enable")
+        self.numbers, self.rest, self.events = itertools.count(1), b"", []
+        self.session = None
+        self.session = self.attach("page")
 
-    def targets(self):
-        return self.ask("Target.getTargets")["targetInfos"]
+    def attach(self, kind):
+        """Listen to the first target of a kind; its session."""
+        targets = self.ask("Target.getTargets")["targetInfos"]
+        found = next(target["targetId"] for target in targets if target["type"] == kind)
+        attached = self.ask("Target.attachToTarget", targetId=found, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.ask(f"{domain}.enable", attached)
+        return attached
 
     def close(self):
         self.process.terminate()
@@ -65,12 +71,12 @@ class Browser:
         os.close(self.to)
         os.close(self.back)
 
-    def ask(self, method, **parameters):
+    def ask(self, method, session=None, **parameters):
         """Send a command and wait for its answer; what else arrives are events."""
         number = next(self.numbers)
         message = {"id": number, "method": method, "params": parameters}
-        if self.session:
-            message["sessionId"] = self.session
+        if session or self.session:
+            message["sessionId"] = session or self.session
         content = json.dumps(message).encode() + b"\0"
         while content:
             content = content[os.write(self.to, content) :]
@@ -90,10 +96,14 @@ class Browser:
             message, self.rest = self.rest.split(b"\0", 1)
             yield json.loads(message)
 
-    def run(self, script):
+    def run(self, script, session=None):
         """The value of an expression, once what it promises is there."""
         answer = self.ask(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+            "Runtime.evaluate",
+            session,
+            expression=script,
+            awaitPromise=True,
+            returnByValue=True,
         )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -124,8 +134,10 @@ class Browser:
         feature = {"name": "prefers-color-scheme", "value": name}
         self.ask("Emulation.setEmulatedMedia", features=[feature])
 
-    def screenshot(self):
-        return base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
+    def picture(self):
+        """What the window shows: (height, width, 3) uint8."""
+        png = base64.b64decode(self.ask("Page.captureScreenshot", format="png")["data"])
+        return np.rint(255 * image.imread(io.BytesIO(png))[:, :, :3]).astype(np.uint8)
 
     def mouse(self, kind, at, **more):
         self.ask("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], **more)
@@ -148,6 +160,14 @@ class Browser:
         return [event for event in self.events if event.get("method") in methods]
 
 
+def network(*sizes):
+    """Random weights and biases, except for the logits': so that every class wins somewhere."""
+    rng = np.random.default_rng(1)
+    net = rm.Network.mlp(sizes, rng=1)
+    hidden = [(W, rng.normal(size=b.shape) / 2) for W, b in net.parameters[:-1]]
+    return net.with_parameters([*hidden, net.parameters[-1]])
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     browser = Browser(tmp_path_factory.mktemp("profile"))
@@ -155,155 +175,408 @@ def browser(tmp_path_factory):
     browser.close()
 
 
-def network(sizes, seed=0):
-    rng = np.random.default_rng(seed)
-    start = rm.Network.mlp(sizes, rng=seed)
-    return start.with_parameters([(W, 0.3 * rng.normal(size=len(b))) for W, b in start.parameters])
+@pytest.fixture(scope="module")
+def cx():
+    return rm.enumerate_regions(network(2, 7, 6, 3), rm.Box([-2, -2], [2, 2]), progress=False)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    cx = rm.enumerate_regions(network([2, 7, 5, 3]), rm.Box([-1, -1], [1, 1]))
-    path = tmp_path_factory.mktemp("small") / "regions.html"
-    cx.explore(path)
-    return cx, path.as_uri()
+def url(cx, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "regions.html"
+    explore(cx, path)
+    return path.as_uri()
 
 
 @pytest.fixture
-def page(browser, small):
-    browser.open(small[1])
+def page(browser, url):
+    """The page, just opened; afterwards it must have been silent."""
+    browser.open(url)
     yield browser
-    assert (
-        browser.heard("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled") == []
-    )
-    asked = browser.heard("Network.requestWillBeSent")
-    assert {event["params"]["request"]["url"].split(":")[0] for event in asked} <= {"file", "data"}
+    assert_silent(browser, url)
+
+
+def assert_silent(browser, url):
+    methods = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+    assert browser.heard(*methods) == []
+    requests = browser.heard("Network.requestWillBeSent", "Network.webSocketCreated")
+    asked = [event["params"].get("request", event["params"])["url"] for event in requests]
+    assert [address for address in asked if not address.startswith("data:")] == [url]
 
 
 def pixel(browser, z):
     """Where a point of the plane is in the window."""
     return browser.run(
-        f"(([x, y], box) => [x + box.left, y + box.top])(toScreen({list(map(float, z))}), "
-        "document.getElementById('overlay').getBoundingClientRect())"
+        f"(() => {{ const [x, y] = toScreen({list(map(float, z))}); "
+        "const stage = $('overlay').getBoundingClientRect(); "
+        "return [stage.left + x, stage.top + y]; })()"
     )
 
 
-def largest(cx, count=5):
-    return np.argsort(cx.areas)[::-1][:count].tolist()
+def point(browser, place):
+    """The point of the plane at a place in the window."""
+    x, y = place
+    return np.array(
+        browser.run(
+            "(() => { const stage = $('overlay').getBoundingClientRect(); "
+            f"return toPlane([{x} - stage.left, {y} - stage.top]); }})()"
+        )
+    )
 
 
-def test_hover_tells_about_the_region_under_the_pointer(page, small):
-    cx, _ = small
-    for i in largest(cx):
-        page.mouse("mouseMoved", pixel(page, cx.centers[i]))
-        page.frame()
+def centre(cx, i):
+    return cx.vertices[i].mean(axis=0)
+
+
+def at(browser, z):
+    """Where a point of the plane is in a picture: row and column."""
+    x, y = pixel(browser, z)
+    return int(y), int(x)
+
+
+def hover(browser, place):
+    browser.mouse("mouseMoved", place)
+    browser.frame()
+
+
+def seen(browser, name):
+    return browser.run(f"$({json.dumps(name)}).checkVisibility()")
+
+
+def large(cx):
+    """Regions from the largest on."""
+    return np.argsort(-cx.areas).tolist()
+
+
+# ---- What is under the pointer.
+
+
+def test_hover_tells_about_the_region(page, cx):
+    assert not seen(page, "region")
+    for i in large(cx)[:8]:
+        hover(page, pixel(page, centre(cx, i)))
         assert page.text("name") == f"Region {i}"
-        assert page.text("class").startswith(f"{cx.classes[i]} ")
-        assert float(page.text("area").split(" ")[0]) == pytest.approx(cx.areas[i], rel=1e-3)
+        assert page.text("class") == f"{cx.classes[i]} (at its centre)"
         assert page.text("corners") == str(len(cx.vertices[i]))
-        active = cx.patterns[i]
-        assert f"layer 1: {active[:7].sum()} of 7 active" in page.text("pattern")
-        assert f"layer 2: {active[7:].sum()} of 5 active" in page.text("pattern")
-        assert (
-            page.text("neighbours-title") == f"Neighbours: {(cx.neighbours == i).any(axis=1).sum()}"
-        )
-        first = page.text("affine").split("\n")[0].replace("−", "-").split("\t")
-        expected = [*cx.affine_maps.V[i, 0], cx.affine_maps.a[i, 0]]
-        np.testing.assert_allclose(
-            [float(text) for text in first[1:4]], expected, rtol=1e-3, atol=1e-9
-        )
+        assert float(page.text("area").split()[0]) == pytest.approx(cx.areas[i], rel=1e-3)
+        first, second = cx.patterns[i][:7].sum(), cx.patterns[i][7:].sum()
+        assert page.text("pattern").split("\n") == [
+            f"layer 1: {first} of 7 active",
+            f"layer 2: {second} of 6 active",
+        ]
 
 
-def test_click_pins_and_escape_lets_go(page, small):
-    cx, _ = small
-    i, j = largest(cx, 2)
-    page.click(pixel(page, cx.centers[i]))
+def test_squares_are_the_pattern(page, cx):
+    i = large(cx)[0]
+    hover(page, pixel(page, centre(cx, i)))
+    places = page.run(
+        "[...document.querySelectorAll('#pattern canvas')].flatMap((canvas, k) => {"
+        "const { left, top } = canvas.getBoundingClientRect(); "
+        "return Array.from({ length: LAYERS[k] }, (_, i) => [left + 11 * i + 5, top + 5]); })"
+    )
+    picture = page.picture()
+    colours = np.array([picture[int(y), int(x)] for x, y in places])
+    on = colours[cx.patterns[i].argmax()]
+    assert len(np.unique(colours, axis=0)) == 2
+    assert ((colours == on).all(axis=1) == cx.patterns[i]).all()
+
+
+def test_hover_tells_the_affine_map(page, cx):
+    i = large(cx)[0]
+    hover(page, pixel(page, centre(cx, i)))
+    rows = page.text("affine").replace("\u2212", "-").split("\n")
+    found = np.array([row.split() for row in rows], dtype=float)
+    V, a = cx.affine_maps.V[i], cx.affine_maps.a[i]
+    assert found[:, 0].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found[:, 1:4], np.c_[V, a], rtol=1e-3)
+    z = [float(x) for x in page.text("where").replace("\u2212", "-")[8:-1].split(", ")]
+    np.testing.assert_allclose(found[:, 4], V @ z + a, atol=2e-3)
+    np.testing.assert_allclose(found[:, 4], cx.net(np.array([z]))[0], atol=2e-3)
+
+
+def test_neighbours_and_what_switches(page, cx):
+    i = large(cx)[0]
+    page.click(pixel(page, centre(cx, i)))
+    beside = sorted(cx.neighbours[(cx.neighbours == i).any(axis=1)].sum(axis=1) - i)
+    named = page.run("[...$('neighbours').querySelectorAll('button')].map((b) => +b.textContent)")
+    assert named == beside
+    j = beside[0]
+    (unit,) = np.flatnonzero(cx.patterns[i] != cx.patterns[j])
+    turns = "on" if cx.patterns[j][unit] else "off"
+    layer, number = (1, unit) if unit < 7 else (2, unit - 7)
+    said = f"layer {layer}, unit {number} turns {turns}"
+    assert said in page.run("$('neighbours').firstChild.textContent")
+    page.run("$('neighbours').querySelector('button').click()")
+    assert page.text("name") == f"Region {j}, pinned"
+
+
+def test_every_region_is_found_at_its_centre(page, cx):
+    centres = [centre(cx, i).tolist() for i in range(len(cx))]
+    assert page.run(f"{json.dumps(centres)}.map(regionAt)") == list(range(len(cx)))
+    assert page.run("[[-2.01, 0], [0, 9], [NaN, 0]].map(regionAt)") == [-1, -1, -1]
+
+
+def test_random_points_are_in_the_right_region(page, cx):
+    Z = np.random.default_rng(0).uniform(-2, 2, (500, 2))
+    assert page.run(f"{json.dumps(Z.tolist())}.map(regionAt)") == cx.region_of(Z).tolist()
+
+
+# ---- Pinning.
+
+
+def test_click_pins_and_again_lets_go(page, cx):
+    i, j = large(cx)[:2]
+    page.click(pixel(page, centre(cx, i)))
+    hover(page, pixel(page, centre(cx, j)))
     assert page.text("name") == f"Region {i}, pinned"
-    page.mouse("mouseMoved", pixel(page, cx.centers[j]))
-    page.frame()
-    assert page.text("name") == f"Region {i}, pinned"
-    page.run("document.getElementById('overlay').focus()")
-    page.press("Escape")
-    page.mouse("mouseMoved", pixel(page, cx.centers[j]))
-    page.frame()
+    assert page.run("$('pin').getAttribute('aria-pressed')") == "true"
+    assert f"Region {i}, class {cx.classes[i]}" in page.run("$('spoken').textContent")
+    page.click(pixel(page, centre(cx, i)))
+    assert page.text("name") == f"Region {i}"
+    hover(page, pixel(page, centre(cx, j)))
     assert page.text("name") == f"Region {j}"
 
 
-def drawn(page):
-    """The pixels of the map, as text."""
+def test_the_region_is_outlined(page, cx):
+    i = large(cx)[0]
+    before = page.picture()
+    hover(page, pixel(page, centre(cx, i)))
+    changed = (page.picture() != before).any(axis=2)
+    inside = [0.9 * corner + 0.1 * centre(cx, i) for corner in cx.vertices[i]]
+    beyond = [2 * corner - z for corner, z in zip(cx.vertices[i], inside, strict=True)]
+    assert all(changed[at(page, z)] for z in inside)
+    lo, hi = cx.domain.rectangle
+    within = [z for z in beyond if ((lo < z) & (z < hi)).all()]
+    assert within
+    assert not any(changed[at(page, z)] for z in within)
+
+
+def test_regions_are_found_by_number(page, cx):
+    page.run("$('number').value = '3'; $('controls').requestSubmit()")
+    assert page.text("name") == "Region 3, pinned"
+    page.run("$('number').value = '99999'; $('controls').requestSubmit()")
+    assert page.text("name") == "Region 3, pinned"
+
+
+# ---- Moving.
+
+
+def test_the_wheel_zooms_where_the_pointer_is(page):
+    # Wheels come at whole pixels.
+    place = np.rint(pixel(page, [0.7, -0.4])).tolist()
+    z, scale = point(page, place), page.run("view.scale")
+    page.mouse("mouseWheel", place, deltaX=0, deltaY=-240)
     page.frame()
-    return page.run("document.getElementById('map').toDataURL()")
+    assert page.run("view.scale") > 1.3 * scale
+    np.testing.assert_allclose(point(page, place), z, atol=1e-9)
 
 
-def test_layers_and_colours_can_be_chosen(page):
-    before = drawn(page)
-    page.run("document.querySelectorAll('#layers input')[1].click()")
-    without = drawn(page)
-    assert without != before
-    page.run("document.querySelectorAll('#layers input')[1].click()")
-    assert drawn(page) == before
-    pictures = {before, without}
-    for i in range(1, 4):
-        page.run(f"document.querySelectorAll('#controls input[type=radio]')[{i}].click()")
-        pictures.add(drawn(page))
-    page.run("document.getElementById('show-boundary').click()")
-    pictures.add(drawn(page))
-    assert len(pictures) == 6
+def test_dragging_moves_and_does_not_pin(page):
+    x, y = pixel(page, [0.1, 0.1])
+    page.mouse("mousePressed", (x, y), button="left", clickCount=1)
+    for step in (10, 50, 80):
+        page.mouse("mouseMoved", (x + step, y - step), button="left", buttons=1)
+    page.mouse("mouseReleased", (x + 80, y - 80), button="left", clickCount=1)
+    np.testing.assert_allclose(point(page, (x + 80, y - 80)), [0.1, 0.1], atol=1e-9)
+    assert not page.run("chosen.pinned")
 
 
-def test_the_wheel_zooms_at_the_pointer(page, small):
-    cx, _ = small
-    z = cx.centers[largest(cx, 1)[0]]
-    at = pixel(page, z)
-    scale = page.run("view.scale")
-    page.mouse("mouseWheel", at, deltaX=0, deltaY=-300)
-    page.frame()
-    assert page.run("view.scale") > 1.2 * scale
-    np.testing.assert_allclose(pixel(page, z), at, atol=1)
-    page.run("document.getElementById('fit').click()")
-    page.frame()
-    assert page.run("view.scale") == scale
-
-
-def test_keys(page):
-    page.run("document.getElementById('overlay').focus()")
-    scale = page.run("view.scale")
+def test_keys_move_zoom_and_pin(page, cx):
+    page.run("$('overlay').focus()")
+    page.press("ArrowRight")
     page.press("+")
-    assert page.run("view.scale") > scale
+    here = page.run("[view.x, view.y]")
+    assert here[0] > 0 == here[1]
+    (i,) = cx.region_of([here])
+    assert page.text("name") == f"Region {i}"
     page.press("Enter")
-    assert page.text("name").endswith(", pinned")
+    assert page.text("name") == f"Region {i}, pinned"
+    page.press("Escape")
+    assert page.text("name") == f"Region {i}"
+    page.press("0")
+    assert page.run("view.fitted")
 
 
-def test_dark_screens_get_a_dark_page(page):
-    light = page.run("getComputedStyle(document.body).backgroundColor")
+def test_every_control_can_be_reached_by_tab(page):
+    names = set()
+    for _ in range(30):
+        page.ask("Input.dispatchKeyEvent", type="keyDown", key="Tab", windowsVirtualKeyCode=9)
+        names.add(page.run("document.activeElement.id || document.activeElement.name"))
+    assert names >= {"overlay", "zoom-in", "zoom-out", "fit", "colour", "layer", "show-boundary"}
+    unnamed = page.run(
+        "[...document.querySelectorAll('button, input, canvas:not([aria-hidden])')].filter((e) => "
+        "e.checkVisibility() && !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).length"
+    )
+    assert unnamed == 0
+
+
+def test_fingers_tap_and_pinch(browser, url, cx):
+    browser.open(url, 390, 844, phone=True)
+    i = large(cx)[0]
+    x, y = pixel(browser, centre(cx, i))
+    browser.ask("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+    browser.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.frame()
+    assert browser.text("name") == f"Region {i}, pinned"
+    x, y = pixel(browser, [0, 0])
+    scale = browser.run("view.scale")
+    for kind, apart in (("touchStart", 20), ("touchMove", 30), ("touchMove", 60)):
+        two = [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+        browser.ask("Input.dispatchTouchEvent", type=kind, touchPoints=two)
+    browser.ask("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    browser.frame()
+    assert browser.run("view.scale") == pytest.approx(3 * scale, rel=0.05)
+    np.testing.assert_allclose(point(browser, (x, y)), [0, 0], atol=0.05)
+    assert_silent(browser, url)
+
+
+# ---- What is drawn.
+
+
+def test_colours_of_classes_are_the_predictions(page, cx):
+    page.run("document.querySelector('[value=class]').click()")
+    page.run("document.querySelectorAll('[name=layer]:checked').forEach((box) => box.click())")
+    page.frame()
+    Z = np.random.default_rng(0).uniform(-2, 2, (400, 2))
+    colours = page.run("classColours().map((colour) => colour.match(/\\d+/g).map(Number))")
+    picture = page.picture()
+    drawn = np.array([picture[at(page, z)] for z in Z])
+    matches = (drawn[:, None] == np.array(colours)).all(axis=2)
+    # Other colours are lines.
+    plain = matches.any(axis=1)
+    assert plain.mean() > 0.7
+    agree = matches.argmax(axis=1) == cx.net.predict(Z)
+    # A pixel beside the boundary can have its centre on the other side.
+    assert agree[plain].mean() > 0.99
+    assert matches.any(axis=0).all()
+
+
+def test_switches_change_the_map(page):
+    chosen = ["[value=class]", "[value=area]", "[value=active]"]
+    pictures = {page.run("$('map').toDataURL()")}
+    for box in (*chosen, "[name=layer]", "#show-boundary"):
+        page.run(f"document.querySelector('{box}').click()")
+        page.frame()
+        pictures.add(page.run("$('map').toDataURL()"))
+    assert len(pictures) == 6
+    assert "active units" in page.text("key")
+    page.run("document.querySelector('[value=area]').click()")
+    assert "log scale" in page.text("key")
+
+
+def test_thin_regions_are_counted_and_marked(browser, tmp_path):
+    # Two lines a millionth apart, and one across: two slivers among six regions.
+    lines = rm.Linear([[1, 0], [1, 0], [0, 1]], [0, -1e-6, 0])
+    net = rm.Network([lines, rm.Linear([[1, 1, 1], [1, -1, 0]], [0, 0])], 2)
+    cx = rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]), progress=False)
+    explore(cx, tmp_path / "thin.html")
+    url = (tmp_path / "thin.html").as_uri()
+    browser.open(url)
+    assert browser.text("thin") == "2 regions thinner than a pixel: zoom in"
+    i = int(cx.areas.argmin())
+    x, y = pixel(browser, centre(cx, i))
+    mark = browser.picture()[int(y), int(x)].tolist()
+    assert mark == [int("c2185b"[k : k + 2], 16) for k in (0, 2, 4)]
+    # The pointer need not hit it: two pixels beside it are near enough, twenty are not.
+    hover(browser, (x + 20, y))
+    assert browser.text("name") != f"Region {i}"
+    hover(browser, (x + 2, y))
+    assert browser.text("name") == f"Region {i}"
+    browser.run("$('show').click()")
+    browser.run("lookAt(view.x, view.y, 1e8)")
+    browser.frame()
+    assert not seen(browser, "thin")
+    sliver, beside = centre(cx, i), centre(cx, i) + np.array([2e-6, 0])
+    picture = browser.picture()
+    assert pixel(browser, beside)[0] - pixel(browser, sliver)[0] > 100
+    assert (picture[at(browser, sliver)] != picture[at(browser, beside)]).any()
+    browser.run("$('show-slivers').click(); fit()")
+    browser.frame()
+    assert not seen(browser, "thin")
+    assert_silent(browser, url)
+
+
+def shade(browser, region):
+    """The colour of a region, as drawn where colours are told by region."""
+    colour = browser.run(f"SHADES.light[shades[{region}]]")
+    return [int(colour[k : k + 2], 16) for k in (1, 3, 5)]
+
+
+def test_deep_zoom_shows_regions_where_they_are(page, cx):
+    corners = np.concatenate(cx.vertices)
+    inner = corners[(np.abs(corners) < 1).all(axis=1)]
+    apart = [np.sort(np.hypot(*(corners - z).T)) for z in inner]
+    # The one that is farthest from the other corners; around it only its own regions.
+    best = np.argmax([distances[distances > 1e-9][0] for distances in apart])
+    z, room = inner[best], apart[best][apart[best] > 1e-9][0]
+    angles = np.arange(24) * np.pi / 12
+    around = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    page.run(f"lookAt({z[0]}, {z[1]}, 1e12)")
+    page.frame()
+    picture = page.picture()
+    drawn = np.array([picture[at(page, z + 2e-10 * step)] for step in around])
+    regions = cx.region_of(z + room / 10 * around)
+    expected = np.array([shade(page, region) for region in regions])
+    assert len(set(regions)) >= 3
+    # The others are on lines.
+    assert (drawn == expected).all(axis=1).mean() > 0.75
+
+
+def test_a_map_slow_to_draw_is_moved_first(page, cx):
+    i = large(cx)[0]
+    x, y = centre(cx, i)
+    page.run(f"drawn.took = 99; lookAt({x}, {y}, 1.5 * view.scale)")
+    page.frame()
+    assert "scale(1.5)" in page.run("$('map').style.transform")
+    assert page.picture()[at(page, [x, y])].tolist() == shade(page, i)
+    page.run("new Promise((go) => setTimeout(go, 200))")
+    page.frame()
+    assert page.run("$('map').style.transform") == ""
+    assert page.picture()[at(page, [x, y])].tolist() == shade(page, i)
+
+
+def test_dark_and_light(page):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = page.run(ground), page.run("$('map').toDataURL()")
     page.scheme("dark")
     page.frame()
-    assert page.run("getComputedStyle(document.body).backgroundColor") != light
+    dark = page.run(ground), page.run("$('map').toDataURL()")
+    assert light[0] == "rgb(255, 255, 255)" != dark[0]
+    assert light[1] != dark[1]
 
 
-def test_phone(browser, small):
-    browser.open(small[1], width=390, height=800, phone=True)
-    assert browser.run("document.documentElement.scrollWidth") <= 390
-    assert browser.run("document.getElementById('map').getBoundingClientRect().width") > 300
-
-
-def test_many_regions(browser, tmp_path):
-    """Thin ones are marked, the find box goes to one, and drawing is quick enough to be used."""
-    with rm.use_backend("numba" if "numba" in rm.available_backends() else "numpy"):
-        cx = rm.enumerate_regions(network([2, 30, 30, 30, 3]), rm.Box([-1, -1], [1, 1]))
-    assert len(cx) > 2000
-    cx.explore(tmp_path / "many.html")
-    browser.open((tmp_path / "many.html").as_uri())
-    assert "narrower than a pixel" in browser.text("thin")
-    thinnest = int(np.argmin(cx.areas))
-    browser.run(f"goTo({thinnest})")
+@pytest.mark.parametrize("width", [320, 390, 761, 1200])
+def test_fits_the_window(browser, url, width):
+    browser.open(url, width, 800, phone=width < 500)
+    browser.run("goTo(0)")
     browser.frame()
-    assert browser.text("name").startswith(f"Region {thinnest}")
-    assert browser.heard("Runtime.exceptionThrown") == []
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert browser.run("Math.min(view.width, view.height)") > 200
+    assert_silent(browser, url)
 
 
-def test_incomplete_complex_says_so(browser, tmp_path):
-    cx = rm.enumerate_regions(network([2, 9, 9, 3]), rm.Box([-1, -1], [1, 1]), max_regions=20)
-    cx.explore(tmp_path / "part.html")
-    browser.open((tmp_path / "part.html").as_uri())
-    assert browser.run("document.getElementById('incomplete').hidden") is False
+def test_complete_is_not_worth_a_word(page, cx):
+    assert not seen(page, "incomplete")
+    assert page.text("summary") == f"{len(cx)} linear regions"
+
+
+def test_says_when_regions_are_missing(browser, cx, tmp_path):
+    partial = payload(cx) | {"complete": False}
+    (tmp_path / "partial.html").write_text(explorer.page(partial), "utf-8")
+    browser.open((tmp_path / "partial.html").as_uri())
+    assert seen(browser, "incomplete")
+    assert "stopped before it had found all regions" in browser.text("incomplete")
+    assert browser.text("summary") == f"{len(cx)} linear regions so far"
+
+
+def test_shows_in_a_notebooks_frame(browser, cx, tmp_path):
+    outside = tmp_path / "notebook.html"
+    outside.write_text("<!doctype html>" + explore(cx)._repr_html_(), "utf-8")
+    browser.open(outside.as_uri())
+    frame = browser.attach("iframe")
+    for _ in range(100):
+        if browser.run("document.readyState === 'complete'", frame):
+            break
+        time.sleep(0.05)
+    assert browser.run("$('summary').innerText", frame) == f"{len(cx)} linear regions"
+    assert browser.run("view.width > 200 && view.height > 200", frame)
+    assert browser.heard("Runtime.exceptionThrown", "Log.entryAdded") == []

@@ -1,92 +1,249 @@
-"""The interactive page holds what it says, in one file that asks for nothing else."""
+"""The interactive page as a text: what is in it, and that it comes out again bit for bit."""
 
 import base64
+import html
 import json
+import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.regions import explore
+from refmmr.regions import explore as explorer
+from refmmr.regions.explore import Explorer, explore
+
+TYPES = {"Float64Array": "<f8", "Uint32Array": "<u4", "Uint8Array": "u1"}
+
+
+def network(*sizes):
+    """Random weights and biases, except for the logits': so that every class wins somewhere."""
+    rng = np.random.default_rng(1)
+    net = rm.Network.mlp(sizes, rng=1)
+    hidden = [(W, rng.normal(size=b.shape) / 2) for W, b in net.parameters[:-1]]
+    return net.with_parameters([*hidden, net.parameters[-1]])
 
 
 @pytest.fixture(scope="module")
 def cx():
-    net = rm.Network.mlp([2, 9, 7, 3], rng=0)
+    net = network(2, 7, 6, 3)
+    return rm.enumerate_regions(net, rm.Box([-2, -1], [2, 3]), progress=False)
+
+
+@pytest.fixture(scope="module")
+def text(cx):
+    return explore(cx).html
+
+
+def content(text):
+    """The data of a page."""
+    (data,) = re.findall(r'<script type="application/json" id="payload">(.*?)</script>', text, re.S)
+    return json.loads(data)
+
+
+def numbers(encoded):
+    return np.frombuffer(base64.b64decode(encoded["data"]), TYPES[encoded["type"]])
+
+
+def same_bits(found, expected):
+    expected = np.asarray(expected, dtype=found.dtype)
+    assert found.tobytes() == expected.tobytes()
+
+
+def points(page, name):
+    return numbers(page["points"]).reshape(-1, 2)[numbers(page[name])]
+
+
+def grid(side, classes=10, units=64):
+    """A complex of side x side squares, with random numbers for all else."""
     rng = np.random.default_rng(0)
-    net = net.with_parameters([(W, rng.normal(size=b.shape)) for W, b in net.parameters])
-    return rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]))
-
-
-def content(html):
-    return json.loads(
-        re.search(r'type="application/json" id="payload">(.*?)</script>', html).group(1)
+    n = side * side
+    x, y = np.meshgrid(*2 * [np.linspace(0, 1, side + 1)], indexing="ij")
+    lattice = np.stack([x, y], axis=-1)
+    corners = [lattice[i : i + side, j : j + side] for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    squares = np.stack(corners, axis=2).reshape(n, 4, 2)
+    index = np.arange(n).reshape(side, side)
+    pairs = [(index[1:], index[:-1]), (index[:, 1:], index[:, :-1])]
+    edges = [squares[:, :2], squares[:, 1:3]]
+    return SimpleNamespace(
+        net=SimpleNamespace(unit_shapes=[(units,)], n_classes=classes, n_hidden=units),
+        domain=rm.Box([0, 0], [1, 1]),
+        patterns=rng.random((n, units)) < 0.5,
+        vertices=list(squares),
+        areas=np.full(n, 1 / n),
+        bent_lines=lambda: (np.concatenate(edges), np.arange(2 * n) % units),
+        decision_boundary=lambda: SimpleNamespace(segments=np.zeros((0, 2, 2))),
+        affine_maps=SimpleNamespace(
+            V=rng.normal(size=(n, classes, 2)), a=rng.normal(size=(n, classes))
+        ),
+        classes=np.zeros(n, int),
+        complete=True,
+        neighbours=np.concatenate([np.stack([a.ravel(), b.ravel()], 1) for a, b in pairs]),
     )
 
 
-def decoded(part):
-    kinds = {"Float64Array": "<f8", "Uint32Array": "<u4", "Uint8Array": "u1"}
-    return np.frombuffer(base64.b64decode(part["data"]), kinds[part["type"]])
+# ---- Nothing from elsewhere.
 
 
-def test_nothing_is_lost(cx):
-    data = content(cx.explore().html)
-    points, corners = decoded(data["points"]).reshape(-1, 2), decoded(data["corners"])
-    ends = np.cumsum(decoded(data["sizes"]))
-    for i, ring in enumerate(np.split(points[corners], ends[:-1])):
-        np.testing.assert_array_equal(ring, cx.vertices[i])
-    np.testing.assert_array_equal(decoded(data["areas"]), cx.areas)
-    np.testing.assert_array_equal(decoded(data["winners"]), cx.classes)
-    np.testing.assert_array_equal(decoded(data["V"]).reshape(-1, 3, 2), cx.affine_maps.V)
-    np.testing.assert_array_equal(decoded(data["neighbours"]).reshape(-1, 2), cx.neighbours)
-    patterns = np.unpackbits(decoded(data["patterns"]).reshape(len(cx), -1), axis=1, count=16)
-    np.testing.assert_array_equal(patterns, cx.patterns)
-    segments, _ = cx.bent_lines()
-    bent = points[decoded(data["bentEnds"])].reshape(-1, 2, 2)
-    np.testing.assert_array_equal(bent, segments)
+def test_names_no_address(text):
+    found = re.findall(r"https?://[^\s\"'<>)]+", text)
+    assert [address for address in found if not address.startswith("http://www.w3.org/")] == []
+    assert re.findall(r"""(?:src|href)\s*=\s*["'](?!data:)""", text) == []
+    for word in (
+        "@import",
+        "url(",
+        "fetch(",
+        "XMLHttpRequest",
+        "WebSocket",
+        "sendBeacon",
+        "import(",
+    ):
+        assert word not in text
 
 
-def test_the_page_asks_for_nothing_else(cx):
-    html = cx.explore().html
-    assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)[a-z]+\.[a-z]", html)
-    assert not re.search(
-        r"<(?:img|iframe|object)\b|\bfetch\(|XMLHttpRequest|@import|innerHTML", html
-    )
-    assert "default-src 'none'" in html
-
-
-def test_data_cannot_end_its_element():
-    assert (
-        "</script"
-        not in explore.page({"name": "</script><b>"})
-        .split('id="payload">')[1]
-        .split("</script>")[0]
+def test_forbids_requests(text):
+    (policy,) = re.findall(r'content="(default-src[^"]*)"', text)
+    assert policy == (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
     )
 
 
-def test_notebooks_show_it_in_a_frame(cx):
-    shown = cx.explore()._repr_html_()
-    assert shown.startswith("<iframe")
+def test_inserts_no_markup(text):
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("):
+        assert word not in text
+
+
+# ---- The data.
+
+
+def test_polygons_come_out_bit_for_bit(cx, text):
+    page = content(text)
+    same_bits(numbers(page["sizes"]), [len(corners) for corners in cx.vertices])
+    same_bits(points(page, "corners"), np.concatenate(cx.vertices))
+    assert page["rectangle"] == [-2, -1, 2, 3]
+    assert page["regions"] == len(cx) > 30
+
+
+def test_segments_come_out_bit_for_bit(cx, text):
+    page = content(text)
+    segments, units = cx.bent_lines()
+    same_bits(points(page, "bentEnds"), segments)
+    same_bits(numbers(page["bentUnits"]), units)
+    assert len(cx.decision_boundary().segments)
+    same_bits(points(page, "boundaryEnds"), cx.decision_boundary().segments)
+
+
+def test_facts_of_regions_come_out_bit_for_bit(cx, text):
+    page = content(text)
+    same_bits(numbers(page["areas"]), cx.areas)
+    same_bits(numbers(page["winners"]), cx.classes)
+    same_bits(numbers(page["V"]), cx.affine_maps.V)
+    same_bits(numbers(page["a"]), cx.affine_maps.a)
+    same_bits(numbers(page["neighbours"]), cx.neighbours)
+    assert page["layers"] == [7, 6]
+    assert page["classes"] == 3
+    rows = numbers(page["patterns"]).reshape(len(cx), 2)
+    assert (np.unpackbits(rows, axis=1, count=13) == cx.patterns).all()
+
+
+def test_neighbouring_floats_and_signs_of_zero_stay():
+    corners = np.array([[-0.0, 0.0], [np.nextafter(1, 2), 5e-324], [1.0, 1.0], [0.0, -0.0]])
+    pool, (places, none) = explorer._pool(corners, np.zeros((0, 2, 2)))
+    same_bits(pool[places], corners)
+    assert none.shape == (0,)
+
+
+def test_shared_corners_are_stored_once(cx, text):
+    stored = numbers(content(text)["points"]).reshape(-1, 2)
+    assert len(stored) == len(np.unique(stored, axis=0)) < sum(map(len, cx.vertices)) / 2
+
+
+def test_data_cannot_end_its_element(text):
+    nasty = {"x": "</script><script>alert(1)</script><!--", "y": "&lt; '\" {{payload}}"}
+    made = explorer.page(nasty)
+    assert content(made) == nasty
+    assert made.count("<script") == text.count("<script") == 2
+    assert made.count("</script") == text.count("</script") == 2
+    assert "<!--" not in made.split('id="payload">')[1].split("</script>")[0]
+
+
+def test_says_whether_all_regions_are_there(cx):
+    assert explorer.payload(cx)["complete"] is True
+    partial = SimpleNamespace(**{name: getattr(cx, name) for name in SHOWN}, complete=False)
+    assert content(explorer.page(explorer.payload(Sized(partial, len(cx)))))["complete"] is False
+
+
+SHOWN = (
+    "net", "domain", "patterns", "vertices", "areas", "bent_lines", "decision_boundary",
+    "affine_maps", "classes", "neighbours",
+)  # fmt: skip
+
+
+class Sized:
+    """These attributes and nothing else; and a length."""
+
+    def __init__(self, attributes, length):
+        self.__dict__.update(vars(attributes))
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (2, 3, 1)])
+def test_small_networks(sizes):
+    cx = rm.enumerate_regions(network(*sizes), rm.Box([0, 0], [1, 1]), progress=False)
+    page = content(explore(cx).html)
+    assert page["regions"] == len(cx)
+    assert page["layers"] == list(sizes[1:-1])
+
+
+def test_size_of_ten_thousand_regions():
+    made = explore(Sized(grid(100), 10_000))
+    assert content(made.html)["regions"] == 10_000
+    assert len(made.html) < 5e6
+
+
+# ---- The object.
+
+
+def test_notebooks_show_it_in_a_frame(cx, text):
+    shown = explore(cx)._repr_html_()
+    assert shown.startswith("<iframe ")
     assert 'sandbox="allow-scripts"' in shown
-    assert repr(cx.explore()).startswith("Explorer(")
+    (inside,) = re.findall(r'srcdoc="([^"]*)"', shown)
+    assert html.unescape(inside) == text
 
 
-def test_saved_atomically(cx, tmp_path, monkeypatch):
-    path = tmp_path / "regions.html"
-    explorer = cx.explore(path)
-    assert path.read_text(encoding="utf-8") == explorer.html
-    monkeypatch.setattr("os.replace", lambda *names: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        explorer.save(path)
-    assert [file.name for file in tmp_path.iterdir()] == ["regions.html"]
+def test_repr_is_short(cx):
+    assert re.fullmatch(r"Explorer\(\d+\.\d MB of HTML\)", repr(explore(cx)))
 
 
-def test_errors(cx, tmp_path):
-    with pytest.raises(ValueError, match=r"path: expected a file ending in \.html, got"):
-        cx.explore(tmp_path / "regions.txt")
+def test_explore_writes(cx, text, tmp_path):
+    path = tmp_path / "new" / "page.html"
+    made = explore(cx, path)
+    assert path.read_text("utf-8") == made.html == text
+    Explorer("other").save(str(path))
+    assert path.read_text("utf-8") == "other"
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    Explorer("old").save(path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Explorer("new").save(path)
+    assert path.read_text("utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_paths_are_checked(tmp_path):
+    with pytest.raises(ValueError, match=r"path: expected a file ending in \.html"):
+        Explorer("").save(tmp_path / "page.txt")
     with pytest.raises(TypeError, match="path: expected a path, got 3"):
-        cx.explore().save(3)
-    line = rm.enumerate_regions(cx.net, rm.Segment([0, 0], [1, 1]))
-    with pytest.raises(ValueError, match="explore: expected a plane, got a domain of 1 dimensions"):
-        line.explore()
+        Explorer("").save(3)

@@ -173,6 +173,16 @@ def test_segment_through_an_image():
     np.testing.assert_allclose(segment.project(segment.embed(t)), t, atol=1e-12)
 
 
+def test_pictures_are_of_planes_only(tmp_path):
+    cx = rm.enumerate_regions(QUADRANTS, box(2))
+    cx.explore(tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 10_000
+    line = rm.enumerate_regions(QUADRANTS, rm.Segment([0, 0], [1, 1]))
+    for ask in ("explore", "plot", "bent_lines"):
+        with pytest.raises(ValueError, match=f"{ask}: expected a plane, got a domain of 1 dim"):
+            getattr(line, ask)()
+
+
 def test_break_points_are_of_lines_only():
     with pytest.raises(ValueError, match="breakpoints: expected a line, got a domain of 2 dim"):
         _ = rm.enumerate_regions(QUADRANTS, box(2)).breakpoints

@@ -26,9 +26,8 @@ With `fractions.Fraction` as numbers (object arrays) every sign is exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise, product
-from math import factorial
-from typing import Any, NamedTuple
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -409,150 +408,7 @@ def pack(touches: np.ndarray, words: int) -> np.ndarray:
     return np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64)
 
 
-# ---- How large cells are.
-
-
-def area(corners: np.ndarray) -> np.ndarray:
-    """Areas of polygons, (..., m, 2) to (...): half the sum of the cross products of edges."""
-    x, y = np.moveaxis(corners - corners[..., :1, :], -1, 0)
-    return (x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1) / 2
-
-
-def volumes(regions: Regions) -> np.ndarray:
-    """Volume of each region, (R,): the length of an interval, the area of a polygon."""
-    n, found = regions.points.shape[1], []
-    for i, (start, stop) in enumerate(pairwise(regions.corner_starts.tolist())):
-        points = regions.points[regions.corners[start:stop]]
-        found.append(area(points) if n == 2 else volume(points, touching(regions, i)))
-    return np.array(found)
-
-
-def volume(points: np.ndarray, touches: np.ndarray) -> np.ndarray:
-    """Volume of a polytope of n dimensions: that of the simplices which `simplices` cuts it into.
-
-    Parameters
-    ----------
-    points : ndarray, shape (m, n)
-        Its corners.
-    touches : ndarray of bool, shape (m, F)
-        Which corner lies on which facet.
-    """
-    n = points.shape[1]
-    edges = [points[list(rest)] - points[first] for first, *rest in simplices(touches)]
-    return sum(abs(determinant(matrix)) for matrix in edges) / factorial(n)
-
-
-def simplices(touches: np.ndarray) -> Iterator[tuple[int, ...]]:
-    """Cut a polytope into simplices, given which corner touches which facet (Cohen and Hickey).
-
-    Take a corner; every simplex of a facet that does not touch it makes a simplex with it; and
-    the simplices of a facet are found in the same way.
-    """
-    yield from _simplices(touches, np.arange(len(touches)))
-
-
-def _simplices(touches, face):
-    """Simplices of the face with these corners, as tuples of corners."""
-    if len(face) == 1:
-        yield (int(face[0]),)
-        return
-    for facet in _facets_of(touches, face):
-        if face[0] not in facet:
-            for simplex in _simplices(touches, facet):
-                yield (int(face[0]), *simplex)
-
-
-def _facets_of(touches, face):
-    """The largest of the faces in which other facets of the polytope meet this face."""
-    meetings = {tuple(face[on].tolist()) for on in touches[face].T if on.any() and not on.all()}
-    sets = [set(meeting) for meeting in meetings]
-    return [np.array(sorted(one)) for one in sets if not any(one < other for other in sets)]
-
-
-def determinant(matrix: np.ndarray) -> Any:
-    """Determinant of a small matrix (n, n), of floats or fractions: by its first row."""
-    if len(matrix) == 0:
-        return 1
-    minors = (np.delete(matrix[1:], j, axis=1) for j in range(len(matrix)))
-    return sum(
-        (-1) ** j * entry * determinant(minor)
-        for j, (entry, minor) in enumerate(zip(matrix[0], minors, strict=True))
-    )
-
-
-# ---- Who wins.
-
-
-class ClassPiece(NamedTuple):
-    """The part of a linear region where one class has the largest logit."""
-
-    region: int
-    winner: int
-    cell: Cell  # its walls: those of the region, or `tie` of the two classes
-
-
-def tie(n_hidden: int, n_classes: int, first: int, second: int) -> int:
-    """The wall between two classes, the smaller first; it follows those of all hidden units."""
-    return n_hidden + first * n_classes + second
-
-
-def class_pieces(
-    net: Network, regions: Regions, domain: Domain, which: Sequence[int]
-) -> tuple[list[ClassPiece], np.ndarray]:
-    """Cut linear regions by the class that wins; logits are affine on each.
-
-    Parameters
-    ----------
-    net : Network
-    regions : Regions
-    domain : Domain
-    which : sequence of int
-        The regions to cut.
-
-    Returns
-    -------
-    pieces : list of ClassPiece
-    points : ndarray, shape (V', n)
-        Those of the regions, then those made by the cuts.
-    """
-    n_classes = net.n_classes
-    first, second = np.triu_indices(n_classes, k=1)
-    logit_errors = value_errors(net, domain)[-1]
-    errors = 2 * (logit_errors[first] + logit_errors[second])
-    table = Corners(regions.points)
-    cells = [region_cell(regions, i) for i in which]
-    table.evaluate(
-        cells, regions.maps[which][..., first] - regions.maps[which][..., second], errors
-    )
-    pieces = []
-    for region, cell in zip(which, cells, strict=True):
-        for winner in range(n_classes):
-            won = _won_by(cell, table, winner, net.n_hidden, n_classes)
-            if won is not None:
-                pieces.append(ClassPiece(region, winner, won))
-    return pieces, np.array(table.points)
-
-
-def _won_by(cell, table, winner, n_hidden, n_classes):
-    """The part of a cell where a class wins (the first of equals), or None."""
-    first, second = np.triu_indices(n_classes, k=1)
-    duels = [pair for pair in range(len(first)) if winner in (first[pair], second[pair])]
-    values = table.values_at(cell.corners)
-    for pair in duels:
-        leads = 1 if winner == first[pair] else -1
-        margin = values[:, pair] * leads
-        if not (margin > 0).any() and ((margin < 0).any() or leads < 0):
-            return None
-    for pair in duels:
-        leads = 1 if winner == first[pair] else -1
-        margin = table.values_at(cell.corners)[:, pair] * leads
-        if (margin > 0).any() and (margin < 0).any():
-            wall = tie(n_hidden, n_classes, int(first[pair]), int(second[pair]))
-            positive, negative = cell.split(table, pair, np.array(duels), wall)
-            cell = positive if leads > 0 else negative
-        elif not (margin > 0).any() and ((margin < 0).any() or leads < 0):
-            return None
-    return cell
+# ---- Single cells.
 
 
 def region_cell(regions: Regions, i: int) -> Cell:

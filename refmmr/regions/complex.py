@@ -14,6 +14,7 @@ from refmmr._backend import kernel
 from refmmr.exact import exact_network
 from refmmr.network import Network
 from refmmr.reference import regions as _regions
+from refmmr.reference import volumes, winners
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.faces import face_counts
 from refmmr.regions.facets import Facets, facet_table
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DecisionBoundary", "RegionComplex"]
 
-_volumes = kernel(_regions.volumes)
+_measure = kernel(volumes.volumes)
 
 
 class DecisionBoundary(NamedTuple):
@@ -95,7 +96,7 @@ class RegionComplex(RegionGraph):
         if regions.points.dtype == object:
             self.exact_points, self._exact = regions.points, regions
             # Sizes of slivers would be lost in the rounding of their corners.
-            self.exact_volumes = _regions.volumes(regions)
+            self.exact_volumes = volumes.volumes(regions)
             self.volumes = self.exact_volumes.astype(np.float64)
             regions = regions._replace(
                 points=regions.points.astype(np.float64), maps=regions.maps.astype(np.float64)
@@ -136,7 +137,7 @@ class RegionComplex(RegionGraph):
 
         Areas of a plane in squared units of the input; of a `Segment` shares of its length.
         """
-        return np.maximum(_volumes(self.raw), 0)
+        return np.maximum(_measure(self.raw), 0)
 
     @property
     def areas(self) -> np.ndarray:
@@ -259,16 +260,16 @@ class RegionComplex(RegionGraph):
     # ---- Who wins.
 
     @cached_property
-    def class_pieces(self) -> tuple[list[_regions.ClassPiece], np.ndarray]:
+    def class_pieces(self) -> tuple[list[winners.ClassPiece], np.ndarray]:
         """Regions where more than one class may win, cut by winner; the points they use.
 
         In fractions, if the complex is exact.
         """
         which = self._contested.tolist()
         if self._exact is None:
-            return _regions.class_pieces(self.net, self.raw, self.domain.arrays(), which)
+            return winners.class_pieces(self.net, self.raw, self.domain.arrays(), which)
         net, arrays = exact_network(self.net), self.domain.arrays(exact=True)
-        return _regions.class_pieces(net, self._exact, arrays, which)
+        return winners.class_pieces(net, self._exact, arrays, which)
 
     @cached_property
     def _contested(self) -> np.ndarray:
@@ -322,7 +323,7 @@ class RegionComplex(RegionGraph):
         return DecisionBoundary(parts, classes)
 
     def _ties(
-        self, piece: _regions.ClassPiece, points: np.ndarray
+        self, piece: winners.ClassPiece, points: np.ndarray
     ) -> Iterator[tuple[Hashable, list[int], tuple[int, int]]]:
         """Facets of a piece along which another class ties: (place, corners, (class, class)) each.
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import testing
 from refmmr.reference import regions as reference
+from refmmr.reference import volumes as measure
 from refmmr.testing import exact_network
 
 BOX = rm.Box([-1, -1], [1, 1])
@@ -56,7 +57,7 @@ def test_regions_are_a_partition(net):
         after = np.roll(e, -1, axis=0)
         turns = e[:, 0] * after[:, 1] - e[:, 1] * after[:, 0]
         assert (turns >= -1e-12).all()
-        assert area == pytest.approx(reference.area(corners))
+        assert area == pytest.approx(measure.area(corners))
 
 
 @given(on_the_plane(), st.integers(0, 2**32 - 1))
@@ -126,14 +127,14 @@ def test_class_polygons_agree_with_a_raster(net):
     polygons = cx.class_polygons()
     areas = np.zeros(net.n_classes)
     for winner, corners in polygons:
-        areas[winner] += reference.area(corners)
+        areas[winner] += measure.area(corners)
     np.testing.assert_allclose(areas.sum(), 4, rtol=1e-9)
     side = np.linspace(-1, 1, 61)[1:] - 1 / 60
     raster = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     shares = np.bincount(net.predict(raster), minlength=net.n_classes) / len(raster)
     np.testing.assert_allclose(shares, areas / 4, atol=0.05)
     for winner, corners in polygons:
-        if reference.area(corners) > 1e-6:
+        if measure.area(corners) > 1e-6:
             assert net.predict(corners.mean(axis=0)[None]) == winner
 
 
@@ -154,7 +155,7 @@ def exact_areas(net, domain=BOX):
     patterns = rm.RegionComplex(net, domain, regions).patterns
     areas = {
         pattern.tobytes(): area
-        for pattern, area in zip(patterns, reference.volumes(regions), strict=True)
+        for pattern, area in zip(patterns, measure.volumes(regions), strict=True)
     }
     assert len(areas) == len(patterns)
     assert sum(areas.values()) == np.prod(domain.hi - domain.lo)

@@ -13,6 +13,8 @@ import pytest
 
 import refmmr as rm
 from refmmr.reference import regions as reference
+from refmmr.reference import volumes as measure
+from refmmr.reference import winners
 from refmmr.regions.budget import most_regions
 from refmmr.regions.faces import faces_of
 
@@ -133,10 +135,10 @@ def test_volume_of_a_square_pyramid():
     touches[:4, 4] = True
     for i in range(4):
         touches[[i, (i + 1) % 4, 4], i] = True
-    assert reference.volume(points, touches) == pytest.approx(2)
+    assert measure.volume(points, touches) == pytest.approx(2)
     exact = np.array([[Fraction(v) for v in row] for row in points.tolist()], dtype=object)
     exact[4] = [Fraction(1, 3), Fraction(1, 4), Fraction(6)]
-    assert reference.volume(exact, touches) == 2
+    assert measure.volume(exact, touches) == 2
 
 
 def test_dual_graph_of_networkx():
@@ -234,14 +236,14 @@ def test_decision_boundary_of_a_line():
 
 def test_classes_share_out_the_volume(cx):
     Z = np.random.default_rng(0).uniform(-1, 1, (20_000, cx.dimension))
-    pieces, points = reference.class_pieces(cx.net, cx.raw, cx.domain.arrays(), range(len(cx)))
+    pieces, points = winners.class_pieces(cx.net, cx.raw, cx.domain.arrays(), range(len(cx)))
     volumes = np.zeros(cx.net.n_classes)
     for piece in pieces:
         corners = points[piece.cell.corners]
         plane = cx.dimension == 2
         touches = reference.cell_touches(piece.cell)
         volumes[piece.winner] += (
-            reference.area(corners) if plane else reference.volume(corners, touches)
+            measure.area(corners) if plane else measure.volume(corners, touches)
         )
     total = 2**cx.dimension
     assert volumes.sum() == pytest.approx(total)

@@ -5,6 +5,7 @@ import pytest
 
 import refmmr as rm
 from refmmr.reference import regions as reference
+from refmmr.reference import volumes as measure
 from refmmr.testing import exact_network
 
 UNIT = rm.Box([0, 0], [1, 1])
@@ -22,7 +23,7 @@ def exact_cells(net, domain):
     """Pattern and area of all regions, in fractions."""
     regions = reference.enumerate_regions(exact_network(net), domain.arrays(exact=True))
     patterns = rm.RegionComplex(net, domain, regions).patterns
-    areas = dict(zip(map(tuple, patterns), reference.volumes(regions), strict=True))
+    areas = dict(zip(map(tuple, patterns), measure.volumes(regions), strict=True))
     assert len(areas) == len(patterns)
     assert sum(areas.values()) == np.prod(domain.hi - domain.lo)
     return areas
@@ -216,7 +217,7 @@ def test_boundary_along_a_wall():
     assert classes.tolist() == [[0, 1]]
     np.testing.assert_array_equal(segments[0][:, 0], 0)
     assert sorted(segments[0][:, 1]) == [-1, 1]
-    areas = {winner: reference.area(corners) for winner, corners in cx.class_polygons()}
+    areas = {winner: measure.area(corners) for winner, corners in cx.class_polygons()}
     assert areas == {0: 2, 1: 2}
 
 
@@ -224,7 +225,7 @@ def test_tie_on_a_whole_region():
     """relu(x) against 0: left of the wall the first class wins all of the tie."""
     net = classify([[1, 0]], [0], ([[0], [1]], [0, 0]))
     cx = rm.enumerate_regions(net, AROUND)
-    areas = {winner: reference.area(corners) for winner, corners in cx.class_polygons()}
+    areas = {winner: measure.area(corners) for winner, corners in cx.class_polygons()}
     assert areas == {0: 2, 1: 2}
     segments, _ = cx.decision_boundary()
     assert len(segments) == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.reference import regions as reference
+from refmmr.reference import volumes as measure
 
 NO_NUMBA = pytest.mark.skipif(not find_spec("numba"), reason="the numba backend needs numba")
 BACKENDS = ["numpy", pytest.param("numba", marks=NO_NUMBA)]
@@ -225,7 +225,7 @@ def test_equal_classes():
     """Where two classes are the same everywhere the first wins, and the second ties along."""
     net = classifier([[1, 0], [1, 0], [-1, 0]], np.zeros(3))
     cx = rm.enumerate_regions(net, box(2))
-    areas = {winner: reference.area(corners) for winner, corners in cx.class_polygons()}
+    areas = {winner: measure.area(corners) for winner, corners in cx.class_polygons()}
     assert areas == {0: 2, 2: 2}
     segments, classes = cx.decision_boundary()
     assert sorted(classes.tolist()) == [[0, 2], [1, 2]]

@@ -1,4 +1,4 @@
-"""Volumes of polytopes, by the simplices of `refmmr.reference.regions.simplices`, compiled."""
+"""Volumes of polytopes, by the simplices of `refmmr.reference.volumes.simplices`, compiled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numba import njit
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.reference import regions
+from refmmr.reference import volumes as reference
 from refmmr.reference.regions import Regions
 
 # Without fastmath no product and sum are fused: each rounds as in NumPy.
@@ -17,12 +17,12 @@ LEAST = 64
 """Cells that are worth a thread."""
 
 
-@implements("numba", regions.volumes)
+@implements("numba", reference.volumes)
 def volumes(cells: Regions) -> np.ndarray:
     """As the reference, which also takes fractions, and cells of more than 64 facets."""
     n = cells.points.shape[1]
     if cells.points.dtype != np.float64 or cells.touches.shape[1] > 1:
-        return regions.volumes(cells)
+        return reference.volumes(cells)
     found = np.empty(len(cells.patterns))
 
     def work(start: int, stop: int) -> None:

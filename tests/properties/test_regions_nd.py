@@ -154,7 +154,7 @@ def test_euler_characteristic(net):
             if face not in faces or dimension == cx.dimension:
                 faces.add(face)
                 some = np.array(sorted(corners))
-                facets = reference._facets_of(touches, some) if dimension else []
+                facets = measure._facets_of(touches, some) if dimension else []
                 waiting += [(dimension - 1, frozenset(facet.tolist())) for facet in facets]
     assert sum((-1) ** dimension for dimension, _ in faces) == 1
 

@@ -176,8 +176,8 @@ def svg(
     >>> import refmmr as rm
     >>> net = rm.Network.mlp([2, 4, 3], rng=0)
     >>> picture = svg(rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1])))
-    >>> picture[:4], picture.count('<path class="c')
-    ('<svg', 3)
+    >>> picture[:4], picture.count("<title>region ")
+    ('<svg', 8)
     """
     _check_plane(cx)
     check.check_choice("color", color, ("class", "region", "none"))

@@ -1,5 +1,7 @@
 """The compiled enumeration of regions gives the reference's cells, in its order."""
 
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +13,7 @@ import refmmr as rm
 from refmmr import _backend, testing
 from refmmr.backends import threads
 from refmmr.reference import regions as reference
+from refmmr.reference import volumes as measure
 from refmmr.testing import exact_network
 
 numba = pytest.importorskip("numba", reason="the numba backend needs numba")
@@ -19,6 +22,7 @@ with rm.use_backend("numba"):
     from refmmr.backends._numba import corners as names
     from refmmr.backends._numba import maps as maps_twin
     from refmmr.backends._numba import regions as twin
+    from refmmr.backends._numba import volumes as volumes_twin
 
 SEEDS = st.integers(0, 2**32 - 1)
 NUMBERS = ("corner_starts", "corners", "touches", "facet_starts", "walls", "patterns")
@@ -277,3 +281,28 @@ def test_complex_of_a_slice_of_a_convolutional_network(monkeypatch):
     np.testing.assert_allclose(found.areas, expected.areas, atol=1e-12)
     for array, other in zip(found.bent_lines(), expected.bent_lines(), strict=True):
         np.testing.assert_allclose(array, other, atol=1e-12)
+
+
+@settings(max_examples=80)
+@given(SEEDS, st.integers(1, 4), st.booleans())
+def test_volumes(seed, n, grid):
+    rng = np.random.default_rng(seed)
+    net = coarse(rng, n) if grid else dense(rng, [n, 5, 3, 2])
+    found = reference.enumerate_regions(net, box(n))
+    np.testing.assert_allclose(
+        volumes_twin.volumes(found), measure.volumes(found).astype(float), atol=1e-12
+    )
+
+
+def test_compiled_code_from_the_cache():
+    """Twice in new processes: the second one finds what the first has compiled."""
+    code = (
+        "import numpy as np, refmmr as rm\n"
+        "rm.set_backend('numba')\n"
+        "net = rm.Network.mlp([3, 4, 2], rng=0)\n"
+        "cx = rm.enumerate_regions(net, rm.Box([-1] * 3, [1] * 3))\n"
+        "assert abs(cx.volumes.sum() - 8) < 1e-9 and cx.verify().ok\n"
+    )
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr

@@ -67,35 +67,45 @@ def _volumes(start, stop, points, starts, corners, touches, found):
             members[0, i] = i
         sizes[0] = len(here)
         touched = touches[starts[cell] : starts[cell + 1]]
-        total = _fan(points, here, touched, members, sizes, apexes, closures, matrix, 0)
+        total = _fan(points, here, touched, members, sizes, apexes, closures, matrix)
         found[cell] = total / factorial
 
 
 @_jit
-def _fan(points, here, touches, members, sizes, apexes, closures, matrix, level):
-    """Sum of the determinants of the simplices of a face and the apexes chosen so far.
+def _fan(points, here, touches, members, sizes, apexes, closures, matrix):
+    """Sum of the determinants of the simplices of a polytope.
 
-    The face has n - level dimensions, and the corners ``members[level, :sizes[level]]``.
+    The face at a level has n - level dimensions, and the corners ``members[level, :sizes[level]]``.
+    Its facets are gone through one by one, each a level deeper.  (No recursion: a function that
+    calls itself does not survive Numba's cache.)
     """
-    n = points.shape[1]
-    apexes[level] = members[level, 0]
-    if level == n:
-        return _determinant(points, here, apexes, matrix)
-    common = _closures(touches, members[level], sizes[level], closures[level])
-    total = 0.0
-    for facet in range(64):
-        bit = np.uint64(1) << np.uint64(facet)
-        if closures[level, facet] == 0 or common & bit or touches[apexes[level]] & bit:
+    n, total, level = points.shape[1], 0.0, 0
+    common, at = np.empty(n + 1, np.uint64), np.zeros(n + 1, np.int64)
+    apexes[0] = members[0, 0]
+    common[0] = _closures(touches, members[0], sizes[0], closures[0])
+    while level >= 0:
+        if level == n:
+            total += _determinant(points, here, apexes, matrix)
+            level -= 1
             continue
-        if not _is_largest(closures[level], common, facet):
+        facet = at[level]
+        if facet == 64:
+            level -= 1
+            continue
+        at[level] += 1
+        bit = np.uint64(1) << np.uint64(facet)
+        if closures[level, facet] == 0 or common[level] & bit or touches[apexes[level]] & bit:
+            continue
+        if not _is_largest(closures[level], common[level], facet):
             continue
         count = 0
         for k in range(sizes[level]):
             if touches[members[level, k]] & bit:
                 members[level + 1, count] = members[level, k]
                 count += 1
-        sizes[level + 1] = count
-        total += _fan(points, here, touches, members, sizes, apexes, closures, matrix, level + 1)
+        level += 1
+        sizes[level], apexes[level], at[level] = count, members[level, 0], 0
+        common[level] = _closures(touches, members[level], count, closures[level])
     return total
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refmmr import _validate as check
 from refmmr._backend import kernel
 from refmmr.exact import exact_network
 from refmmr.network import Network
@@ -382,6 +383,7 @@ class RegionComplex(RegionGraph):
 
     def bent_hyperplane(self, unit: int) -> list[np.ndarray]:
         """The facets where a hidden unit changes sign, corners (k, n) of each."""
+        unit = check.check_count("unit", unit, 0, self.net.n_hidden - 1)
         facets, units = self._flips
         return [self.points[self.facets.corners[i]] for i in facets[units == unit].tolist()]
 

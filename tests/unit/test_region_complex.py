@@ -59,6 +59,8 @@ def test_octants():
     assert cx.layer_counts.tolist() == [1, 8]
     assert [len(cx.bent_hyperplane(unit)) for unit in range(3)] == [4, 4, 4]
     assert cx.euler_characteristic() == 1
+    with pytest.raises(ValueError, match="unit: expected an integer from 0 to 2, got 3"):
+        cx.bent_hyperplane(3)
     for i in range(8):
         A, b = cx.halfspaces(i)
         inner = np.where(cx.patterns[i], 1, -1)

@@ -1,0 +1,157 @@
+"""Certified radii from linear relaxations: interval bounds, Fast-Lin (KW) and CROWN.
+
+At a given radius a relaxation bounds all margins from below on the whole ball
+(`refmmr.reference.relaxations`); if they are positive, nothing in the ball has another class.  The
+largest radius where it says so is found by a bracketing root finder; what is returned is the end of
+the bracket where the bounds *were* positive, so the precision of the search never makes a
+certificate wrong.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from refmmr._backend import kernel
+from refmmr.certify.region import Bounds
+from refmmr.reference import attacks, relaxations
+from refmmr.reference.hyperplanes import dual_norm, norm
+from refmmr.reference.network import Network
+
+Box = tuple[np.ndarray, np.ndarray]
+
+PRECISION = 1e-6
+"""How far, relative to itself, a radius may be below the largest that the relaxation proves."""
+
+DOUBLINGS = 64
+"""How often the first guess of a radius is doubled, where nothing else bounds it."""
+
+_margin_bounds = kernel(relaxations.margin_bounds)
+
+
+def relaxed_bounds(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    box: Box | None,
+    goal: np.ndarray | None = None,
+    *,
+    rule: str,
+) -> Bounds:
+    """Certified radius of each sample by a relaxation.
+
+    Parameters
+    ----------
+    net : Network
+        With float64 weights.
+    X : ndarray of float64, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+    p : {1, 2, inf}
+    box : (lo, hi) or None
+        Arrays of the shape of an input, with X inside.
+    goal : ndarray, shape (n,), optional
+        Radii to decide about.  Without it the largest certified radius is looked for.
+    rule : {"ibp", "fast-lin", "crown"}
+
+    Returns
+    -------
+    Bounds
+        ``lower`` is infinite where the whole box has one class; with a goal it is the goal or 0.
+        A relaxation knows no adversarial examples but misclassified samples.
+    """
+    margins = attacks.margins(net.logits(X), y)
+    right = np.flatnonzero(margins > 0)
+    lower = np.zeros(len(X))
+    upper = np.where(margins < 0, 0, np.inf)
+    flat = X.reshape(len(X), -1)
+    upper[(margins == 0) & (net.logits(X).argmax(axis=1) != y)] = 0
+    if len(right):
+        find = partial(_worst_margins, net, X[right], y[right], p, box, rule)
+        if goal is not None:
+            lower[right] = np.where(find(goal[right], np.arange(len(right))) > 0, goal[right], 0)
+        else:
+            farthest = _farthest(flat[right], p, box)
+            guess = np.minimum(_guess(net, X[right], y[right], margins[right], p), farthest)
+            lower[right] = _largest(find, margins[right], guess, farthest)
+    found = np.where((upper == 0)[:, None], flat, np.nan)
+    return Bounds(lower, upper, found.reshape(X.shape))
+
+
+ibp_bounds = partial(relaxed_bounds, rule="ibp")
+fast_lin_bounds = partial(relaxed_bounds, rule="fast-lin")
+crown_bounds = partial(relaxed_bounds, rule="crown")
+
+
+def _worst_margins(net, X, y, p, box, rule, eps, samples):
+    """The smallest margin bound of some samples at radii eps; -inf where floats end."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        worst = _margin_bounds(net, X[samples], y[samples], p, eps, box, rule).min(axis=1)
+    return np.where(np.isnan(worst), -np.inf, worst)
+
+
+def _largest(find, margins, guess, farthest):
+    """The certified end of a bracket around the radius where the margin bound is 0."""
+    from scipy.optimize import elementwise
+
+    samples = np.arange(len(margins))
+    safe, safe_value = np.zeros(len(margins)), margins.copy()
+    bad, bad_value = guess.copy(), np.full(len(margins), np.nan)
+    growing = samples
+    for _ in range(DOUBLINGS):
+        value = find(bad[growing], growing)
+        bad_value[growing] = value
+        growing = growing[value > 0]
+        safe[growing], safe_value[growing] = bad[growing], bad_value[growing]
+        growing = growing[safe[growing] < farthest[growing]]
+        if not len(growing):
+            break
+        bad[growing] = np.minimum(2 * bad[growing], farthest[growing])
+    lower = np.where((safe_value > 0) & (safe >= farthest), np.inf, safe)
+    open_ = samples[bad_value <= 0]
+    if len(open_):
+        # The values only steer; infinite ones would stop the search.
+        limit = 1e3 * margins
+
+        def steer(eps, i):
+            i = i.astype(int)
+            return np.clip(find(eps, i), -limit[i], limit[i])
+
+        result = elementwise.find_root(
+            steer, (safe[open_], bad[open_]), args=(open_,),
+            tolerances={"xatol": 0, "xrtol": PRECISION, "fatol": 0, "frtol": 0},
+        )  # fmt: skip
+        ends, values = np.array(result.bracket), np.array(result.f_bracket)
+        lower[open_] = np.where(values > 0, ends, 0).max(axis=0)
+    return lower
+
+
+def _guess(net, X, y, margins, p):
+    """Free distance to the nearest decision boundary, were the network affine everywhere."""
+    trail = net.forward(X)
+    logits = trail.outputs[-1]
+    nearest = np.full(len(X), np.inf)
+    flat = logits.reshape(len(X), -1)
+    rows = np.arange(len(X))
+    for s in range(net.n_classes):
+        direction = np.zeros_like(flat)
+        direction[rows, y] += 1
+        direction[:, s] -= 1
+        direct = [*(None for _ in net.unit_shapes), direction.reshape(logits.shape)]
+        deltas = net.backward(trail, direct)
+        slope = dual_norm(net.input_gradient(deltas).reshape(len(X), -1), p)
+        gap = flat[rows, y] - flat[:, s]
+        with np.errstate(over="ignore"):
+            distance = np.where(slope > 0, gap / np.where(slope > 0, slope, 1), np.inf)
+        distance[s == y] = np.inf
+        nearest = np.minimum(nearest, distance)
+    return np.where(np.isfinite(nearest) & (nearest > 0), nearest, 1)
+
+
+def _farthest(x, p, box):
+    """Distance to the farthest point of the box; infinite without one."""
+    if box is None:
+        return np.full(len(x), np.inf)
+    lo, hi = (side.reshape(-1) for side in box)
+    return norm(np.maximum(hi - x, x - lo), p) * (1 + 1e-12)

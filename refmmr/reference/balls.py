@@ -1,0 +1,122 @@
+"""How much an attacker gains: the largest change of a linear function on a ball within a box.
+
+Hoelder's inequality says it for the whole ball: ``max { <w, delta> : ||delta||_p <= r }`` is
+``r ||w||_q``.  Within a box coordinate j can only move by ``reach_j`` in its useful direction, and
+the problem becomes
+
+    maximise  sum_j |w_j| m_j    over    0 <= m_j <= reach_j,   ||m||_p <= r.
+
+In l_inf every coordinate goes as far as it may.  In l_1 and l_2 one price pays for the radius: for
+*any* multiplier ``t >= 0`` of the constraint on the length,
+
+    l_1:   gain  <=  t r      +  sum_j max(|w_j| - t, 0) reach_j
+    l_2:   gain  <=  t r^2/2  +  sum_j max_{0 <= m <= reach_j} (|w_j| m - t m^2 / 2),
+
+and the best t, found by one sort, makes it an equality.  So what is returned is a bound whatever
+rounding does to t.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refmmr.reference.hyperplanes import dual_norm
+
+
+class Ball(NamedTuple):
+    """Balls around n points, within a box: where an attacker may go."""
+
+    x: np.ndarray  # (n, d), the centers
+    radius: np.ndarray  # (n,)
+    p: float
+    box: tuple[np.ndarray, np.ndarray] | None  # (lo, hi), each (d,)
+
+    @property
+    def lowest(self) -> np.ndarray:
+        """The smallest value of each coordinate, (n, d)."""
+        low = self.x - self.radius[:, None]
+        return low if self.box is None else np.maximum(low, self.box[0])
+
+    @property
+    def highest(self) -> np.ndarray:
+        """The largest value of each coordinate, (n, d)."""
+        high = self.x + self.radius[:, None]
+        return high if self.box is None else np.minimum(high, self.box[1])
+
+
+def ball(
+    X: np.ndarray, radius: np.ndarray, p: float, box: tuple[np.ndarray, np.ndarray] | None
+) -> Ball:
+    """Balls around inputs of any shape: X (n, *input_shape), radius (n,), box of that shape."""
+    flat_box = None if box is None else (box[0].reshape(-1), box[1].reshape(-1))
+    return Ball(X.reshape(len(X), -1), radius, p, flat_box)
+
+
+def largest_gain(ball: Ball, w: np.ndarray) -> np.ndarray:
+    """``max { <w, z - x> }`` over the ball within the box.
+
+    Parameters
+    ----------
+    ball : Ball
+        Around n points.
+    w : ndarray, shape (n or 1, m, d)
+        m linear functions for each point, or the same for all.
+
+    Returns
+    -------
+    ndarray, shape (n, m)
+        At least the true maximum, but for the rounding of this sum itself.
+    """
+    radius = ball.radius[:, None]
+    if ball.box is None:
+        return radius * dual_norm(w, ball.p)
+    lo, hi = ball.box
+    x = ball.x[:, None, :]
+    reach = np.where(w > 0, hi - x, x - lo)
+    speed = np.broadcast_to(np.abs(w), reach.shape)
+    if ball.p == np.inf:
+        return (speed * np.minimum(reach, radius[:, :, None])).sum(axis=-1)
+    return _l1_gain(speed, reach, radius) if ball.p == 1 else _l2_gain(speed, reach, radius)
+
+
+def _l1_gain(speed, reach, radius):
+    """Spend the radius on the fastest coordinates; t is the speed of the last one paid for."""
+    order = np.argsort(-speed, axis=-1)
+    spent = np.cumsum(np.take_along_axis(reach, order, -1), axis=-1)
+    last = (spent < radius[..., None]).sum(axis=-1, keepdims=True)
+    prices = np.concatenate([np.take_along_axis(speed, order, -1), 0 * speed[..., :1]], axis=-1)
+    t = np.take_along_axis(prices, last, -1)
+    return t[..., 0] * radius + (np.maximum(speed - t, 0) * reach).sum(axis=-1)
+
+
+def _l2_gain(speed, reach, radius):
+    """Sizes ``m_j = min(reach_j, |w_j| / t)`` whose length is the radius.
+
+    Sort the coordinates by the level ``1 / t`` at which they reach the box; before the i-th does,
+    the length squared is that of those in front of it plus ``(level * speed)^2`` of the rest.
+    """
+    largest = speed.max(axis=-1, keepdims=True)
+    unit = np.where(largest > 0, largest, 1)
+    pace = speed / unit
+    moving = pace > 0
+    stop = np.where(moving, reach / np.where(moving, pace, 1), 0)
+    order = np.argsort(stop, axis=-1)
+    stop = np.take_along_axis(stop, order, -1)
+    lengths = np.take_along_axis(np.where(moving, reach, 0) ** 2, order, -1)
+    rates = np.take_along_axis(pace**2, order, -1)
+    rate = np.flip(np.cumsum(np.flip(rates, -1), axis=-1), -1)
+    filled = np.cumsum(lengths, axis=-1) - lengths
+    enough = filled + rate * stop**2 >= radius[..., None] ** 2
+    piece = enough.argmax(axis=-1)[..., None]
+    rest = radius[..., None] ** 2 - np.take_along_axis(filled, piece, -1)
+    rate = np.take_along_axis(rate, piece, -1)
+    level = np.sqrt(np.maximum(rest, 0) / np.where(rate > 0, rate, 1))
+    # Where the box ends before the radius does, the radius costs nothing: t = 0.
+    paid = enough.any(axis=-1, keepdims=True) & (level > 0)
+    t = np.where(paid, 1 / np.where(paid, level, 1), 0)
+    stopped = pace >= t * reach
+    own = np.where(stopped, reach * (pace - t * reach / 2), pace**2 / (2 * np.where(paid, t, 1)))
+    gain = t[..., 0] * radius**2 / 2 + own.sum(axis=-1)
+    return unit[..., 0] * gain

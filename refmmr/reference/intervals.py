@@ -1,0 +1,46 @@
+"""Interval bounds: the coarsest and cheapest answer to what a unit can be on a ball.
+
+If every input of a layer lies between ``lower`` and ``upper``, that is within ``radius`` of the
+``center``, an output lies within ``|W| radius`` of ``W center + b``.  The ReLU maps both ends.
+Layer by layer this bounds the whole network (interval bound propagation, IBP); what is lost is that
+the units of a layer cannot all be at their worst at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refmmr.reference.network import Network
+from refmmr.reference.rounding import UNDERFLOW, rounding_factor
+
+Bounds = tuple[np.ndarray, np.ndarray]
+"""(lower, upper) of the pre-activations of a layer, each (n, *unit_shape)."""
+
+
+def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bounds:
+    """Bounds of ``f_k`` (k from 0) from bounds of what goes into it, in real arithmetic.
+
+    Parameters
+    ----------
+    net : Network
+    k : int
+        Which affine layer.
+    lower, upper : ndarray, shape (n, *shape)
+        Of the input of the network for k = 0, else of ``f_{k-1}`` (before the ReLU).
+
+    Returns
+    -------
+    lower, upper : ndarray, shape (n, *unit_shape)
+    """
+    if k > 0:
+        lower, upper = np.maximum(lower, 0), np.maximum(upper, 0)
+    for layer in net.layers[net.affine[k - 1] + 1 if k else 0 : net.affine[k]]:
+        lower, upper = layer.apply(lower), layer.apply(upper)
+    layer = net.affine_layers[k]
+    size = layer.with_weights(np.abs(layer.W), np.abs(layer.b))
+    center, radius = (lower + upper) / 2, (upper - lower) / 2
+    middle, spread = layer.apply(center), size.linear(radius)
+    # Center and radius are rounded too: a few more roundings of terms no larger than these.
+    terms = 2 * layer.W[0].size + 32
+    slack = rounding_factor(terms) * size.apply(np.abs(center) + radius) + UNDERFLOW
+    return middle - spread - slack, middle + spread + slack

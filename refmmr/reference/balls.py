@@ -119,4 +119,4 @@ def _l2_gain(speed, reach, radius):
     stopped = pace >= t * reach
     own = np.where(stopped, reach * (pace - t * reach / 2), pace**2 / (2 * np.where(paid, t, 1)))
     gain = t[..., 0] * radius**2 / 2 + own.sum(axis=-1)
-    return unit[..., 0] * gain
+    return np.where(radius > 0, unit[..., 0] * gain, 0)

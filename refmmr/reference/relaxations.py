@@ -129,18 +129,17 @@ def _bounds(net: Network, where: Ball, rule: str, layers: int) -> list[Bounds]:
         bounds.append((lower, upper))
         # Intervals are exact for a first layer in l_inf, and all there is to IBP behind it.
         if (where.p != np.inf) if k == 0 else (rule != "ibp"):
-            if k < len(net.affine) - 1:
-                wanted = ((lower < 0) & (upper > 0)).any(axis=0)
-            else:
-                wanted = np.ones(net.shapes[-1], dtype=bool)
+            asked = (lower < 0) & (upper > 0) | (k == len(net.affine) - 1)
+            wanted = asked.any(axis=0)
             if not wanted.any():
                 continue
             rows = np.eye(wanted.size)[wanted.reshape(-1)].reshape(1, -1, *wanted.shape)
             below, above = (
                 carry_back(net, where, k, sign * rows, bounds[:k], rule) for sign in (1, -1)
             )
-            lower[:, wanted] = np.maximum(lower[:, wanted], below)
-            upper[:, wanted] = np.minimum(upper[:, wanted], -above)
+            mine = asked[:, wanted]
+            lower[:, wanted] = np.maximum(lower[:, wanted], np.where(mine, below, -np.inf))
+            upper[:, wanted] = np.minimum(upper[:, wanted], np.where(mine, -above, np.inf))
     return bounds
 
 

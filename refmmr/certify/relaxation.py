@@ -61,12 +61,18 @@ def relaxed_bounds(
         ``lower`` is infinite where the whole box has one class; with a goal it is the goal or 0.
         A relaxation knows no adversarial examples but misclassified samples.
     """
-    margins = attacks.margins(net.logits(X), y)
+    # Overflow ends in a NaN, which no comparison accepts: a bound of 0, never a wrong one.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _relaxed_bounds(net, X, y, p, box, goal, rule)
+
+
+def _relaxed_bounds(net, X, y, p, box, goal, rule):
+    logits = net.logits(X)
+    margins = attacks.margins(logits, y)
     right = np.flatnonzero(margins > 0)
     lower = np.zeros(len(X))
-    upper = np.where(margins < 0, 0, np.inf)
+    upper = np.where(logits.argmax(axis=1) != y, 0, np.inf)
     flat = X.reshape(len(X), -1)
-    upper[(margins == 0) & (net.logits(X).argmax(axis=1) != y)] = 0
     if len(right):
         find = partial(_worst_margins, net, X[right], y[right], p, box, rule)
         if goal is not None:
@@ -86,8 +92,7 @@ crown_bounds = partial(relaxed_bounds, rule="crown")
 
 def _worst_margins(net, X, y, p, box, rule, eps, samples):
     """The smallest margin bound of some samples at radii eps; -inf where floats end."""
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        worst = _margin_bounds(net, X[samples], y[samples], p, eps, box, rule).min(axis=1)
+    worst = _margin_bounds(net, X[samples], y[samples], p, eps, box, rule).min(axis=1)
     return np.where(np.isnan(worst), -np.inf, worst)
 
 
@@ -111,12 +116,12 @@ def _largest(find, margins, guess, farthest):
     lower = np.where((safe_value > 0) & (safe >= farthest), np.inf, safe)
     open_ = samples[bad_value <= 0]
     if len(open_):
-        # The values only steer; infinite ones would stop the search.
-        limit = 1e3 * margins
 
         def steer(eps, i):
-            i = i.astype(int)
-            return np.clip(find(eps, i), -limit[i], limit[i])
+            """The values only steer: infinite ones, or a root met exactly, would end the search."""
+            value = find(eps, i)
+            value = np.where(value == 0, -np.finfo(np.float64).tiny, value)
+            return np.clip(value, -1e3 * margins[i], 1e3 * margins[i])
 
         result = elementwise.find_root(
             steer, (safe[open_], bad[open_]), args=(open_,),

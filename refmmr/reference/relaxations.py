@@ -58,8 +58,9 @@ def relu_lines(lower: np.ndarray, upper: np.ndarray, rule: str) -> Lines:
     width = np.where(unstable, upper - lower, 1)
     upper_slope = np.where(unstable, upper / width, active)
     # The line must pass above both corners, (l, 0) and (u, u), whatever the slope was rounded to.
-    above = np.maximum(-upper_slope * lower, upper - upper_slope * upper)
-    intercept = np.where(unstable, above * (1 + rounding_factor(8)), 0)
+    slack = rounding_factor(8)
+    above = np.maximum(-upper_slope * lower, upper - upper_slope * upper + slack * upper)
+    intercept = np.where(unstable, above * (1 + slack), 0)
     chosen = upper_slope if rule == "fast-lin" else (upper > -lower).astype(lower.dtype)
     return Lines(np.where(unstable, chosen, active), upper_slope, intercept)
 
@@ -84,8 +85,8 @@ def layer_bounds(
     box : (lo, hi) or None
         Arrays of the shape of an input, with X inside.
     rule : {"ibp", "fast-lin", "crown"}
-        Lines are carried back for units that intervals leave unstable, and the better of both
-        bounds is kept; of the logits, all.
+        Lines are carried back for units that intervals leave unstable, and for the logits; the
+        better of both bounds is kept.
 
     Returns
     -------
@@ -129,7 +130,7 @@ def _bounds(net: Network, where: Ball, rule: str, layers: int) -> list[Bounds]:
         bounds.append((lower, upper))
         # Intervals are exact for a first layer in l_inf, and all there is to IBP behind it.
         if (where.p != np.inf) if k == 0 else (rule != "ibp"):
-            asked = (lower < 0) & (upper > 0) | (k == len(net.affine) - 1)
+            asked = (lower < 0) & (upper > 0) | (k == len(net.affine) - 1) | (rule == "ibp")
             wanted = asked.any(axis=0)
             if not wanted.any():
                 continue

@@ -139,7 +139,7 @@ class _Relaxed:
             low, high, terms = self._intervals(k)
             self.terms.append(terms)
             if (self.p != np.inf) if k == 0 else (self.rule != "ibp"):
-                everything = k == len(self.layers) - 1
+                everything = k == len(self.layers) - 1 or self.rule == "ibp"
                 samples, units = np.nonzero((low < 0) & (high > 0) | everything)
                 for sign, side in ((1, low), (-1, high)):
                     found = self._units(k, samples, units, sign)
@@ -327,7 +327,7 @@ def _lines(low, high, parallel, slack, lines):
                 lower = upper = 1.0
             elif up > 0:
                 upper = up / (up - down)
-                intercept = max(-upper * down, up - upper * up) * (1 + slack)
+                intercept = max(-upper * down, up - upper * up + slack * up) * (1 + slack)
                 lower = upper if parallel else (1.0 if up > -down else 0.0)
             elif not up <= 0:  # not a number
                 lower = upper = intercept = np.nan

@@ -1,0 +1,73 @@
+"""The compiled relaxations give the bounds of the reference, up to rounding."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import refmmr as rm
+from refmmr import testing
+from refmmr._backend import kernel
+from refmmr.reference import relaxations
+
+pytest.importorskip("numba", reason="the numba backend needs numba")
+
+RUN_LAYERS = kernel(relaxations.layer_bounds)
+RUN_MARGINS = kernel(relaxations.margin_bounds)
+NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
+RADII = st.sampled_from([1e-6, 1e-2, 0.3, 2.0, 100.0])
+
+
+def scale(net, X, radii):
+    """How large the terms of each layer's sums can be: rounding errors are some eps of it."""
+    size = np.abs(X).reshape(len(X), -1).max(axis=1) + radii
+    for W, b in net.parameters:
+        rows = np.abs(W).reshape(len(W), -1).sum(axis=1).max()
+        size = rows * size + np.abs(b).max()
+        yield size
+
+
+@pytest.mark.parametrize("rule", relaxations.RULES)
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_same_bounds(rule, data):
+    net = data.draw(NETWORKS)
+    X, y = data.draw(testing.batches(net))
+    p = data.draw(testing.norms())
+    radii = np.array([data.draw(RADII) for _ in X])
+    box = None
+    if data.draw(st.booleans()):
+        box = tuple(np.full(net.input_shape, side) for side in (X.min() - 0.1, X.max() + 0.1))
+    with rm.use_backend("numba"):
+        layers = RUN_LAYERS(net, X, p, radii, box, rule)
+        margins = RUN_MARGINS(net, X, y, p, radii, box, rule)
+    sizes = list(scale(net, X, radii))
+    for size, found, expected in zip(
+        sizes, layers, relaxations.layer_bounds(net, X, p, radii, box, rule), strict=True
+    ):
+        for mine, theirs in zip(found, expected, strict=True):
+            assert mine.shape == theirs.shape
+            off = np.abs(mine - theirs).reshape(len(X), -1).max(axis=1)
+            assert (off <= 1e-9 * size).all()
+    expected = relaxations.margin_bounds(net, X, y, p, radii, box, rule)
+    np.testing.assert_array_equal(np.isinf(margins), np.isinf(expected))
+    finite = np.isfinite(expected)
+    off = np.where(finite, margins, 0) - np.where(finite, expected, 0)
+    assert (np.abs(off).max(axis=1) <= 1e-9 * sizes[-1]).all()
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_many_samples_on_several_threads(p):
+    """Blocks of rows and runs of samples end where they should."""
+    rng = np.random.default_rng(0)
+    net = rm.Network.mlp([40, 300, 200, 10], rng=rng)
+    X = rng.uniform(size=(150, 40))
+    y = net.predict(X)
+    radii = rng.uniform(0.001, 0.05, len(X))
+    box = (np.zeros(40), np.ones(40))
+    expected = relaxations.margin_bounds(net, X[-3:], y[-3:], p, radii[-3:], box, "crown")
+    with rm.use_backend("numba"):
+        found = RUN_MARGINS(net, X, y, p, radii, box, "crown")
+        alone = RUN_MARGINS(net, X[:1], y[:1], p, radii[:1], box, "crown")
+    np.testing.assert_allclose(found[-3:], expected, rtol=1e-10)
+    np.testing.assert_allclose(found[:1], alone, rtol=1e-10)

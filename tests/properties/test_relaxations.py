@@ -1,0 +1,136 @@
+"""Laws of the relaxations: bounds hold, in real arithmetic, and they are in order."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import refmmr as rm
+from refmmr import testing
+from refmmr.certify import region, relaxation
+from refmmr.reference import attacks, relaxations
+from refmmr.testing import exact_network, fractions
+
+NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
+RADII = st.floats(-4, 1).map(lambda power: 10.0**power)
+RULES = relaxations.RULES
+
+
+def unit_box(net, X):
+    """A box that holds X and ends at some of its coordinates."""
+    shape = net.input_shape
+    return np.broadcast_to(X.min(), shape) - 0.25, np.broadcast_to(X.max(), shape) + 0.0 + (
+        X.max() == X.min()
+    )
+
+
+def points_of_the_ball(rng, x, p, eps, box, count):
+    """Points of the ball within the box, many of them on its edge, as exact floats."""
+    X = np.repeat(x[None], count, axis=0)
+    scale = eps * rng.choice([0.3, 1, 10], size=(count, *[1] * x.ndim))
+    sparse = rng.random(X.shape) < rng.choice([0.2, 1], size=(count, *[1] * x.ndim))
+    Z = X + scale * sparse * rng.standard_normal(X.shape)
+    return attacks.project(X, Z, p, eps * (1 - 1e-9), box)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(st.data())
+@settings(deadline=None)
+def test_bounds_hold_at_points_of_the_ball(rule, data):
+    net = data.draw(NETWORKS)
+    X, y = data.draw(testing.batches(net))
+    p, eps = data.draw(testing.norms()), data.draw(RADII)
+    box = unit_box(net, X) if data.draw(st.booleans()) else None
+    radii = np.full(len(X), eps)
+    bounds = relaxations.layer_bounds(net, X, p, radii, box, rule)
+    margins = relaxations.margin_bounds(net, X, y, p, radii, box, rule)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    for i, x in enumerate(X):
+        Z = points_of_the_ball(rng, x, p, eps, box, 100)
+        trail = net.forward(Z)
+        for (low, high), f in zip(bounds, trail.outputs, strict=True):
+            slack = 1e-12 * (1 + np.abs(f))
+            assert (low[i] <= f + slack).all()
+            assert (high[i] >= f - slack).all()
+        logits = trail.outputs[-1].reshape(len(Z), -1)
+        true = logits[:, y[i]][:, None] - logits
+        rivals = np.arange(net.n_classes) != y[i]
+        assert (margins[i] <= true + 1e-12 * (1 + np.abs(true)))[:, rivals].all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(st.data())
+@settings(deadline=None, max_examples=40)
+def test_bounds_hold_in_exact_arithmetic(rule, data):
+    """No tolerance at all: values at points of the ball, in fractions, are within the bounds."""
+    net = data.draw(testing.networks(dyadic=data.draw(st.booleans())))
+    X, _ = data.draw(testing.batches(net))
+    X = X[:1]
+    eps = data.draw(st.sampled_from([2.0**-20, 0.25, 1.0]))
+    p = data.draw(testing.norms())
+    bounds = relaxations.layer_bounds(net, X, p, np.full(1, eps), None, rule)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    # Along a single coordinate all norms agree, and the edge of the ball is a float or near one.
+    Z = np.repeat(X, 8, axis=0)
+    for z in Z:
+        j = rng.integers(z.size)
+        z.reshape(-1)[j] += eps * rng.choice([-1, 1, 0.5])
+    exact_X, exact_Z = fractions(X), fractions(Z)
+    inside = [abs(z - exact_X[0]).max() <= eps for z in exact_Z]
+    outputs = exact_network(net).forward(exact_Z[inside]).outputs
+    for (low, high), f in zip(bounds, outputs, strict=True):
+        assert (fractions(low) <= f).all()
+        assert (fractions(high) >= f).all()
+
+
+@pytest.mark.parametrize("rule", ["fast-lin", "crown"])
+@given(st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_relaxation_proves_what_the_region_proves(rule, data):
+    """Within its own region a network is affine, so that no line is off."""
+    net = data.draw(NETWORKS)
+    X, _ = data.draw(testing.batches(net))
+    y = net.predict(X)
+    p = data.draw(testing.norms())
+    box = unit_box(net, X) if data.draw(st.booleans()) else None
+    proved = region.region_bounds(net, X, y, p, box).lower
+    found = relaxation.relaxed_bounds(net, X, y, p, box, rule=rule).lower
+    assert (found >= np.minimum(proved, 1e12) * (1 - 2 * relaxation.PRECISION)).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(st.data())
+@settings(deadline=None, max_examples=30)
+def test_certified_radii_withstand_an_attack(rule, data):
+    net = data.draw(NETWORKS)
+    X, _ = data.draw(testing.batches(net))
+    y = net.predict(X)
+    p = data.draw(testing.norms())
+    box = unit_box(net, X) if data.draw(st.booleans()) else None
+    lower = relaxation.relaxed_bounds(net, X, y, p, box, rule=rule).lower
+    some = np.flatnonzero((lower > 0) & np.isfinite(lower))
+    for i in some:
+        Z = rm.pgd(net, X[[i]], y[[i]], p, eps=lower[i], steps=20, box=box, restarts=3)
+        assert not (
+            region.within(X[[i]], Z, p, lower[i]) & region.surely_misclassified(net, Z, y[[i]])
+        ).any()
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=40)
+def test_interval_bounds_are_monotone_in_the_radius_and_in_the_box(data):
+    net = data.draw(NETWORKS)
+    X, y = data.draw(testing.batches(net))
+    p, eps = data.draw(testing.norms()), data.draw(RADII)
+    box = unit_box(net, X)
+    larger = (box[0] - 0.5, box[1] + 0.5)
+    radii = np.full(len(X), eps)
+
+    def margins(radii, box):
+        return relaxations.margin_bounds(net, X, y, p, radii, box, "ibp")
+
+    plain = margins(radii, box)
+    finite = np.isfinite(plain)
+    slack = 1e-10 * (1 + np.abs(plain[finite]))
+    for wider in (margins(1.5 * radii, box), margins(radii, larger), margins(radii, None)):
+        assert (wider[finite] <= plain[finite] + slack).all()

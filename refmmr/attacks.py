@@ -11,11 +11,13 @@ from refmmr import _validate as check
 from refmmr._backend import kernel
 from refmmr.network import Network
 from refmmr.reference import attacks as _attacks
+from refmmr.reference import minimal_attack as _minimal
 from refmmr.reference import network as _network
 
-__all__ = ["pgd"]
+__all__ = ["minimal_attack", "pgd"]
 
 _run_pgd = kernel(_attacks.pgd)
+_run_margin_gradients = kernel(_minimal.margin_gradients)
 _run_logits = kernel(_network.logits)
 
 
@@ -98,6 +100,81 @@ def pgd(
         better = check.beside(X, _margins(net, Z, y) < _margins(net, best, y))
         best = np.where(better.reshape(-1, *[1] * (X.ndim - 1)), Z, best)
     return best
+
+
+def minimal_attack(
+    net: Network,
+    X: ArrayLike,
+    y: ArrayLike,
+    p: float,
+    *,
+    box: Any = (0, 1),
+    steps: int = 60,
+    restarts: int = 5,
+    rng: int | np.random.Generator | None = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Adversarial examples as near as they are found: upper bounds on the robustness of points.
+
+    A walk along the decision boundary that uses the network's linear regions: all hyperplanes that
+    it projects onto are exact where it stands.
+
+    Parameters
+    ----------
+    net : Network
+        Its weights are taken as exact real numbers; the computation is in float64.
+    X : array_like, shape (n, *input_shape)
+    y : array_like of int, shape (n,)
+        True classes.
+    p : {1, 2, inf}
+    box : (lo, hi) or None
+        The adversarial examples stay in it.
+    steps : int
+        Steps of each run.
+    restarts : int
+        Number of runs: the first starts at X and takes all rival classes into account, the others
+        start at random and take one each, nearer ones first.
+    rng : int, numpy.random.Generator or None
+        Seed of the random starts.
+
+    Returns
+    -------
+    X_adv : ndarray of float64, shape (n, *input_shape)
+        Misclassified in real arithmetic, not only in floats, and inside the box; NaN where none was
+        found; X itself where that is misclassified.
+    distances : ndarray, shape (n,)
+        Their l_p distances, rounded up; infinite where none was found.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For wrong shapes or labels, NaN, infinite values, points outside the box, unknown norms,
+        steps or restarts below 1.
+
+    References
+    ----------
+    Croce, Hein (2020): Minimally distorted adversarial examples with a fast adaptive boundary
+    attack.  Moosavi-Dezfooli et al. (2016): DeepFool.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> from refmmr.attacks import minimal_attack
+    >>> net = rm.Network([rm.Linear([[1, 1], [-1, -1]], [-1, 1])], 2)
+    >>> X_adv, distances = minimal_attack(net, [[0.75, 0.5]], [0], p=float("inf"))
+    >>> X_adv.round(5), distances.round(5)
+    (array([[0.625, 0.375]]), array([0.125]))
+    """
+    X = check.check_inputs(net, X, device=False).astype(np.float64)
+    net = net.astype(np.float64)
+    check.check_classes(net)
+    y = check.check_labels(y, len(X), net.n_classes, device=False)
+    p = check.check_p(p)
+    steps = check.check_count("steps", steps, 1)
+    restarts = check.check_count("restarts", restarts, 1)
+    limits = check.check_box(box, X)
+    rng = check.check_rng(rng)
+    look = _run_margin_gradients
+    return _minimal.minimal_attack(net, X, y, p, limits, steps, restarts, rng, look)
 
 
 def _margins(net, Z, y):

@@ -16,15 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference import rounding
+from refmmr.reference import attacks, rounding
 from refmmr.reference.affine import chunks
-from refmmr.reference.attacks import margins
 from refmmr.reference.distances import Walls, walls_around
 from refmmr.reference.hyperplanes import cheapest_moves, dual_norm, free_moves, norm
 from refmmr.reference.network import Network, flat
 
 HAIRS = (1e-12, 1e-9, 3e-7)
 """How far beyond the wall to look for the adversarial example, relative to the distance."""
+
+surely_misclassified = attacks.surely_misclassified
 
 PAIRS = 2**22
 """Walls times dimensions that are handled at once."""
@@ -249,12 +250,6 @@ def within(X: np.ndarray, Z: np.ndarray, p: float, eps: float) -> np.ndarray:
     """Points Z that are at most eps from X in real arithmetic, shape (n,) bool."""
     delta = (Z - X).reshape(len(X), -1)
     return norm(delta, p) * (1 + rounding.rounding_factor(4 * delta.shape[1] + 8)) <= eps
-
-
-def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Points whose margin is negative in real arithmetic, not only in floats, shape (n,) bool."""
-    error = rounding.value_errors(net, Z)[-1].reshape(len(Z), -1).max(axis=1)
-    return margins(net.logits(Z), y) < -4 * error
 
 
 def _moves(X, w, value, p, box):

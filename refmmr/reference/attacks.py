@@ -7,6 +7,7 @@ import numpy as np
 from refmmr.reference.hyperplanes import norm
 from refmmr.reference.loss import input_gradient, odds_gradient
 from refmmr.reference.network import Network
+from refmmr.reference.rounding import value_errors
 
 
 def pgd(
@@ -64,6 +65,12 @@ def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     rivals = logits.copy()
     rivals[rows, y] = -np.inf
     return logits[rows, y] - rivals.max(axis=1)
+
+
+def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Points whose margin is negative in real arithmetic, not only in floats, shape (n,) bool."""
+    error = value_errors(net, Z)[-1].reshape(len(Z), -1).max(axis=1)
+    return margins(net.logits(Z), y) < -4 * error
 
 
 def steepest(gradient: np.ndarray, p: float) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Projected gradient descent: the twin of `reference.attacks.pgd`.
+"""The attacks: twins of `reference.attacks.pgd` and of what `reference.minimal_attack` looks at.
 
-A step is two passes of matrix products, and one run over each sample for everything else: the step
-in its norm, the projections, and the best point so far.
+A step of projected gradient descent is two passes of matrix products, and one run over each sample
+for everything else: the step in its norm, the projections, and the best point so far.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.backends._numba.passes import Dense
 from refmmr.reference import attacks as reference
+from refmmr.reference import minimal_attack
 from refmmr.reference.network import Network
 
 BLOCK = 64
@@ -68,6 +69,33 @@ def pgd(
 
     threads.spread(part, len(X), least=max(8, layout.least(2 * steps)))
     return layout.outside(found)
+
+
+@implements("numba", minimal_attack.margin_gradients)
+def margin_gradients(
+    net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Twin of `refmmr.reference.minimal_attack.margin_gradients`."""
+    layout = Layout(net, Z)
+    (n, r), flat = rivals.shape, layout.inputs(Z)
+    logits = np.empty((n, net.n_classes), layout.dtype)
+    gradients = np.empty((n * r, flat.shape[1]), layout.dtype)
+    direct = np.zeros((n * r, net.n_classes), layout.dtype)
+    rows = np.arange(n * r)
+    direct[rows, np.repeat(y, r)] = 1
+    direct[rows, rivals.reshape(-1)] = -1
+
+    def part(first: int, stop: int) -> None:
+        passes = layout.passes()
+        for here in runs(first, stop, max(1, BLOCK // r)):
+            there = slice(here.start * r, here.stop * r)
+            trail = passes.forward(flat[here])
+            logits[here] = trail.logits
+            masks = [np.repeat(mask, r, axis=0) for mask in trail.masks]
+            gradients[there] = passes.input_gradient(passes.backward(direct[there], masks)[0])
+
+    threads.spread(part, n, least=layout.least(1 + r))
+    return logits, layout.outside(gradients).reshape(n, r, -1)
 
 
 @jit

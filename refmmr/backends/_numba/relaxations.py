@@ -69,12 +69,10 @@ def layer_bounds(
     relaxed = _Relaxed(net, X, p, eps, box, rule)
     relaxed.bound(len(net.affine))
     shapes = [*net.unit_shapes, net.shapes[-1]]
+    units = relaxed.layout.units
     return [
-        tuple(
-            relaxed.layout.units(k, side).reshape(len(X), *shape)
-            for side in (relaxed.low[k], relaxed.high[k])
-        )
-        for k, shape in enumerate(shapes)
+        (units(k, low).reshape(len(X), *shape), units(k, high).reshape(len(X), *shape))
+        for k, (low, high, shape) in enumerate(zip(relaxed.low, relaxed.high, shapes, strict=True))
     ]
 
 
@@ -308,7 +306,7 @@ def _forward(layer, x, matrix):
     return (read @ matrix).reshape(len(x), -1)
 
 
-def _grown(window, layer: Conv):
+def _grown(window: tuple[int, ...], layer: Conv) -> tuple[int, int, int]:
     """The window of the image before that a window of a convolution's output reads."""
     g = layer.geometry
     height = (window[0] - 1) * g.down + g.kernel_height

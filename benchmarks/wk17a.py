@@ -1,0 +1,185 @@
+"""The robust error of a network trained by others, exactly: all 10,000 test points of MNIST.
+
+The network is that of Wong & Kolter (2017), ``wk17a.npz`` in ``$REFMMR_MODELS``; the attacker has
+l_inf and eps = 0.1.  Published are its test error, 1.89 %, the errors that PGD finds, 4.11 %, the
+authors' own bound, 5.82 %, and the exact robust error, 4.38 %, by mixed-integer programs and a
+commercial solver (Tjeng, Xiao, Tedrake 2019).
+
+Here each bound alone comes first: Fast-Lin, which is the authors' bound, without and with the box
+of the images, and CROWN.  Then PGD, CROWN and the branching of ``method="mip"`` settle one point
+after the other.  The records of a run are in ``out/wk17a``: after an interruption the same command
+goes on from there.  Written are ``results/wk17a.csv``, a line a point, and the summary
+``results/wk17a.json`` and ``.md``.
+
+Needs ``REFMMR_DATA`` and ``REFMMR_MODELS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from _machine import machine
+
+import refmmr as rm
+
+RESULTS = Path(__file__).parent / "results"
+EPS = 0.1
+PUBLISHED = {
+    "test error": 1.89,
+    "PGD": 4.11,
+    "their own bound": 5.82,
+    "exact robust error": 4.38,
+}
+BOUNDS = {
+    "Fast-Lin (KW), no box": ("fast-lin", None),
+    "Fast-Lin (KW), within the box": ("fast-lin", (0, 1)),
+    "CROWN, within the box": ("crown", (0, 1)),
+}
+METHODS = ("attack", "crown", "mip")
+
+
+def main() -> None:
+    """Bounds, then the exact answer."""
+    asked = arguments()
+    rm.set_backend(asked.backend)
+    os.environ["REFMMR_BACKEND"] = asked.backend
+    net = network(Path(os.environ["REFMMR_MODELS"], "wk17a.npz"))
+    data = rm.datasets.load("mnist", images=True, dtype=np.float64)
+    X, y = data.X_test[: asked.n], data.y_test[: asked.n]
+    folder = asked.out
+    report: dict = {"points": len(X), "eps": EPS, "bounds": {}}
+    for name, (method, box) in BOUNDS.items():
+        began = time.perf_counter()
+        found = rm.robust_error(
+            net, X, y, np.inf, eps=EPS, box=box, methods=(method,), n_jobs=asked.jobs,
+            out=folder / f"{method}-{'free' if box is None else 'box'}",
+        )  # fmt: skip
+        report["bounds"][name] = found.upper_bound
+        print(f"{name}: {100 * found.upper_bound:.2f} % ({time.perf_counter() - began:.0f} s)")
+    found = rm.robust_error(
+        net, X, y, np.inf, eps=EPS, methods=METHODS, restarts=asked.restarts,
+        max_seconds=asked.max_seconds, n_jobs=asked.jobs, out=folder / "exact",
+    )  # fmt: skip
+    report |= {
+        "test_error": found.test_error,
+        "lower_bound": found.lower_bound,
+        "upper_bound": found.upper_bound,
+        "undecided": int((~found.attacked & ~found.certified).sum()),
+        "pgd": pgd_error(found.records),
+        "settled": {name: row._asdict() for name, row in found.settled.items()},
+        "seconds": seconds(found.records),
+        "machine": machine(),
+    }
+    write(asked.results, found.records, report)
+    print(found.table())
+    print(markdown(report))
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--n", type=int, help="only the first points")
+    parser.add_argument("--restarts", type=int, default=1, help="of PGD")
+    parser.add_argument("--max-seconds", type=float, default=600.0, help="a point, for the MIP")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--backend", default="numba")
+    parser.add_argument("--out", type=Path, default=Path("out/wk17a"), help="records")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser.parse_args()
+
+
+def network(path: Path) -> rm.Network:
+    """The network, from arrays named as in a PyTorch state dict."""
+    with np.load(path) as file:
+        layers = {i: (file[f"{i}.weight"], file[f"{i}.bias"]) for i in (0, 2, 5, 7)}
+    return rm.Network(
+        [
+            *(rm.Conv2d(*layers[i], stride=2, padding=1) for i in (0, 2)),
+            rm.Flatten(),
+            *(rm.Linear(*layers[i]) for i in (5, 7)),
+        ],
+        (1, 28, 28),
+    )
+
+
+def pgd_error(records: list[dict]) -> float:
+    """Share of points that are misclassified, or that PGD alone breaks."""
+    return float(np.mean([row["settled_by"] in ("misclassified", "attack") for row in records]))
+
+
+def seconds(records: list[dict]) -> dict[str, dict[str, float]]:
+    """What each method took: all together, and for the slowest point."""
+    spent: dict[str, list[float]] = {}
+    for row in records:
+        for method, time_ in row["seconds"].items():
+            spent.setdefault(method, []).append(time_)
+    return {
+        method: {
+            "points": len(times),
+            "total": sum(times),
+            "median": float(np.median(times)),
+            "largest": max(times),
+        }
+        for method, times in spent.items()
+    }
+
+
+def write(folder: Path, records: list[dict], report: dict) -> None:
+    """The points, the summary and its table."""
+    lines = ["point,class,misclassified,attacked,certified,settled_by,lower,upper,seconds"]
+    for row in records:
+        told = [row["point"], row["class"]]
+        told += [int(row[name]) for name in ("misclassified", "attacked", "certified")]
+        told += [row["settled_by"] or "undecided", f"{row['lower']:.6g}", f"{row['upper']:.6g}"]
+        told.append(f"{sum(row['seconds'].values()):.4f}")
+        lines.append(",".join(map(str, told)))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wk17a.csv").write_text("\n".join(lines) + "\n")
+    (folder / "wk17a.json").write_text(json.dumps(report, indent=1) + "\n")
+    (folder / "wk17a.md").write_text(markdown(report))
+
+
+def markdown(report: dict) -> str:
+    """The summary as a page."""
+    here = {
+        "test error": report["test_error"],
+        "PGD": report["pgd"],
+        "their own bound": report["bounds"]["Fast-Lin (KW), no box"],
+    }
+    exact = [report["lower_bound"], report["upper_bound"]]
+    span = " to ".join(dict.fromkeys(f"{100 * bound:.2f} %" for bound in exact))
+    lines = [
+        "# The exact robust error of a network trained by others",
+        "",
+        f"MNIST, {report['points']} test points, l_inf, eps = {report['eps']}.  The network is "
+        "that of Wong & Kolter (2017).",
+        "",
+        "| | published | here |",
+        "| --- | --- | --- |",
+    ]
+    for name, value in PUBLISHED.items():
+        mine = f"{100 * here[name]:.2f} %" if name in here else span
+        lines.append(f"| {name} | {value:.2f} % | {mine} |")
+    lines += ["", "| bound alone | robust error, at most |", "| --- | --- |"]
+    lines += [f"| {name} | {100 * bound:.2f} % |" for name, bound in report["bounds"].items()]
+    lines += [
+        "",
+        "| method, in this order | points tried | s in all | median ms | slowest point, s |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for method, row in report["seconds"].items():
+        lines.append(
+            f"| {method} | {row['points']} | {row['total']:.0f} | {1e3 * row['median']:.1f} | "
+            f"{row['largest']:.2f} |"
+        )
+    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    return "\n".join([*lines, "", f"{report['undecided']} points are undecided.  {about}.", ""])
+
+
+if __name__ == "__main__":
+    main()

@@ -20,9 +20,10 @@ from refmmr._backend import get_backend
 from refmmr.certify import RobustError, robust_error
 from refmmr.network import Network
 from refmmr.regions import RegionComplex, Slice, enumerate_regions
-from refmmr.training import SCHEMES, fit
+from refmmr.training import fit
 
 SIZES = (64, 64, 10)
+SCHEMES = ("plain", "at", "mmr", "mmr+at")
 SEED = 0
 P, EPS = 2, 0.3
 TRAINING: dict[str, Any] = {

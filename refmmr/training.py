@@ -1,9 +1,13 @@
 """Training: Adam on the cross-entropy, with MMR and with adversarial examples in the batch.
 
+Or, to compare with: Adam on the bound of Wong and Kolter, the cross-entropy of the worst case.
+
 The schedules are those of the authors' released code, written as fractions of the training so that
 a short one goes through all of them: lambda rises linearly from a tenth of its value to all of it
 over the first tenth, k_B falls linearly from 10% to 2% of the hidden units, and the learning rate
-drops to a tenth for the last tenth.
+drops to a tenth for the last tenth.  The radius of the Wong-Kolter bound rises linearly from a
+tenth of its value to all of it over the first third, as in their scripts for MNIST (0.01 to 0.1 in
+20 epochs of 60): on the whole ball the bounds of an untrained network say nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +35,15 @@ from refmmr.reference import layers as _layers
 from refmmr.reference import loss as _loss
 from refmmr.reference import mmr as _mmr
 from refmmr.reference import network as _network
+from refmmr.reference import wong_kolter as _wong_kolter
 
 __all__ = ["SCHEMES", "History", "fit"]
 
-SCHEMES = ("plain", "at", "mmr", "mmr+at")
+SCHEMES = ("plain", "at", "mmr", "mmr+at", "kw")
 
 _loss_gradient = kernel(_loss.loss_gradient)
 _mmr_gradient = kernel(_mmr.mmr_gradient)
+_robust_loss_gradient = kernel(_wong_kolter.robust_loss_gradient)
 _pgd = kernel(_attacks.pgd)
 _logits = kernel(_network.logits)
 _update = kernel(_adam.update)
@@ -49,9 +55,11 @@ class History:
     Attributes
     ----------
     records : list of dict
-        One per epoch: ``epoch``, ``loss`` (what was minimised), ``cross_entropy``, ``mmr`` (not yet
-        multiplied by lambda), ``train_error`` (on the batches as they were trained on),
-        ``validation_error``, ``lr``, ``lam``, ``k_b``, ``seconds``.
+        One per epoch: ``epoch``, ``loss`` (what was minimised), ``cross_entropy`` (for "kw" that of
+        the worst case), ``mmr`` (not yet multiplied by lambda), ``train_error`` (on the batches as
+        they were trained on), ``validation_error``, ``lr``, ``lam``, ``k_b``, ``seconds``; for "kw"
+        also ``robust_error`` (share of the samples not proved right on their balls) and ``eps``
+        (the radius of these balls).
     interrupted : bool
         Whether the training was stopped by hand before its last epoch.
     """
@@ -104,13 +112,15 @@ def fit(
         Where to start; it is not changed.  Its dtype is the dtype of the training.
     X : array_like, shape (n, *input_shape)
     y : array_like of int, shape (n,)
-    scheme : {"plain", "at", "mmr", "mmr+at"}
+    scheme : {"plain", "at", "mmr", "mmr+at", "kw"}
         Cross-entropy alone; with the first half of each batch replaced by PGD examples; plus
-        ``lam * MMR``; both.
+        ``lam * MMR``; both.  "kw" is the method of Wong and Kolter: the cross-entropy of the
+        worst-case margins on the ball of radius ``eps``, bounded by their linear relaxation.
     p : {1, 2, inf}
-        Norm of the distances and of the adversarial examples.
+        Norm of the distances, of the adversarial examples and of the ball of "kw".
     eps : float
-        Radius of the adversarial examples, for "at" and "mmr+at".
+        Radius of the adversarial examples, for "at" and "mmr+at"; of the ball, for "kw", where it
+        grows over the first third of the training.
     lam : float
         Weight of the regularizer, for "mmr" and "mmr+at".
     gamma : float or (gamma_b, gamma_d)
@@ -122,7 +132,7 @@ def fit(
     seed : int
         Order of the samples.  The same seed gives the same weights.
     box : (lo, hi) or None
-        Where adversarial examples must stay.
+        Where adversarial examples must stay.  The ball of "kw" is whole: no box cuts it.
     pgd_steps : int
         Steps of size ``2 * eps / pgd_steps`` for the adversarial examples.
     k_b : (float, float)
@@ -159,6 +169,8 @@ def fit(
     References
     ----------
     Croce, Andriushchenko, Hein (2019): training with MMR and MMR+at; schedules as in their code.
+    Wong, Kolter (2018), "Provable defenses against adversarial examples via the convex outer
+    adversarial polytope": "kw".
 
     Examples
     --------
@@ -212,6 +224,9 @@ class _Plan:
     ):  # fmt: skip
         self.scheme = check.check_choice("scheme", scheme, SCHEMES)
         self.adversarial, self.regularized = "at" in scheme, "mmr" in scheme
+        self.bounded = scheme == "kw"
+        if self.bounded and get_backend() == "cupy":
+            raise NotImplementedError('scheme: "kw" does not run on the backend cupy')
         X = check.check_inputs(net, X)
         self.y = check.check_labels(y, len(X), net.n_classes)
         self.box = None
@@ -219,7 +234,7 @@ class _Plan:
             self.box = check.inward(check.check_box(box, X), net.dtype)
         self.X = X.astype(net.dtype)
         self.p = check.check_p(p)
-        self.eps = _needed("eps", eps, self.adversarial, scheme)
+        self.eps = _needed("eps", eps, self.adversarial or self.bounded, scheme)
         self.lam = _needed("lam", lam, self.regularized, scheme)
         pair = gamma if isinstance(gamma, (tuple, list)) else (gamma, gamma)
         if len(pair) != 2:
@@ -240,14 +255,17 @@ class _Plan:
         self.n_hidden = net.n_hidden
 
     def settings(self, epoch: int) -> dict[str, float]:
-        """Learning rate, lambda and k_B of an epoch."""
+        """Learning rate, lambda and k_B of an epoch; with Wong-Kolter bounds also the radius."""
         done = epoch / self.epochs
         first, last = self.k_b
-        return {
+        settings = {
             "lr": self.lr if done < 0.9 else self.lr / 10,
             "lam": self.lam * (0.1 + 0.9 * min(1.0, 10 * done)),
             "k_b": max(1, int((first + (last - first) * done) * self.n_hidden)),
         }
+        if self.bounded:
+            settings["eps"] = self.eps * min(1.0, 0.1 + 2.7 * done)
+        return settings
 
     def fingerprint(self, net: Network, validated: bool) -> str:
         """Changes with anything that changes the weights, or the columns, of some epoch."""
@@ -335,7 +353,7 @@ class _Run:
         """Go through all batches once; returns the record of the epoch."""
         start, epoch = time.perf_counter(), len(self.history)
         settings = self.plan.settings(epoch)
-        sums = np.zeros(3)
+        sums = np.zeros(4)
         for rows in self._order(epoch):
             sums += self._batch(rows, settings)
             tick(1)
@@ -344,7 +362,7 @@ class _Run:
             raise FloatingPointError(
                 f"training diverged in epoch {epoch + 1}: infinite weights; a smaller lr may help"
             )
-        cross_entropy, mmr, error = (sums / self.plan.batches).tolist()
+        cross_entropy, mmr, error, robust_error = (sums / self.plan.batches).tolist()
         record = {
             "epoch": epoch + 1,
             "loss": cross_entropy + settings["lam"] * mmr,
@@ -353,6 +371,8 @@ class _Run:
             "train_error": error,
             **settings,
         }
+        if self.plan.bounded:
+            record["robust_error"] = robust_error
         if validation is not None:
             X_val, y_val = (self.put(part) for part in validation)
             record["validation_error"] = self._error(X_val, y_val)
@@ -371,7 +391,7 @@ class _Run:
         return (order[i * size : (i + 1) * size] for i in range(self.plan.batches))
 
     def _batch(self, rows: np.ndarray, settings: dict[str, float]) -> np.ndarray:
-        """One step; returns cross-entropy, MMR and error of the batch."""
+        """One step; returns cross-entropy, MMR, error and robust error of the batch."""
         plan, rows = self.plan, self.put(rows)
         X, y = self.X[rows], self.y[rows]
         if plan.adversarial:
@@ -381,8 +401,13 @@ class _Run:
                 2 * plan.eps / plan.pgd_steps, self.box, X[some], True,
             )  # fmt: skip
         error = self._error(X, y)
-        cross_entropy, gradients = _loss_gradient(self.working, X, y)
-        mmr = 0.0
+        mmr = robust_error = 0.0
+        if plan.bounded:
+            cross_entropy, robust_error, gradients = _robust_loss_gradient(
+                self.working, X, y, plan.p, settings["eps"]
+            )
+        else:
+            cross_entropy, gradients = _loss_gradient(self.working, X, y)
         if plan.regularized:
             k_b, lam = int(settings["k_b"]), settings["lam"]
             gamma_b, gamma_d = plan.gamma
@@ -397,7 +422,7 @@ class _Run:
                 f"{cross_entropy}, MMR {mmr}; a smaller lr may help"
             )
         self.adam.step(gradients, settings["lr"])
-        return np.array([cross_entropy, mmr, error])
+        return np.array([cross_entropy, mmr, error, robust_error])
 
     def _error(self, X: np.ndarray, y: np.ndarray) -> float:
         return float((_logits(self.working, X).argmax(axis=1) != y).mean())

@@ -10,7 +10,7 @@ import pytest
 
 import refmmr as rm
 from refmmr import _backend
-from refmmr.reference import loss, network
+from refmmr.reference import loss, network, wong_kolter
 from refmmr.reference.adam import Adam
 
 SCHEMES = {
@@ -18,6 +18,7 @@ SCHEMES = {
     "at": {"eps": 0.05, "pgd_steps": 3},
     "mmr": {"lam": 0.5, "gamma": (0.2, 0.1)},
     "mmr+at": {"eps": 0.05, "pgd_steps": 3, "lam": 0.5, "gamma": 0.2},
+    "kw": {"eps": 0.05},
 }
 
 
@@ -55,12 +56,16 @@ def after(monkeypatch):
     def set_trap(batches, action):
         calls = []
 
-        @_backend.implements("numpy", loss.loss_gradient)
-        def trapped(*args):
-            calls.append(1)
-            if len(calls) == batches:
-                action()
-            return loss.loss_gradient(*args)
+        def trap(gradient):
+            @_backend.implements("numpy", gradient)
+            def trapped(*args):
+                calls.append(1)
+                if len(calls) == batches:
+                    action()
+                return gradient(*args)
+
+        trap(loss.loss_gradient)
+        trap(wong_kolter.robust_loss_gradient)
 
     return set_trap
 
@@ -78,6 +83,9 @@ def stop(error):
 def objective(net, scheme, X, y):
     """What the scheme minimises, without any of the training's code."""
     options = {"p": 2, **SCHEMES[scheme]}
+    if scheme == "kw":
+        margins = wong_kolter.robust_margins(net, X, y, 2, options["eps"])
+        return loss.cross_entropy(-margins, y).mean()
     if "at" in scheme:
         X = rm.pgd(net, X, y, 2, eps=options["eps"], steps=10)
     value = loss.cross_entropy(net(X), y).mean()
@@ -111,8 +119,11 @@ def test_first_step(scheme, p):
         X[:5] = rm.pgd(
             expected, X[:5], y[:5], p, eps=options["eps"], steps=options["pgd_steps"], keep="last"
         )
-    cross_entropy, gradients = loss.loss_gradient(expected, X, y)
-    total = cross_entropy
+    if scheme == "kw":  # on a tenth of the radius
+        total, error, gradients = wong_kolter.robust_loss_gradient(expected, X, y, p, 0.005)
+        assert history["robust_error"] == error
+    else:
+        total, gradients = loss.loss_gradient(expected, X, y)
     if "mmr" in scheme:
         gamma_b, gamma_d = np.broadcast_to(options["gamma"], 2)
         # 10% of 16 hidden units; a tenth of lambda.
@@ -221,6 +232,24 @@ def test_schedules_of_a_short_training():
     assert (history["k_b"] == 1).all()  # 10% of 16 units
     _, history = train("mmr", epochs=4, k_b=(1, 0.5), k_d=1)
     assert history["k_b"].tolist() == [16, 14, 12, 10]
+
+
+def test_radius_of_the_wong_kolter_bound():
+    """From a tenth of it to all of it over the first third."""
+    _, history = train("kw", epochs=10, eps=0.5)
+    np.testing.assert_allclose(history["eps"], [0.05, 0.185, 0.32, 0.455, *[0.5] * 6])
+    assert ((history["robust_error"] >= 0) & (history["robust_error"] <= 1)).all()
+    with pytest.raises(KeyError):
+        train("plain")[1]["eps"]
+
+
+def test_wong_kolter_lowers_the_robust_error():
+    X, y = problem()
+    errors = [
+        wong_kolter.robust_loss_gradient(net, X, y, 2, 0.05)[1]
+        for net in (train(scheme, epochs=60, lr=0.01)[0] for scheme in ("plain", "kw"))
+    ]
+    assert errors[1] < errors[0]
 
 
 def test_batches():
@@ -452,6 +481,14 @@ def test_checkpoint_of_another_attack(tmp_path):
             train("at", checkpoint=path, **change)
 
 
+def test_checkpoint_of_another_ball(tmp_path):
+    path = tmp_path / "run.npz"
+    train("kw", checkpoint=path)
+    for change in ({"eps": 0.06}, {"p": np.inf}):
+        with pytest.raises(ValueError, match="checkpoint: expected a training with the same"):
+            train("kw", checkpoint=path, **change)
+
+
 def damaged(path, name):
     """Damage a checkpoint in place."""
     with np.load(path) as archive:
@@ -513,7 +550,7 @@ def test_checkpoint_name(tmp_path):
 # ---- Errors.
 
 
-@pytest.mark.parametrize("scheme", ["plain", "mmr"])
+@pytest.mark.parametrize("scheme", ["plain", "mmr", "kw"])
 def test_divergence(scheme):
     with (
         np.errstate(all="ignore"),
@@ -529,10 +566,12 @@ NAN = np.where(np.arange(16).reshape(8, 2) == 5, np.nan, X)
 BAD = {
     "scheme": (
         {"scheme": "free"},
-        "scheme: expected one of 'plain', 'at', 'mmr', 'mmr.at', got 'free'",
+        "scheme: expected one of 'plain', 'at', 'mmr', 'mmr.at', 'kw', got 'free'",
     ),
     "eps missing": ({"scheme": "at"}, "eps: expected a number for scheme 'at', got None"),
     "eps 0": ({"scheme": "at", "eps": 0}, "eps: expected a finite number > 0, got 0"),
+    "eps missing for kw": ({"scheme": "kw"}, "eps: expected a number for scheme 'kw', got None"),
+    "eps negative for kw": ({"scheme": "kw", "eps": -1}, "eps: expected a finite number > 0"),
     "lam missing": ({"scheme": "mmr", "gamma": 1}, "lam: expected a number for scheme 'mmr'"),
     "lam nan": ({"scheme": "mmr", "lam": np.nan, "gamma": 1}, "lam: expected a finite number"),
     "gamma missing": ({"scheme": "mmr", "lam": 1}, "gamma: expected a number for scheme 'mmr'"),
@@ -578,5 +617,6 @@ def test_errors(name):
 
 def test_points_outside_the_box_may_be_trained_on_without_attack():
     rm.fit(start(), OUTSIDE, Y, epochs=1)
+    rm.fit(start(), OUTSIDE, Y, "kw", eps=0.1, epochs=1)
     rm.fit(start(), OUTSIDE, Y, "at", eps=0.1, box=None, epochs=1)
     rm.fit(start(), OUTSIDE, Y, "at", eps=0.1, box=(0, 2), epochs=1)

@@ -1,0 +1,153 @@
+"""All methods of certification together: they are in order, agree where exact, and withstand."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import refmmr as rm
+from refmmr import testing
+from refmmr.attacks import minimal_attack
+from refmmr.certify import region
+from refmmr.reference import attacks
+
+NORMS = [1, 2, np.inf]
+BOUNDS = ("region", "ibp", "fast-lin", "crown")
+EXACT = {1: ("search", "mip"), 2: ("search",), np.inf: ("search", "mip")}
+SLACK = 1e-5
+"""Exact answers of two solvers agree to this, relative to the distance."""
+
+
+def certify_all(net, X, y, p, box):
+    """Certificates by every method that knows the norm."""
+    methods = [*BOUNDS, *([] if p == 2 else ["lp"]), *EXACT[p]]
+    return {
+        method: rm.certify(net, X, y, p, box=box, method=method, progress=False)
+        for method in methods
+    }
+
+
+def check_order(found, net, X, y, p, box):
+    """Every lower bound is below every upper bound, and those that must rank do."""
+    lower = np.max([c.lower for c in found.values()], axis=0)
+    upper = np.min([c.upper for c in found.values()], axis=0)
+    _, attacked = minimal_attack(net, X, y, p, box=box, steps=10, restarts=2)
+    assert (lower <= np.minimum(upper, attacked) * (1 + 1e-12)).all()
+    for better in ("fast-lin", "crown"):
+        assert (found["region"].lower <= found[better].lower * (1 + 3e-6)).all()
+    if "lp" in found:
+        assert (found["crown"].lower <= found["lp"].lower * (1 + 1e-4)).all()
+    for method in EXACT[p]:
+        for name in BOUNDS:
+            assert (found[name].lower <= found[method].lower * (1 + SLACK)).all(), (name, method)
+
+
+def check_adversarial(found, net, X, y, p, box):
+    """Examples are in the box, at their distance, and misclassified."""
+    for method, c in found.items():
+        some = np.flatnonzero(np.isfinite(c.upper) & (c.upper > 0))
+        Z = c.adversarial[some]
+        assert region.surely_misclassified(net, Z, y[some]).all(), method
+        for i, z in zip(some, Z, strict=True):
+            assert region.within(X[[i]], z[None], p, c.upper[i] * (1 + 1e-12)).all()
+        if box is not None:
+            assert ((box[0] <= Z) & (box[1] >= Z)).all()
+
+
+def check_by_sampling(found, net, X, y, p, box, count=300):
+    """Dense sampling and PGD inside the largest certified ball find nothing."""
+    rng = np.random.default_rng(0)
+    limits = None if box is None else tuple(np.full(net.input_shape, side) for side in box)
+    lower = np.max([c.lower for c in found.values()], axis=0)
+    for i in np.flatnonzero((lower > 0) & np.isfinite(lower) & (lower < 1e6)):
+        many, labels = np.repeat(X[[i]], count, axis=0), np.repeat(y[[i]], count)
+        spread = lower[i] * rng.choice([0.5, 1, 5], size=(count, *[1] * (X.ndim - 1)))
+        Z = many + spread * rng.standard_normal(many.shape)
+        Z = attacks.project(many, Z, p, lower[i], limits)
+        Z = np.concatenate([Z, rm.pgd(net, many[:8], labels[:8], p, eps=lower[i], steps=20,
+                                      box=box, restarts=2)])  # fmt: skip
+        many, labels = (np.concatenate([part, part[:8]]) for part in (many, labels))
+        inside = region.within(many, Z, p, lower[i] * (1 - 1e-12))
+        assert not (inside & region.surely_misclassified(net, Z, labels)).any()
+
+
+@pytest.mark.parametrize("p", NORMS)
+@given(st.data())
+@settings(deadline=None, max_examples=12)
+def test_random_networks(p, data):
+    net = data.draw(st.one_of(testing.networks(), testing.conv_networks(max_size=4)))
+    X, _ = data.draw(testing.batches(net))
+    y = net.predict(X)
+    box = data.draw(st.sampled_from([None, (float(X.min()) - 0.1, float(X.max()) + 0.2)]))
+    found = certify_all(net, X, y, p, box)
+    check_order(found, net, X, y, p, box)
+    check_adversarial(found, net, X, y, p, box)
+    check_by_sampling(found, net, X, y, p, box, 100)
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("seed", range(4))
+def test_exact_answers_agree_with_the_enumeration(p, seed):
+    """In the plane the partition knows the distance to the decision boundary."""
+    rng = np.random.default_rng(seed)
+    net = rm.Network.mlp([2, 8, 8, 3], rng=rng)
+    net = net.with_parameters(
+        [(W, b + 0.2 * rng.standard_normal(b.shape)) for W, b in net.parameters]
+    )
+    cx = rm.enumerate_regions(net, rm.Box([0, 0], [1, 1]))
+    X = rng.uniform(0, 1, (6, 2))
+    y = net.predict(X)
+    true = np.array([float(cx.boundary_distance(x[None], p)[0]) for x in X])
+    for method in EXACT[p]:
+        found = rm.certify(net, X, y, p, box=(0, 1), method=method, progress=False)
+        finite = np.isfinite(true)
+        np.testing.assert_array_equal(np.isfinite(found.lower), finite)
+        np.testing.assert_allclose(found.lower[finite], true[finite], rtol=SLACK)
+        np.testing.assert_allclose(found.upper[finite], true[finite], rtol=SLACK)
+        assert (found.lower <= true * (1 + 1e-12)).all()
+        assert found.exact[finite].all()
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_adversarially_scaled_weights(p, scale):
+    rng = np.random.default_rng(1)
+    net = rm.Network.mlp([4, 6, 6, 3], rng=rng)
+    (W0, b0), (W1, b1), last = net.parameters
+    scaled = net.with_parameters([(scale * W0, scale * b0), (W1 / scale, b1), last])
+    X = rng.uniform(0.2, 0.8, (3, 4))
+    y = net.predict(X)
+    plain, found = (certify_all(n, X, y, p, (0, 1)) for n in (net, scaled))
+    check_order(found, scaled, X, y, p, (0, 1))
+    check_adversarial(found, scaled, X, y, p, (0, 1))
+    for method in found:
+        np.testing.assert_allclose(found[method].lower, plain[method].lower, rtol=2e-5)
+
+
+@pytest.fixture(scope="module", params=["plain", "mmr"])
+def trained(request):
+    """A network trained in single precision, and points."""
+    data = rm.datasets.load("digits", dtype=np.float32)
+    net, _ = rm.fit(
+        rm.Network.mlp([64, 16, 10], rng=0).astype(np.float32), data.X_train, data.y_train,
+        request.param, epochs=3, batch_size=64, lam=0.5, gamma=0.3, progress=False,
+    )  # fmt: skip
+    return net, data.X_test[:6].astype(np.float64)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_a_network_trained_in_single_precision(p, trained):
+    net, X = trained
+    y = net.predict(X)
+    wide = net.astype(np.float64)
+    found = {
+        method: rm.certify(net, X, y, p, method=method, progress=False) for method in BOUNDS
+    } | {
+        method: rm.certify(net, X, y, p, method=method, max_seconds=2, progress=False)
+        for method in EXACT[p]
+    }
+    lower = np.max([c.lower for c in found.values()], axis=0)
+    upper = np.min([c.upper for c in found.values()], axis=0)
+    assert (lower <= upper).all()
+    check_adversarial(found, wide, X, y, p, (0, 1))
+    check_by_sampling(found, wide, X, y, p, (0, 1), 1000)

@@ -1,0 +1,253 @@
+"""The search through linear regions: values by hand, budgets, goals."""
+
+import numpy as np
+import pytest
+
+import refmmr as rm
+from refmmr.certify import region
+from refmmr.certify.search import point_searches, search, search_bounds
+
+NORMS = [1, 2, np.inf]
+
+
+def network(*parameters):
+    """Dense layers from pairs (W, b)."""
+    return rm.Network([rm.Linear(W, b) for W, b in parameters], len(parameters[0][0][0]))
+
+
+def sides(lo, hi, d=2):
+    """A box as the method takes it."""
+    return np.broadcast_to(lo, d).astype(float), np.broadcast_to(hi, d).astype(float)
+
+
+def exact(result, radius):
+    """Both bounds are a radius."""
+    lower, upper, _ = result.bounds
+    np.testing.assert_allclose(lower, radius, rtol=1e-6)
+    np.testing.assert_allclose(upper, radius, rtol=1e-6)
+    assert (lower <= upper).all()
+
+
+# One wall, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
+SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("p", "box", "radius"),
+    [
+        (1, None, 1.0),
+        (2, None, 0.8),
+        (np.inf, None, 4 / 7),
+        (1, (0, 1), 0.5 + 2 / 3),
+        (2, (0, 1), np.hypot(0.5, 2 / 3)),
+        (np.inf, (0, 1), 2 / 3),
+        (1, (np.array([-1.0, 0.5]), 1), 4 / 3),
+        (2, (np.array([-1.0, 0.5]), 1), 4 / 3),
+        (np.inf, (np.array([-1.0, 0.5]), 1), 4 / 3),
+    ],
+)
+def test_first_region(p, box, radius):
+    box = None if box is None else sides(*box)
+    result = search(SIMPLE, np.array([[1.0, 0.5]]), np.array([0]), p, box)
+    exact(result, radius)
+    assert result.regions == 1
+    assert SIMPLE.predict(result.bounds.adversarial) == 1
+
+
+# f = (max(u - 0.5, 0), max(v, 0)): class 0 wins where v > 0.25.
+BESIDE = network(([[1, 0], [0, 1]], [-0.5, 0]), ([[0, 1], [0, 0]], [0, 0.25]))
+
+
+@pytest.mark.parametrize("box", [None, sides(0, 1)])
+@pytest.mark.parametrize("p", NORMS)
+def test_wall_nearer_than_the_decision_boundary(p, box):
+    exact(search(BESIDE, np.array([[0.6, 0.75]]), np.array([0]), p, box), 0.5)
+
+
+# |u - 0.5| + 0.1 against 0.4 (class 1 wins from u = 0.2 down, and from 0.8 up).
+VALLEY = network(([[1], [-1]], [-0.5, 0.5]), ([[0, 0], [1, 1]], [0.4, 0.1]))
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_beyond_a_wall(p):
+    """From 0.55 the nearer end of the valley is 0.8, in the same region; from 0.45 it is 0.2."""
+    X = np.array([[0.55], [0.45], [0.75]])
+    result = search(VALLEY, X, np.zeros(3, int), p, sides(0, 1, 1))
+    exact(result, [0.25, 0.25, 0.05])
+    # The upper end is out of reach: the way to the lower one leads through the wall at 0.5.
+    result = search(VALLEY, X, np.zeros(3, int), p, sides(0, 0.75, 1))
+    exact(result, [0.35, 0.25, 0.55])
+    # Both units have the same wall: two patterns are regions, two are as thin as it.
+    np.testing.assert_array_equal(result.regions, 4)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_nothing_to_fear(p):
+    """Neither end of the valley can be reached."""
+    result = search(VALLEY, np.array([[0.55]]), np.array([0]), p, sides(0.25, 0.75, 1))
+    assert result.bounds.lower == result.bounds.upper == np.inf
+    assert np.isnan(result.bounds.adversarial).all()
+    assert result.regions == 4
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("box", [None, sides(0, 1)])
+def test_no_hidden_layer(p, box):
+    net = network(([[1, 0], [0, 1], [0, 0]], [0, 0, -9]))
+    radius = {1: 0.5, 2: 0.5 / np.sqrt(2), np.inf: 0.25}[p]
+    exact(search(net, np.array([[0.75, 0.25]]), np.array([0]), p, box), radius)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_misclassified_and_ties(p):
+    X = np.array([[0.9, 0.5], [0.1, 0.1]])
+    lower, upper, adversarial = search_bounds(SIMPLE, X, np.array([1, 0]), p, sides(-1, 1))
+    np.testing.assert_array_equal(lower, 0)
+    np.testing.assert_array_equal(upper, 0)
+    np.testing.assert_array_equal(adversarial, X)
+    net = network(([[1, 0], [1, 0]], [0, 0]))
+    lower, upper, _ = search_bounds(net, X, np.array([0, 0]), p, None)
+    np.testing.assert_array_equal(lower, 0)
+    np.testing.assert_array_equal(upper, np.inf)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_point_on_walls(p):
+    """At the origin all three units are 0: no pattern is certain, all are looked at."""
+    net = network(([[1, 0], [0, 1], [1, 1]], [0, 0, 0]), ([[1, 1, 1], [0, 0, 0]], [0, 0.75]))
+    result = search(net, np.zeros((1, 2)), np.array([1]), p, sides(-1, 1))
+    # The first class wins where u + v + (u + v) > 0.75, or u + (u + v) > 0.75 with v < 0, ...
+    exact(result, {1: 0.375, 2: np.sqrt(2) * 0.1875, np.inf: 0.1875}[p])
+
+
+@pytest.mark.parametrize("constant", [1.0, -1.0, 0.0])
+@pytest.mark.parametrize("p", NORMS)
+def test_units_without_a_wall(p, constant):
+    net = network(([[3, 4], [0, 0]], [0, constant]), ([[1, 0], [0, 0]], [0, 1]))
+    result = search(net, np.array([[1.0, 0.5]]), np.array([0]), p, None)
+    exact(result, {1: 1, 2: 0.8, np.inf: 4 / 7}[p])
+    assert result.regions == 1
+
+
+def test_corner():
+    """Where the nearest point is the corner of a region, it is found in all norms.
+
+    Class 1 wins where max(u, 0) + max(v, 0) > 2, from (0.5, 0) in the box [-1, 1.25]^2: the
+    boundary is the segment from (1.25, 0.75) to (0.75, 1.25).
+    """
+    net = network(([[1, 0], [0, 1]], [0, 0]), ([[0, 0], [1, 1]], [2, 0]))
+    for p, radius in ((1, 1.5), (2, 1.5 / np.sqrt(2)), (np.inf, 0.75)):
+        exact(search(net, np.array([[0.5, 0.0]]), np.array([0]), p, sides(-1, 1.25)), radius)
+
+
+@pytest.fixture(scope="module")
+def task():
+    """A network on the plane whose search takes some regions."""
+    rng = np.random.default_rng(0)
+    net = rm.Network.mlp([2, 12, 12, 3], rng=1)
+    net = net.with_parameters([(W, rng.normal(size=b.shape) / 3) for W, b in net.parameters])
+    X = rng.uniform(-1, 1, (6, 2))
+    return net, X, net.predict(X), sides(-1, 1)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_against_enumeration(task, p):
+    net, X, y, box = task
+    result = search(net, X, y, p, box)
+    exact(result, rm.enumerate_regions(net, rm.Box(*box)).boundary_distance(X, p).distance)
+    assert result.regions.max() > 3
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_budget_of_regions(task, p):
+    net, X, y, box = task
+    lower, upper = np.zeros(len(X)), np.full(len(X), np.inf)
+    for budget in (0, 1, 2, 4, 8, 100):
+        result = search(net, X, y, p, box, max_regions=budget)
+        assert (result.regions <= budget).all()
+        assert (result.bounds.lower >= lower).all()
+        assert (result.bounds.upper <= upper).all()
+        lower, upper, _ = result.bounds
+    whole = search(net, X, y, p, box)
+    np.testing.assert_array_equal(lower, whole.bounds.lower)
+    np.testing.assert_array_equal(upper, whole.bounds.upper)
+    assert (region.region_bounds(net, X, y, p, box).lower <= lower * (1 + 1e-9)).all()
+
+
+def test_budget_of_seconds(task):
+    net, X, y, box = task
+    result = search(net, X, y, 2, box, max_seconds=0)
+    np.testing.assert_array_equal(result.regions, 0)
+    np.testing.assert_array_equal(result.bounds.lower, 0)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_goal(task, p):
+    net, X, y, box = task
+    radius = search(net, X, y, p, box).bounds.lower
+    low, high = (search(net, X, y, p, box, goal=radius * share) for share in (0.9, 1.1))
+    assert (low.bounds.lower >= 0.9 * radius).all()
+    assert (high.bounds.upper < 1.1 * radius).all()
+    assert (high.bounds.lower <= radius * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_known_examples_save_work(task, p):
+    net, X, y, box = task
+    whole = search(net, X, y, p, box)
+    again = search(net, X, y, p, box, upper=whole.bounds.upper,
+                   adversarial=whole.bounds.adversarial)  # fmt: skip
+    assert (again.regions <= whole.regions).all()
+    exact(again, whole.bounds.upper)
+    np.testing.assert_array_equal(again.bounds.adversarial, whole.bounds.adversarial)
+
+
+def test_interrupted(task):
+    """What was found before is kept, and the search can go on."""
+    net, X, y, box = task
+    expected = search(net, X, y, 2, box).bounds
+
+    def interrupt(state):
+        raise KeyboardInterrupt
+
+    for i, state in enumerate(point_searches(net, X, y, 2, box)):
+        with pytest.raises(KeyboardInterrupt):
+            state.run(on_region=interrupt)
+        assert state.regions == 1
+        assert state.lower <= expected.lower[i] <= state.upper
+        state.run()
+        assert state.lower == expected.lower[i]
+
+
+def test_told_of_each_region(task):
+    net, X, y, box = task
+    told = []
+    result = search(net, X, y, 2, box, on_region=lambda i, state: told.append((i, state.regions)))
+    assert told == [(i, k + 1) for i, regions in enumerate(result.regions) for k in range(regions)]
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_convolutional(p):
+    net = rm.Network.lenet_small((1, 4, 4), 3, rng=0)
+    X = np.random.default_rng(0).uniform(0, 1, (2, 1, 4, 4))
+    y = net.predict(X)
+    box = np.zeros((1, 4, 4)), np.ones((1, 4, 4))
+    result = search(net, X, y, p, box, max_regions=10)
+    lower, upper, adversarial = result.bounds
+    first = region.region_bounds(net, X, y, p, box)
+    assert (lower >= first.lower * (1 - 1e-9)).all()
+    assert (lower <= upper).all()
+    assert adversarial.shape == X.shape
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e150, 1e300])
+@pytest.mark.parametrize("p", NORMS)
+def test_absurd_weights(p, scale):
+    """What overflows or vanishes is not certified; nothing breaks."""
+    net = network(([[3 * scale, 4 * scale], [0, 0]], [0, scale]))
+    radius = search(
+        network(([[3, 4], [0, 0]], [0, 1])), np.array([[0.7, 0.5]]), np.array([0]), p, None
+    ).bounds
+    lower, upper, _ = search_bounds(net, np.array([[0.7, 0.5]]), np.array([0]), p, None)
+    assert 0 <= lower <= radius.upper
+    assert upper >= radius.lower

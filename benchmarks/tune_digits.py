@@ -31,7 +31,9 @@ def main() -> None:
     for scheme, lam, gamma in itertools.product(("mmr", "mmr+at"), LAMBDAS, GAMMAS):
         settings = {**demo.TRAINING, "lam": lam, "gamma": gamma}
         net, _ = rm.fit(rm.Network.mlp(demo.SIZES, rng=demo.SEED), X, y, scheme, **settings)
-        result = rm.robust_error(net, X_val, y_val, p=demo.P, eps=demo.EPS)
+        result = rm.robust_error(
+            net, X_val, y_val, p=demo.P, eps=demo.EPS, methods=("region", "attack")
+        )
         rows.append(
             {
                 "scheme": scheme,

@@ -11,8 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from refmmr._backend import available_backends, get_backend, set_backend, use_backend
-from refmmr.attacks import pgd
-from refmmr.certify import Certificates, RobustError, certify, robust_error
+from refmmr.attacks import minimal_attack, pgd
+from refmmr.certify import (
+    Certificates,
+    MinimalPerturbations,
+    RobustError,
+    RobustnessCurve,
+    certify,
+    certify_universal,
+    robust_error,
+)
 from refmmr.geometry import (
     MMR,
     Distances,
@@ -49,14 +57,17 @@ __all__ = [
     "History",
     "Linear",
     "LinearRegion",
+    "MinimalPerturbations",
     "Network",
     "RegionComplex",
     "RegionGraph",
     "RobustError",
+    "RobustnessCurve",
     "Segment",
     "Slice",
     "available_backends",
     "certify",
+    "certify_universal",
     "datasets",
     "distances",
     "enumerate_regions",
@@ -64,6 +75,7 @@ __all__ = [
     "get_backend",
     "linear_region",
     "load",
+    "minimal_attack",
     "mmr",
     "mmr_gradient",
     "pgd",

@@ -158,9 +158,8 @@ def minimal_attack(
     Examples
     --------
     >>> import refmmr as rm
-    >>> from refmmr.attacks import minimal_attack
     >>> net = rm.Network([rm.Linear([[1, 1], [-1, -1]], [-1, 1])], 2)
-    >>> X_adv, distances = minimal_attack(net, [[0.75, 0.5]], [0], p=float("inf"))
+    >>> X_adv, distances = rm.minimal_attack(net, [[0.75, 0.5]], [0], p=float("inf"))
     >>> X_adv.round(5), distances.round(5)
     (array([[0.625, 0.375]]), array([0.125]))
     """

@@ -19,6 +19,7 @@ import refmmr as rm
 from refmmr import backends, datasets
 from refmmr._backend import get_backend, kernels, set_backend
 from refmmr.backends import support, threads
+from refmmr.certify import METHODS
 from refmmr.regions import export
 from refmmr.training import SCHEMES
 
@@ -95,8 +96,8 @@ def _interruptible(command: Callable) -> Callable:
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            click.echo("stopped by hand", err=True)
+        except KeyboardInterrupt as stop:
+            click.echo(str(stop) or "stopped by hand", err=True)
             sys.exit(INTERRUPTED)
 
     return run
@@ -209,26 +210,83 @@ def train(
 @MODEL
 @DATA
 @NORM
-@EPS
-@click.option("--n", type=click.IntRange(min=1), help="Only the first N test points.")
+@click.option(
+    "--eps",
+    default="0.3",
+    show_default=True,
+    help="Radius; several with commas for a curve; 'none' for minimal perturbations.",
+)
+@click.option("--n", type=click.IntRange(min=1), help="Only N test points.")
+@click.option(
+    "--start", type=click.IntRange(min=0), default=0, show_default=True, help="The first of them."
+)
+@click.option(
+    "--methods",
+    default="region,attack,crown",
+    show_default=True,
+    help="In this order: attack and any of " + ", ".join(METHODS) + ".",
+)
+@click.option("--max-seconds", type=float, help="Budget of lp, search and mip for each question.")
+@click.option("--max-regions", type=int, help="Budget of search for each question.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the attack's starts.")
 @click.option(
     "--out",
+    type=click.Path(path_type=Path),
+    help="One line a point: a .csv file when all is done; or a .jsonl file or a folder, written as "
+    "points are done, that the same command goes on from.",
+)
+@click.option("--keep-adversarial", is_flag=True, help="Adversarial examples in the .jsonl too.")
+@click.option(
+    "--jobs", type=int, default=1, show_default=True, help="Processes; -1 is one per core."
+)
+@click.option("--dask", help="Address of a Dask scheduler, or 'local'.")
+@click.option(
+    "--plot",
+    "picture",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write one line a point (CSV).",
+    help="Draw the curve (.png).",
 )
 @BACKEND
 @_interruptible
-def certify(model: Path, data: str, p: str, eps: float, n: int | None, out: Path | None) -> None:
-    """Certify MODEL (an .npz file) on a test set: test error and bounds on the robust error."""
+def certify(
+    model: Path, data: str, p: str, eps: str, n: int | None, start: int, methods: str,
+    max_seconds: float | None, max_regions: int | None, seed: int, out: Path | None,
+    keep_adversarial: bool, jobs: int, dask: str | None, picture: Path | None,
+) -> None:  # fmt: skip
+    """Certify MODEL (an .npz file) on a test set: test error and bounds on the robust error.
+
+    With several radii a robustness curve, with none the minimal perturbations.
+    """
+    radii = _radii(eps)
+    csv = out is not None and out.suffix == ".csv"
+    if picture is not None:
+        if not isinstance(radii, list):
+            raise ValueError("plot: expected --eps with several radii, for a curve")
+        if picture.suffix != ".png":
+            raise ValueError(f"plot: expected a file ending in .png, got {str(picture)!r}")
     net = rm.load(model)
     points = datasets.load(data, images=len(net.input_shape) == 3)
     _check_fit(net, points)
-    X, y = points.X_test[:n], points.y_test[:n]
-    result = rm.robust_error(net, X, y, p=float(p), eps=eps)
+    if start >= len(points.X_test):
+        raise ValueError(f"start: expected less than {len(points.X_test)} points, got {start}")
+    chosen = slice(start, None if n is None else start + n)
+    X, y = points.X_test[chosen], points.y_test[chosen]
+    result: Any = rm.robust_error(
+        net, X, y, p=float(p), eps=radii, methods=methods.split(","), rng=seed,
+        max_seconds=max_seconds, max_regions=max_regions, out=None if csv else out,
+        keep_adversarial=keep_adversarial, n_jobs=jobs, dask=dask,
+    )  # fmt: skip
     click.echo(result.table())
     if out is not None:
-        _write_points(out, result, y)
+        if csv:
+            _write_points(out, result, start)
         click.echo(f"one line a point in {out}")
+    if picture is not None:
+        _headless()
+        from refmmr import plot
+
+        plot.save(result.plot(), picture)
+        click.echo(f"curve drawn in {picture}")
 
 
 @main.command()
@@ -348,20 +406,42 @@ def _architecture(hidden: str, points: datasets.Dataset, seed: int) -> rm.Networ
     return rm.Network.mlp([points.X_train.shape[1], *units, points.n_classes], rng=seed)
 
 
-def _write_points(out: Path, result: rm.RobustError, y: np.ndarray) -> None:
-    """One CSV line a point; repr of a float reads back to the same float."""
+def _radii(text: str) -> float | list[float] | None:
+    """A number, several with commas, or none."""
+    if text.lower() == "none":
+        return None
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"eps: expected numbers such as 0.1,0.2, or none, got {text!r}") from error
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _write_points(out: Path, result: Any, start: int) -> None:
+    """One CSV line a point; repr of a float reads back to the same float.
+
+    A curve has two columns for each radius, minimal perturbations have none.
+    """
     from refmmr import io
 
-    c = result.certificates
-    checks = (result.misclassified, result.attacked, result.certified)
-    columns = (y, *checks, c.lower, c.upper, c.exact)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    lines = ["point,class,misclassified,attacked,certified,lower,upper,exact"]
-    lines += [",".join(map(_cell, (i, *row))) for i, row in enumerate(rows)]
+    names = ["point", "class", "misclassified"]
+    columns: dict[str, list[Any]] = {}
+    if isinstance(result, rm.RobustError):
+        columns = {"attacked": result.attacked.tolist(), "certified": result.certified.tolist()}
+    elif isinstance(result, rm.RobustnessCurve):
+        for j, eps in enumerate(result.eps):
+            columns[f"attacked_{eps!r}"] = result.attacked[:, j].tolist()
+            columns[f"certified_{eps!r}"] = result.certified[:, j].tolist()
+    lines = [",".join([*names, *columns, "lower", "upper", "exact", "settled_by"])]
+    for i, row in enumerate(result.records):
+        cells = [start + i, row["class"], row["misclassified"]]
+        cells += [column[i] for column in columns.values()]
+        cells += [row["lower"], row["upper"], row["exact"], row["settled_by"] or ""]
+        lines.append(",".join(map(_cell, cells)))
     io.write_text(out, "\n".join(lines) + "\n")
 
 
-def _cell(value: float) -> str:
+def _cell(value: Any) -> str:
     return str(int(value) if isinstance(value, bool) else value)
 
 

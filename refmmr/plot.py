@@ -18,10 +18,19 @@ from numpy.typing import ArrayLike
 from refmmr import _validate as check
 from refmmr import io
 from refmmr.certify import Certificates
+from refmmr.plot_bounds import ladder, norm_name, robustness_curve
 from refmmr.regions import Box, RegionComplex
 from refmmr.regions.export import CLASS_COLORS
 
-__all__ = ["adversarial_examples", "bent_lines", "radii", "regions", "save"]
+__all__ = [
+    "adversarial_examples",
+    "bent_lines",
+    "ladder",
+    "radii",
+    "regions",
+    "robustness_curve",
+    "save",
+]
 
 BAR_COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73")
 
@@ -163,7 +172,7 @@ def radii(certificates: Mapping[str, Certificates], eps: float | None = None) ->
     if eps is not None:
         ax = axes[0, 0]
         ax.text(eps, 0.97, f" eps = {eps:g}", transform=ax.get_xaxis_transform(), va="top")
-    norm = _norm(next(iter(certificates.values())).p)
+    norm = norm_name(next(iter(certificates.values())).p)
     figure.supylabel("test points, %")
     axes[-1, 0].set_xlabel(f"certified radius ({norm} distance in input space)")
     return figure
@@ -213,7 +222,7 @@ def adversarial_examples(
         distance = f"{certificates.upper[column]:.2f}"
         axes[0, column].set_title(f"class {np.asarray(y)[column]}", fontsize=10)
         axes[1, column].set_title(f"taken for {np.asarray(predictions)[column]}", fontsize=10)
-        axes[2, column].set_xlabel(f"{_norm(certificates.p)} {distance}", fontsize=9)
+        axes[2, column].set_xlabel(f"{norm_name(certificates.p)} {distance}", fontsize=9)
     names = ("image", "adversarial", "difference")
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name, fontsize=11)
@@ -280,7 +289,3 @@ def _mark(ax: Axes, points: ArrayLike | None, labels: Sequence[str] | None) -> N
     for point, label in zip(points, labels or [""] * len(points), strict=True):
         if label:
             ax.annotate(label, point, (9, 7), textcoords="offset points", bbox=halo, zorder=6)
-
-
-def _norm(p: float) -> str:
-    return "l_inf" if p == np.inf else f"l_{p}"

@@ -1,6 +1,17 @@
 """Certificates: how far an attacker must move a point, proved, and what a test set is worth."""
 
 from refmmr.certify.api import METHODS, Certificates, certify
-from refmmr.certify.evaluate import RobustError, robust_error
+from refmmr.certify.evaluate import robust_error
+from refmmr.certify.results import MinimalPerturbations, RobustError, RobustnessCurve
+from refmmr.certify.universal import certify_universal
 
-__all__ = ["METHODS", "Certificates", "RobustError", "certify", "robust_error"]
+__all__ = [
+    "METHODS",
+    "Certificates",
+    "MinimalPerturbations",
+    "RobustError",
+    "RobustnessCurve",
+    "certify",
+    "certify_universal",
+    "robust_error",
+]

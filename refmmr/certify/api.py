@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,12 +14,12 @@ from tqdm import tqdm
 
 from refmmr import _validate as check
 from refmmr._backend import kernel
-from refmmr.certify import region
+from refmmr.attacks import minimal_attack
+from refmmr.certify import region, relaxation
+from refmmr.certify.region import Bounds
 from refmmr.network import Network
 
-__all__ = ["METHODS", "Certificates", "certify"]
-
-METHODS = ("region",)
+__all__ = ["METHODS", "Certificates", "Method", "certify"]
 
 EXACT = 1e-6
 """Bounds that agree to this relative tolerance are called exact."""
@@ -25,6 +28,50 @@ BLOCK = 128
 """Points between two steps of the progress bar."""
 
 _region_bounds = kernel(region.region_bounds)
+
+
+class Method(NamedTuple):
+    """What the pipeline has to know about a certification method."""
+
+    module: str  # loaded at first use: some need a solver
+    function: str
+    norms: tuple[float, ...] = (1, 2, np.inf)
+    batched: bool = True  # many points at once are cheaper than one after the other
+    goal: bool = True  # can be asked about a given radius alone
+    finds: bool = False  # finds adversarial examples
+    guided: bool = False  # takes known adversarial examples, and is quicker with them
+    options: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., Bounds]:
+        """The function behind it."""
+        if self == METHODS["region"]:
+            return _region_bounds
+        function: Callable[..., Bounds] = getattr(
+            importlib.import_module(self.module), self.function
+        )
+        return function
+
+
+METHODS: dict[str, Method] = {
+    "region": Method(region.__name__, "region_bounds", goal=False, finds=True),
+    "ibp": Method(relaxation.__name__, "ibp_bounds"),
+    "fast-lin": Method(relaxation.__name__, "fast_lin_bounds"),
+    "kw": Method(relaxation.__name__, "fast_lin_bounds"),
+    "crown": Method(relaxation.__name__, "crown_bounds"),
+    "lp": Method(
+        "refmmr.certify.triangle", "lp_bounds", norms=(1, np.inf), batched=False,
+        options=("max_seconds",),
+    ),
+    "search": Method(
+        "refmmr.certify.search", "search_bounds", batched=False, finds=True, guided=True,
+        options=("max_regions", "max_seconds"),
+    ),
+    "mip": Method(
+        "refmmr.certify.mip", "mip_bounds", norms=(1, np.inf), batched=False, finds=True,
+        guided=True, options=("max_seconds",),
+    ),
+}  # fmt: skip
+"""The methods by name, cheap to dear."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +83,8 @@ class Certificates:
     lower : ndarray, shape (n,)
         Certified radius: no point of the box nearer than this has another class.  0 for points that
         are misclassified, infinite where the whole box has one class.  Rounded down: it holds in
-        real arithmetic.
+        real arithmetic (but where a mixed-integer program has the last word, see
+        `refmmr.certify.mip`).
     upper : ndarray, shape (n,)
         Distance of the nearest adversarial example that was found; infinite where none was.
     exact : ndarray of bool, shape (n,)
@@ -47,6 +95,11 @@ class Certificates:
         none was found.
     p : {1, 2, inf}
     method : str
+    eps : ndarray, shape (n,), or None
+        The radii that were decided about; None when the largest ones were looked for.  With eps
+        the bounds are only as good as the decision needed.
+    seconds : ndarray, shape (n,), or None
+        Time that each point took (points that were treated together share theirs equally).
     """
 
     lower: np.ndarray
@@ -55,14 +108,36 @@ class Certificates:
     adversarial: np.ndarray
     p: float
     method: str
+    eps: np.ndarray | None = None
+    seconds: np.ndarray | None = None
+
+    @property
+    def robust(self) -> np.ndarray | None:
+        """Whether the closed ball of radius eps is proved free of other classes, shape (n,)."""
+        return None if self.eps is None else self.lower > self.eps
+
+    @property
+    def status(self) -> np.ndarray | None:
+        """What is known at eps: "robust", "adversarial" or "unknown" for each point."""
+        if self.eps is None:
+            return None
+        found = np.where(self.upper <= self.eps, "adversarial", "unknown")
+        return np.where(self.lower > self.eps, "robust", found)
 
     def __len__(self) -> int:
         return len(self.lower)
 
     def __repr__(self) -> str:
+        head = f"Certificates({len(self)} points, l_{self.p}, {self.method}: "
+        if self.robust is not None:
+            attacked = float((self.upper <= self.eps).mean())
+            return (
+                f"{head}{100 * self.robust.mean():.1f}% robust, "
+                f"{100 * attacked:.1f}% with an adversarial example within eps)"
+            )
         return (
-            f"Certificates({len(self)} points, l_{self.p}, {self.method}: mean certified radius "
-            f"{self.lower.mean():.4g}, exact for {100 * self.exact.mean():.1f}%)"
+            f"{head}mean certified radius {self.lower.mean():.4g}, "
+            f"exact for {100 * self.exact.mean():.1f}%)"
         )
 
 
@@ -74,6 +149,9 @@ def certify(
     box: Any = (0, 1),
     method: str = "region",
     *,
+    eps: ArrayLike | None = None,
+    max_seconds: float | None = None,
+    max_regions: int | None = None,
     progress: bool | None = None,
 ) -> Certificates:
     """Certify points: how far must an attacker move each of them, at least and at most.
@@ -90,26 +168,45 @@ def certify(
         The norm.
     box : (lo, hi) or None
         Where the attacker must stay (all of X lies in it); None for the whole space.
-    method : {"region"}
-        "region": the distances to the walls of the point's own linear region and to the decision
-        boundaries of the affine map there.
+    method : str
+        One of, from cheap to dear:
+
+        - "region": the distances to the walls of the point's own linear region and to the decision
+          boundaries of the affine map there;
+        - "ibp": interval bounds;
+        - "fast-lin", also called "kw": linear bounds with the slopes of Wong and Kolter;
+        - "crown": linear bounds with slopes chosen unit by unit;
+        - "lp": the triangle relaxation, by linear programs (p = 1 and inf);
+        - "search": through the linear regions around the point, exact if it may run to its end;
+        - "mip": mixed-integer programs (p = 1 and inf), exact likewise.
+    eps : float or array_like, shape (n,), optional
+        Decide about this radius (one for all points, or one each) instead of looking for the
+        largest: ``.robust`` and ``.status`` are the answer.
+    max_seconds : float, optional
+        Budget for each point, for "lp", "search" and "mip".  When it is spent, the bounds so far
+        count.
+    max_regions : int, optional
+        Budget for each point of "search".
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
     Returns
     -------
     Certificates
-        ``.lower``, ``.upper``, ``.exact``, ``.adversarial``.
+        ``.lower``, ``.upper``, ``.exact``, ``.adversarial``; with eps also ``.robust``,
+        ``.status``.
 
     Raises
     ------
     ValueError, TypeError
         For wrong shapes or labels, NaN, infinite values, points outside the box, unknown norms or
-        methods.
+        methods, a method that does not support the norm, options that the method does not take.
 
     References
     ----------
     Croce, Andriushchenko, Hein (2019): guarantees inside a linear region.
+    Weng et al. (2018): Fast-Lin.  Wong, Kolter (2018).  Zhang et al. (2018): CROWN.
+    Tjeng, Xiao, Tedrake (2019): mixed-integer programs.
 
     Examples
     --------
@@ -118,23 +215,112 @@ def certify(
     >>> certificates = rm.certify(net, [[1.0, 0.5]], [0], p=2, box=None)
     >>> certificates.lower.round(6), certificates.exact
     (array([0.8]), array([ True]))
+    >>> rm.certify(net, [[1.0, 0.5]], [0], p=2, box=None, eps=0.5).status
+    array(['robust'], dtype='<U11')
     """
     X = check.check_inputs(net, X, device=False).astype(np.float64)
     net = net.astype(np.float64)
     check.check_classes(net)
     p = check.check_p(p)
     limits = check.check_box(box, X)
-    check.check_choice("method", method, METHODS)
+    chosen = check_method(method, p)
+    options = check_options([method], {"max_seconds": max_seconds, "max_regions": max_regions})
     labels = (
         net.predict(X) if y is None else check.check_labels(y, len(X), net.n_classes, device=False)
     )
-    parts = []
+    radii = None if eps is None else check_radii(eps, len(X))
+    goal = None if radii is None else np.nextafter(radii, np.inf)
+    parts, seconds = [], []
     disable = None if progress is None else not progress
+    size = BLOCK if chosen.batched else 1
     with tqdm(total=len(X), desc=f"certify, {method}", unit="point", disable=disable) as bar:
-        for start in range(0, len(X), BLOCK):
-            rows = slice(start, start + BLOCK)
-            parts.append(_region_bounds(net, X[rows], labels[rows], p, limits))
-            bar.update(len(parts[-1].lower))
-    bounds = region.Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-    exact = bounds.upper <= bounds.lower * (1 + EXACT)
-    return Certificates(bounds.lower, bounds.upper, exact, bounds.adversarial, p, method)
+        for start in range(0, len(X), size):
+            rows = slice(start, start + size)
+            begin = time.perf_counter()
+            part = bounds(
+                chosen, net, X[rows], labels[rows], p, limits,
+                None if goal is None else goal[rows], options,
+            )  # fmt: skip
+            n = len(part.lower)
+            seconds += n * [(time.perf_counter() - begin) / n]
+            parts.append(part)
+            bar.update(n)
+    found = Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return Certificates(
+        found.lower, found.upper, is_exact(found.lower, found.upper), found.adversarial, p, method,
+        radii, np.array(seconds),
+    )  # fmt: skip
+
+
+def bounds(
+    method: Method,
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    box: tuple[np.ndarray, np.ndarray] | None,
+    goal: np.ndarray | None,
+    options: Mapping[str, Any],
+    known: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Bounds:
+    """Run a method on checked arguments.
+
+    `known` are distances and adversarial examples; for a method that wants some and gets none, they
+    are looked for.
+    """
+    arguments = {name: options[name] for name in method.options if name in options}
+    if method.goal:
+        arguments["goal"] = goal
+    if method.guided:
+        if known is None:
+            known = minimal_attack(net, X, y, p, box=box)[::-1]
+        arguments["upper"], arguments["adversarial"] = known
+    return method.load()(net, X, y, p, box, **arguments)
+
+
+def is_exact(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Whether the bounds agree."""
+    exact: np.ndarray = upper <= lower * (1 + EXACT)
+    return exact
+
+
+def check_method(name: Any, p: float, argument: str = "method") -> Method:
+    """A known method that supports the norm."""
+    method = METHODS[check.check_choice(argument, name, tuple(METHODS))]
+    if p not in method.norms:
+        norms = " and ".join(f"p = {norm}" for norm in method.norms)
+        others = ", ".join(repr(other) for other in METHODS if p in METHODS[other].norms)
+        raise ValueError(
+            f"{argument}: expected one that supports p = {p}, got {name!r}, which supports "
+            f"{norms}; take one of {others}"
+        )
+    return method
+
+
+def check_options(names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The budgets that were given; one that none of the methods takes is an error."""
+    options = {name: value for name, value in given.items() if value is not None}
+    for name, value in options.items():
+        takers = [key for key, method in METHODS.items() if name in method.options]
+        if not set(takers) & set(names):
+            raise ValueError(
+                f"{name}: expected None, for only {', '.join(map(repr, takers))} can take it, "
+                f"got {value!r}"
+            )
+        options[name] = (
+            check.check_count(name, value, 1)
+            if name == "max_regions"
+            else check.check_number(name, value)
+        )
+    return options
+
+
+def check_radii(eps: Any, n: int) -> np.ndarray:
+    """One radius for each of n points, from a number or n of them."""
+    if np.ndim(eps) == 0:
+        return np.full(n, check.check_number("eps", eps))
+    radii = check.check_shape("eps", check.check_array("eps", eps), (n,)).astype(np.float64)
+    if not (radii > 0).all():
+        i = int((radii <= 0).argmax())
+        raise ValueError(f"eps: expected numbers > 0, got {radii[i]} at index {i}")
+    return radii

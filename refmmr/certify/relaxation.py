@@ -28,6 +28,7 @@ DOUBLINGS = 64
 """How often the first guess of a radius is doubled, where nothing else bounds it."""
 
 _margin_bounds = kernel(relaxations.margin_bounds)
+run_layer_bounds = kernel(relaxations.layer_bounds)
 
 
 def relaxed_bounds(

@@ -15,12 +15,11 @@ from typing import NamedTuple
 import highspy
 import numpy as np
 
-from refmmr._backend import kernel
 from refmmr.certify import programs
 from refmmr.certify.programs import Box, Program
 from refmmr.certify.region import Bounds
-from refmmr.certify.relaxation import crown_bounds
-from refmmr.reference import attacks, relaxations
+from refmmr.certify.relaxation import crown_bounds, run_layer_bounds
+from refmmr.reference import attacks
 from refmmr.reference.balls import Ball, ball, largest_gain
 from refmmr.reference.hyperplanes import norm
 from refmmr.reference.network import Network
@@ -29,8 +28,6 @@ from refmmr.reference.rounding import UNDERFLOW, rounding_factor
 
 PRECISION = 1e-4
 """How far, relative to itself, a radius may be below the largest that the programs prove."""
-
-_layer_bounds = kernel(relaxations.layer_bounds)
 
 
 class Margins(NamedTuple):
@@ -144,7 +141,7 @@ def layer_bounds(
 ) -> programs.Bounds:
     """Bounds of the pre-activations of each affine layer on a ball by CROWN, arrays (units,)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = _layer_bounds(net, x[None], p, np.full(1, eps), box, "crown")
+        found = run_layer_bounds(net, x[None], p, np.full(1, eps), box, "crown")
     return [(low.reshape(-1), high.reshape(-1)) for low, high in found]
 
 

@@ -72,10 +72,9 @@ def certify_universal(
 
     Examples
     --------
-    >>> from refmmr.certify.universal import certify_universal
     >>> import refmmr as rm
     >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
-    >>> certify_universal(net, [[1.0, 0.5]], [0], p=3, box=None).round(4)
+    >>> rm.certify_universal(net, [[1.0, 0.5]], [0], p=3, box=None).round(4)
     array([0.7163])
     """
     X = check.check_inputs(net, X, device=False).astype(np.float64)

@@ -1,5 +1,8 @@
 """Certificates and robust errors whose values are known by hand."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -243,7 +246,9 @@ def test_errors(name):
 
 
 def test_more_errors():
-    with pytest.raises(ValueError, match="method: expected one of 'region', got 'magic'"):
+    with pytest.raises(
+        ValueError, match=r"method: expected one of 'region', 'ibp', .*, got 'magic'"
+    ):
         rm.certify(SIMPLE, [[0.5, 0.5]], [0], 2, method="magic")
     with pytest.raises(ValueError, match="net: expected at least two classes, got 1"):
         rm.certify(network(([[1, 1]], [0])), [[0.5, 0.5]], [0], 2)
@@ -253,6 +258,84 @@ def test_more_errors():
     for name in ("pgd_steps", "restarts"):
         with pytest.raises(ValueError, match=f"{name}|steps"):
             rm.robust_error(SIMPLE, [[0.3, 0.1]], [0], 2, eps=0.1, **{name: 0})
+
+
+# ---- all methods, and radii to decide about
+
+
+LINE = network(([[1], [0]], [0, 0.5]))  # class 0 beyond 0.5
+CHEAP = ["region", "ibp", "fast-lin", "kw", "crown"]
+
+
+def by_all(*dear):
+    """Each method with each norm that it supports."""
+    return [(m, p) for m in (*CHEAP, *dear) for p in api.METHODS[m].norms]
+
+
+@pytest.mark.parametrize(("method", "p"), by_all("lp", "search", "mip"))
+def test_every_method_finds_the_radius_of_an_affine_network(method, p):
+    found = rm.certify(LINE, [[0.7], [0.2], [0.9]], [0, 0, 0], p, method=method)
+    np.testing.assert_allclose(found.lower, [0.2, 0, 0.4], rtol=1e-5)
+    assert (found.lower <= [0.2, 0, 0.4]).all()
+    assert (found.upper >= [0.2, 0, 0.4]).all()
+    assert (found.method, found.p, found.eps, found.robust, found.status) == (
+        method, p, None, None, None,
+    )  # fmt: skip
+    if api.METHODS[method].finds:
+        assert found.exact.all()
+    assert found.seconds.shape == (3,)
+    assert (found.seconds > 0).all()
+
+
+@pytest.mark.parametrize(("method", "p"), by_all("lp", "search", "mip"))
+def test_every_method_decides_about_a_radius(method, p):
+    X, y = [[0.7], [0.2], [0.9], [0.65]], [0, 0, 0, 0]
+    found = rm.certify(LINE, X, y, p, method=method, eps=0.19)
+    np.testing.assert_array_equal(found.robust, [True, False, True, False])
+    np.testing.assert_array_equal(found.eps, 0.19)
+    last = "adversarial" if api.METHODS[method].finds else "unknown"
+    assert found.status.tolist() == ["robust", "adversarial", "robust", last]
+    assert "50.0% robust" in repr(found)
+    each = rm.certify(LINE, X, y, p, method=method, eps=[0.21, 0.1, 0.39, 0.14])
+    np.testing.assert_array_equal(each.robust, [False, False, True, True])
+
+
+def test_a_closed_ball_is_meant():
+    """The tie at distance 0.25 is in the ball: not robust at 0.25, but just below."""
+    for method in CHEAP:
+        at = [rm.certify(LINE, [[0.75]], [0], 2, method=method, eps=e).robust[0]
+              for e in (0.25, 0.2499)]  # fmt: skip
+        assert at == [False, True]
+
+
+def test_dear_methods_load_at_first_use():
+    code = (
+        "import sys, refmmr as rm;"
+        "rm.certify(rm.Network.mlp([2, 3, 2], rng=0), [[.5, .5]], None, 2);"
+        "assert 'highspy' not in sys.modules and 'joblib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "mip"}, "method: expected one that supports p = 2, got 'mip', which supports "),
+        ({"method": "lp"}, "method: .* got 'lp', which supports p = 1 and p = inf; take one of "),
+        ({"method": ["region"]}, "method: expected one of"),
+        ({"eps": 0}, "eps: expected a finite number > 0, got 0"),
+        ({"eps": "0.1"}, "eps: expected a finite number > 0, got '0.1'"),
+        ({"eps": [0.1, 0.2]}, r"eps: expected shape \(1,\), got \(2,\)"),
+        ({"eps": [-0.1]}, "eps: expected numbers > 0, got -0.1 at index 0"),
+        ({"eps": [np.nan]}, "eps: expected finite numbers, got nan"),
+        ({"max_seconds": 1}, "max_seconds: expected None, for only 'lp', 'search', 'mip' can take"),
+        ({"method": "search", "max_seconds": -1}, "max_seconds: expected a finite number > 0"),
+        ({"method": "search", "max_regions": 0}, "max_regions: expected an integer of at least 1"),
+    ],
+)
+def test_errors_of_methods_and_radii(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        rm.certify(SIMPLE, [[0.5, 0.5]], [0], 2, **arguments)
 
 
 def test_progress(capfd):
@@ -342,25 +425,33 @@ def test_bounds_that_meet_are_equal(n):
 def test_robust_error_is_deterministic(plane):
     net, X, y = plane
     a, b = (rm.robust_error(net, X, y, 2, eps=0.05, rng=5) for _ in range(2))
-    assert a.table() == b.table()
-    np.testing.assert_array_equal(a.attacked, b.attacked)
+    for name in ("attacked", "certified"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    np.testing.assert_array_equal(a.certificates.upper, b.certificates.upper)
 
 
 def test_table():
     X, y = [[1.0, 0.5], [0.4, 0.1], [0.1, 0.1], [1, 1]], [0, 0, 0, 0]
-    result = rm.robust_error(SIMPLE, X, y, 2, eps=0.15)
+    result = rm.robust_error(SIMPLE, X, y, 2, eps=0.15, methods=["region", "attack"])
     assert (result.test_error, result.lower_bound, result.upper_bound) == (0.25, 0.5, 0.5)
     lines = result.table().splitlines()
     assert lines[0] == "4 points, l_2, eps = 0.15"
-    rows = {line[:36].strip(): line[36:].strip() for line in lines[1:]}
+    rows = {line[:44].strip(): line[44:].strip() for line in lines[1:6]}
     radii = result.certificates.lower
     assert rows == {
         "test error": "25.00 %",
-        "robust error, lower bound (attack)": "50.00 %",
+        "robust error, lower bound (region, attack)": "50.00 %",
         "robust error, upper bound (region)": "50.00 %",
         "mean certified radius": f"{radii.mean():.4f}",
         "exact minimal perturbation": f"{100 * result.exact_share:.1f} %",
     }
+    settled = [line.split()[:4] for line in lines[8:]]
+    assert settled == [
+        ["misclassified", "1", "0", "1"],
+        ["region", "3", "2", "1"],
+        ["attack", "0", "0", "0"],
+        ["undecided", "0"],
+    ]
     # The misclassified point is no minimal perturbation that was found.
     assert result.exact_share == result.certificates.exact.mean() - 0.25
     assert repr(result) == result.table()

@@ -82,3 +82,71 @@ def test_save_writes_a_png(cx, tmp_path):
     rm.plot.save(cx.plot(), tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert plt.get_fignums() == []
+
+
+# ---- certificates
+
+
+LINE = rm.Network([rm.Linear([[1.0, 0, 0, 0], [0, 0, 0, 0]], [0.0, 0.5])], 4)
+POINT = np.array([[0.9, 0.4, 0.2, 0.1]])
+
+
+@pytest.mark.parametrize("attack", [None, 0.5])
+def test_ladder_has_a_bar_a_method_and_a_diamond_an_example(attack):
+    rungs = {m: rm.certify(LINE, POINT, [0], np.inf, method=m) for m in ("region", "ibp", "crown")}
+    ax = rm.plot.ladder(rungs, attack=attack).axes[0]
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    assert names == [
+        "linear region",
+        "intervals (IBP)",
+        "CROWN",
+        *["attack"] * (attack is not None),
+    ]
+    bars = [bar.get_width() for bar in ax.patches if getattr(bar, "get_width", lambda: 0)()]
+    np.testing.assert_allclose(bars[:3], [c.lower[0] for c in rungs.values()])
+    diamonds = [x for line in ax.lines if line.get_marker() == "D" for x in line.get_xdata()]
+    np.testing.assert_allclose(diamonds, [rungs["region"].upper[0], *[attack] * bool(attack)])
+    assert "l_inf" in ax.get_xlabel()
+    texts = [text.get_text() for text in ax.texts]
+    assert texts[0] == "0.4, exact"
+
+
+def test_ladder_shows_the_image_and_its_adversarial_example():
+    rungs = {"region": rm.certify(LINE, POINT, [0], 2)}
+    figure = rm.plot.ladder(rungs, x=POINT[0])
+    images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    Z = rungs["region"].adversarial[0]
+    np.testing.assert_array_equal(images[:3], np.reshape([POINT[0], Z, Z - POINT[0]], (3, 2, 2)))
+
+
+def test_ladder_shows_the_nearest_example_of_all():
+    rungs = {"region": rm.certify(LINE, POINT, [0], 2)}
+    for attack, shown in ((0.1, 0.3), (0.9, rungs["region"].adversarial[0])):
+        figure = rm.plot.ladder(rungs, x=POINT[0], attack=attack, adversarial=np.full(4, 0.3))
+        images = [np.ravel(ax.images[0].get_array()) for ax in figure.axes if ax.images]
+        np.testing.assert_array_equal(images[1], np.broadcast_to(shown, 4))
+
+
+def test_ladder_of_a_point_that_nothing_can_change():
+    net = rm.Network([rm.Linear([[1.0, 1], [0, 0]], [1.0, 0.0])], 2)
+    figure = rm.plot.ladder({"region": rm.certify(net, [[0.5, 0.5]], [0], 2)}, x=[0.5, 0.5])
+    assert figure.axes[0].texts[0].get_text() == "any distance"
+
+
+def test_ladder_needs_one_norm():
+    first, second = (rm.certify(LINE, POINT, [0], p) for p in (1, 2))
+    with pytest.raises(ValueError, match=r"certificates: expected some, of one norm, got"):
+        rm.plot.ladder({"a": first, "b": second})
+    with pytest.raises(ValueError, match=r"certificates: expected some, of one norm, got"):
+        rm.plot.ladder({})
+
+
+def test_robustness_curve_starts_at_the_accuracy():
+    X = np.random.default_rng(0).uniform(0, 1, (20, 4))
+    curve = rm.robust_error(LINE, X, np.zeros(20, dtype=int), 2, eps=[0.1, 0.2])
+    ax = curve.plot()
+    high, low = ax.lines
+    np.testing.assert_allclose(low.get_ydata()[0], 100 * (1 - curve.test_error))
+    np.testing.assert_allclose(low.get_ydata()[1:], 100 * curve.certified_accuracy)
+    np.testing.assert_allclose(high.get_ydata()[1:], 100 * curve.attacked_accuracy)
+    np.testing.assert_array_equal(low.get_xdata(), [0, 0.1, 0.2])

@@ -1,0 +1,221 @@
+"""Figures of certificates: the ladder of bounds of a point, and robustness curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from refmmr.certify import Certificates, RobustnessCurve
+
+__all__ = ["ladder", "robustness_curve"]
+
+# From Okabe and Ito's palette, told apart in every kind of colour blindness; and by shape as well.
+PROVED, FOUND, KNOWN, GAP = "#0072B2", "#D55E00", "#009E73", "#E6E6E6"
+NAMES = {
+    "region": "linear region",
+    "ibp": "intervals (IBP)",
+    "fast-lin": "Fast-Lin",
+    "kw": "Wong–Kolter",
+    "crown": "CROWN",
+    "lp": "linear program",
+    "search": "region search",
+    "mip": "mixed-integer program",
+}
+
+
+def norm_name(p: float) -> str:
+    """How a norm is written on axes."""
+    return "l_inf" if p == np.inf else f"l_{p}"
+
+
+def ladder(
+    certificates: Mapping[str, Certificates],
+    point: int = 0,
+    *,
+    attack: float | None = None,
+    adversarial: ArrayLike | None = None,
+    x: ArrayLike | None = None,
+    shape: tuple[int, int] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw what each method knows about one point: a ladder of bounds.
+
+    A bar goes as far as the method proves, a diamond stands at its adversarial example.  Where
+    the two meet the minimal perturbation is known.
+
+    Parameters
+    ----------
+    certificates : mapping of str to Certificates
+        By method, from the top of the figure to its bottom; all of the same points and norm.
+    point : int
+        Which of the points.
+    attack : float, optional
+        Distance of an adversarial example from an attack.
+    adversarial : array_like, optional
+        That example.
+    x : array_like, optional
+        The point itself, when it is an image of one channel: it is drawn with the nearest of the
+        adversarial examples and their difference.
+    shape : (height, width), optional
+        Of the image, where x is a flat vector.
+    ax : matplotlib Axes, optional
+        Where to draw the ladder; without the images then.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        For no certificates, or of different norms.
+    """
+    norms = {c.p for c in certificates.values()}
+    if len(norms) != 1:
+        raise ValueError(f"certificates: expected some, of one norm, got norms {sorted(norms)}")
+    rows = {name: (c.lower[point], c.upper[point]) for name, c in certificates.items()}
+    best = min(certificates.values(), key=lambda c: c.upper[point])
+    nearest, Z = best.upper[point], best.adversarial[point]
+    if attack is not None and adversarial is not None and attack < nearest:
+        nearest, Z = attack, np.asarray(adversarial, dtype=float)
+    if ax is None:
+        height = 1.5 + 0.36 * (len(rows) + (attack is not None))
+        if x is not None and np.isfinite(nearest):
+            image = np.asarray(x, dtype=float)
+            side = _sides(image, shape)
+            images = [image.reshape(side), Z.reshape(side)]
+            figure = plt.figure(figsize=(10.5, max(height, 3.4)), layout="constrained")
+            grid = figure.add_gridspec(2, 3, width_ratios=(5.2, 1.2, 1.2))
+            ax = figure.add_subplot(grid[:, 0])
+            _draw_images(figure, grid, images, nearest)
+        else:
+            figure, ax = plt.subplots(figsize=(7.5, height), layout="constrained")
+    parent = ax.get_figure(root=True)
+    assert parent is not None
+    _draw_ladder(ax, rows, attack)
+    ax.set_xlabel(f"{norm_name(norms.pop())} distance from the point, in units of the input")
+    return parent
+
+
+def _draw_ladder(ax: Axes, rows: Mapping[str, tuple[float, float]], attack: float | None) -> None:
+    uppers = [upper for _, upper in rows.values()] + ([] if attack is None else [attack])
+    best = max(lower for lower, _ in rows.values())
+    finite = [v for v in (*uppers, *(lower for lower, _ in rows.values())) if np.isfinite(v)]
+    widest = 1.3 * max(finite, default=1) or 1
+    least = min((upper for upper in uppers if np.isfinite(upper)), default=np.inf)
+    for y, (lower, upper) in enumerate(rows.values()):
+        exact = upper <= lower * (1 + 1e-6)
+        color = KNOWN if exact else PROVED
+        ax.barh(y, min(lower, widest), height=0.62, color=color, zorder=2)
+        end = lower
+        if np.isfinite(upper):
+            ax.plot([lower, upper], [y, y], color="0.75", lw=1.5, zorder=1)
+            ax.plot(upper, y, "D", color=FOUND, markeredgecolor="white", markersize=8, zorder=3)
+            end = upper
+        text = _number(lower)
+        if np.isfinite(upper):
+            text += ", exact" if exact else f" to {_number(upper)}"
+        ax.annotate(
+            text, (min(end, widest), y), (9, 0), textcoords="offset points", va="center",
+            fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+    labels = [NAMES.get(name, name) for name in rows]
+    if attack is not None:
+        y = len(rows)
+        ax.plot(attack, y, "D", color=FOUND, markeredgecolor="white", markersize=8, zorder=3)
+        ax.annotate(
+            f"at most {_number(attack)}", (attack, y), (9, 0), textcoords="offset points",
+            va="center", fontsize=9,
+        )  # fmt: skip
+        labels.append("attack")
+    if np.isfinite(least) and least > best:
+        ax.axvspan(best, least, color=GAP, lw=0, zorder=0)
+    ax.barh(0, 0, color=PROVED, label="proved")
+    if any(upper <= lower * (1 + 1e-6) for lower, upper in rows.values()):
+        ax.barh(0, 0, color=KNOWN, label="proved, exact")
+    if len(uppers) and np.isfinite(least):
+        ax.plot([], [], "D", color=FOUND, markeredgecolor="white", label="adversarial example")
+    if np.isfinite(least) and least > best * (1 + 1e-6):
+        ax.axvspan(0, 0, color=GAP, label="unknown")
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.set_xlim(0, widest)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, frameon=False, fontsize=9,
+        handlelength=1.2,
+    )  # fmt: skip
+
+
+def _number(value: float) -> str:
+    return "any distance" if value == np.inf else f"{value:.4g}"
+
+
+def _sides(x: np.ndarray, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width of the image that a point is."""
+    if shape is not None:
+        return shape
+    sides = [size for size in x.shape if size > 1]
+    if len(sides) == 2:
+        return sides[0], sides[1]
+    root = round(np.sqrt(x.size))
+    if root * root != x.size:
+        raise ValueError(f"shape: expected (height, width) for x of shape {x.shape}, got None")
+    return root, root
+
+
+def _draw_images(figure: Figure, grid: Any, images: list[np.ndarray], distance: float) -> None:
+    images = [*images, images[1] - images[0]]
+    change = float(np.abs(images[2]).max()) or 1.0
+    titles = ("point", f"adversarial\nat {_number(distance)}", "difference")
+    places = (grid[0, 1], grid[0, 2], grid[1, 1:])
+    for image, title, place in zip(images, titles, places, strict=True):
+        ax = figure.add_subplot(place)
+        limits: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        if title == "difference":
+            limits = {"cmap": "PuOr_r", "vmin": -change, "vmax": change}
+        picture = ax.imshow(image, interpolation="nearest", **limits)
+        ax.set_title(title, fontsize=9)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        if title == "difference":
+            figure.colorbar(picture, ax=ax, shrink=0.85)
+
+
+def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:
+    """Draw bounds on the robust accuracy over eps.
+
+    Parameters
+    ----------
+    curve : RobustnessCurve
+        From `robust_error` with a list of radii.
+    ax : matplotlib Axes, optional
+        Where to draw; a new figure if not given.
+
+    Returns
+    -------
+    Axes
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    clean = 1 - curve.test_error
+    eps = np.array([0, *curve.eps])
+    low = 100 * np.array([clean, *curve.certified_accuracy])
+    high = 100 * np.array([clean, *curve.attacked_accuracy])
+    ax.fill_between(eps, low, high, color=GAP, label="unknown", lw=0)
+    ax.plot(eps, high, "D--", color=FOUND, label="not attacked (at most)", ms=5.5)
+    ax.plot(eps, low, "o-", color=PROVED, label="certified (at least)", ms=5.5)
+    ax.set_xlim(0, eps.max() * 1.03)
+    ax.set_ylim(0, 102)
+    ax.set_xlabel(f"radius eps ({norm_name(curve.p)} distance in input space)")
+    ax.set_ylabel("robust accuracy, % of points")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False)
+    return ax

@@ -19,10 +19,10 @@ RIVALS_VENV := build/rivals
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions bench-mnist bench-regions clean
+.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions figure-ladder bench-mnist bench-regions bench-certify bench-wk17a clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(READY) ## run the demo
 	$(BIN)/refmmr demo
@@ -75,6 +75,19 @@ bench-mnist: $(READY) ## train and certify FC1 on MNIST (REFMMR_DATA: folder of 
 
 bench-regions: $(READY) $(RIVALS_VENV)/.ready ## count and time linear regions, against other tools too (REFMMR_DATA: for slices)
 	$(BIN)/python benchmarks/regions.py $(BENCH_ARGS)
+
+bench-certify: $(VENV)/.torch-ready ## time every certification method, and CROWN against PyTorch (REFMMR_DATA: folder of the data sets)
+	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
+	$(BIN)/python benchmarks/certify.py $(BENCH_ARGS)
+
+bench-wk17a: $(READY) ## the exact robust error of a network trained by others (REFMMR_DATA, REFMMR_MODELS)
+	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
+	@test -n "$$REFMMR_MODELS" || { echo "error: set REFMMR_MODELS to the folder that holds wk17a.npz" >&2; exit 1; }
+	$(BIN)/python benchmarks/wk17a.py $(BENCH_ARGS)
+
+figure-ladder: export REFMMR_BACKEND ?= numba
+figure-ladder: $(READY) ## draw what every method knows about one image
+	$(BIN)/python benchmarks/ladder_figure.py
 
 # uv respects the pins already in the file: LOCK_FLAGS=--upgrade takes the newest releases.
 # "fewest" prefers one version of a package for every supported Python to one for each.

@@ -1,7 +1,7 @@
-"""Write the demo's table and picture, and the backends' figures, into the README.
+"""Write the demo's table and picture, and figures of the benchmarks, into the README.
 
-The demo is run anew (unless ``--no-demo``); the backends' figures are those of the last
-``make bench``.
+The demo is run anew (unless ``--no-demo``); the other figures are those of the last ``make bench``
+and ``make bench-wk17a``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from _machine import machine
+from wk17a import PUBLISHED
 
 from refmmr import demo
 
@@ -41,6 +42,8 @@ def main() -> None:
         replace("demo table", demo_table(run_demo()))
     report = json.loads((ROOT / "benchmarks" / "results" / "backends.json").read_text())
     replace("backends table", backends_table(report))
+    report = json.loads((ROOT / "benchmarks" / "results" / "wk17a.json").read_text())
+    replace("certification table", certification_table(report))
 
 
 def replace(name: str, text: str) -> None:
@@ -95,6 +98,26 @@ def backends_table(report: dict) -> str:
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     where = said(rows[next(iter(SHOWN))]["machine"])
     what = f"float32, l_2; {where}. `*`: scaled up from some batches."
+    return "\n".join([*lines, "", what, ""])
+
+
+def certification_table(report: dict) -> str:
+    """Published figures of a network beside ours, in Markdown."""
+    here = {
+        "test error": (report["test_error"],),
+        "PGD": (report["pgd"],),
+        "their own bound": (report["bounds"]["Fast-Lin (KW), no box"],),
+        "exact robust error": (report["lower_bound"], report["upper_bound"]),
+    }
+    lines = ["", "| | published | here |", "| --- | --- | --- |"]
+    for name, published in PUBLISHED.items():
+        shares = dict.fromkeys(f"{100 * share:.2f}" for share in here[name])
+        lines.append(f"| {name} | {published:.2f} % | {' to '.join(shares)} % |")
+    seconds = sum(row["total"] for row in report["seconds"].values())
+    what = (
+        f"{report['points']} points, {report['undecided']} undecided; {seconds:.0f} s of work for "
+        f"PGD, CROWN and branching together. {said(report['machine'])}."
+    )
     return "\n".join([*lines, "", what, ""])
 
 

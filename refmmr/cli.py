@@ -149,7 +149,7 @@ def demo(out: Path, epochs: int | None) -> None:
     type=click.Choice(SCHEMES),
     default="mmr",
     show_default=True,
-    help="Plain cross-entropy, adversarial training, MMR, or both.",
+    help="Plain cross-entropy, adversarial training, MMR, both, or the bound of Wong and Kolter.",
 )
 @click.option(
     "--hidden",

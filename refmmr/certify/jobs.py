@@ -21,7 +21,6 @@ from uuid import uuid4
 import numpy as np
 
 from refmmr._backend import get_backend, use_backend
-from refmmr.backends import threads
 
 Work = Callable[[Any, Any], Any]
 """A function of a module: (problem, task) -> result."""
@@ -91,6 +90,8 @@ def _process(work: Work, backend: str, token: str, packed: np.ndarray, task: Any
 
 
 def _worker(work: Work, backend: str, token: str, packed: np.ndarray, task: Any) -> Any:
+    from refmmr.backends import threads
+
     # As many workers as cores: none of them may start threads of its own.
     threads.set_threads(1)
     with use_backend(backend), threads.one_blas_thread():

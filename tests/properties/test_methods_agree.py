@@ -1,5 +1,7 @@
 """All methods of certification together: they are in order, agree where exact, and withstand."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,13 @@ SLACK = 1e-5
 """Exact answers of two solvers agree to this, relative to the distance."""
 
 
+class Both(NamedTuple):
+    """Two bounds on the minimal perturbation."""
+
+    lower: np.ndarray
+    upper: np.ndarray
+
+
 def certify_all(net, X, y, p, box):
     """Certificates by every method that knows the norm."""
     methods = [*BOUNDS, *([] if p == 2 else ["lp"]), *EXACT[p]]
@@ -29,6 +38,12 @@ def certify_all(net, X, y, p, box):
 
 def check_order(found, net, X, y, p, box):
     """Every lower bound is below every upper bound, and those that must rank do."""
+    # Where the whole space has one class, numbers end before radii do.
+    some = np.max([c.lower for c in found.values()], axis=0) < 1e6
+    found = {name: Both(c.lower[some], c.upper[some]) for name, c in found.items()}
+    X, y = X[some], y[some]
+    if len(X) == 0:
+        return
     lower = np.max([c.lower for c in found.values()], axis=0)
     upper = np.min([c.upper for c in found.values()], axis=0)
     _, attacked = minimal_attack(net, X, y, p, box=box, steps=10, restarts=2)
@@ -46,6 +61,8 @@ def check_adversarial(found, net, X, y, p, box):
     """Examples are in the box, at their distance, and misclassified."""
     for method, c in found.items():
         some = np.flatnonzero(np.isfinite(c.upper) & (c.upper > 0))
+        if len(some) == 0:
+            continue
         Z = c.adversarial[some]
         assert region.surely_misclassified(net, Z, y[some]).all(), method
         for i, z in zip(some, Z, strict=True):
@@ -97,7 +114,7 @@ def test_exact_answers_agree_with_the_enumeration(p, seed):
     cx = rm.enumerate_regions(net, rm.Box([0, 0], [1, 1]))
     X = rng.uniform(0, 1, (6, 2))
     y = net.predict(X)
-    true = np.array([float(cx.boundary_distance(x[None], p)[0]) for x in X])
+    true = cx.boundary_distance(X, p).distance
     for method in EXACT[p]:
         found = rm.certify(net, X, y, p, box=(0, 1), method=method, progress=False)
         finite = np.isfinite(true)

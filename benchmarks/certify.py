@@ -52,9 +52,9 @@ BATCHED = ("region", "ibp", "fast-lin", "crown", "attack")
 DEAR = ("lp", "search", "mip")
 NETWORKS = ("digits", "fc1", "lenet")
 POINTS = {"digits": 100, "fc1": 100, "lenet": 50}
-FEW = {"digits": 40, "fc1": 10, "lenet": 10}
+FEW = {"digits": 40, "fc1": 10, "lenet": 5}
 """Points for the methods that take one at a time."""
-LIMIT = {"digits": 1.0, "fc1": 20.0, "lenet": 20.0}
+LIMIT = {"digits": 1.0, "fc1": 5.0, "lenet": 10.0}
 """Seconds a point for them."""
 RADIUS, TOLERANCE, ROUNDS = 0.1, 1e-5, 7
 

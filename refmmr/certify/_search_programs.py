@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import highspy
 import numpy as np
 
-from refmmr.reference.hyperplanes import norm
+from refmmr.reference.hyperplanes import cheapest_moves, norm
 
 ROUNDS = 6
 """How often a least-distance program takes in rows, before slower least squares finish it."""
@@ -26,6 +26,12 @@ STEPS = 15
 
 ROWS, PASSES = 8, 60
 """Rows that a linear program takes in at once, and how often."""
+
+MODELS, HALVINGS = 30, 12
+"""Quadratic models for one nearest point, and steps back from their maxima."""
+
+CUBES = 30
+"""Radii that are tried for the smallest cube, at most."""
 
 TOLERANCE = 1e-9
 """How far a row may be violated, relative to the length of the step."""
@@ -353,3 +359,155 @@ class LinearPrograms:
         self.highs.addRow(floor, np.inf, len(indices), indices.astype(np.int32), entries[indices])
         self.place[row] = len(self.used)
         self.used.append(row)
+
+
+def nearest_point(
+    values: np.ndarray,
+    rows: np.ndarray,
+    lo: np.ndarray,
+    hi: np.ndarray,
+    p: float,
+    multipliers: np.ndarray,
+    limit: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The shortest step with ``values + rows delta >= 0`` in the box, by few rows.
+
+    Parameters
+    ----------
+    values, rows : ndarray, shapes (m,) and (m, d)
+    lo, hi : ndarray, shape (d,)
+        Of the step.
+    p : {1, 2, inf}
+    multipliers : ndarray, shape (m,)
+        A guess, >= 0.
+    limit : float
+        A longer step need not be precise.
+
+    Returns
+    -------
+    multipliers, step : ndarray, shapes (m,) and (d,)
+    """
+    if p == 2:
+        return _least_square(values, rows, lo, hi, multipliers, limit)
+    if p == 1:
+        return _shortest_sum(values, rows, lo, hi)
+    return _smallest_cube(values, rows, lo, hi, multipliers, limit)
+
+
+def _least_square(values, rows, lo, hi, lam, limit):
+    """l_2: the dual function of `LeastDistance`, by quadratic models.
+
+    With the coordinates that the box holds kept fixed, the dual function is quadratic, and its
+    maximum over all multipliers >= 0 is a problem of non-negative least squares, in as many
+    variables as there are rows.  Its solution is a direction of ascent.
+    """
+    from scipy.optimize import nnls
+
+    scale = np.sqrt((rows * rows).sum(axis=1))
+    scale = np.where(scale > 0, scale, 1)
+    M, a = rows / scale[:, None], values / scale
+    lam = lam * scale
+    if not (lam > 0).any():
+        lam = np.where(np.arange(len(a)) == a.argmin(), np.maximum(-a, 0), 0)
+    step = np.clip(lam @ M, lo, hi)
+    for _ in range(MODELS):
+        gradient = -(a + M @ step)
+        length = np.sqrt(step @ step)
+        if 0.5 * length**2 + lam @ gradient > 0.5 * limit**2:
+            break
+        tolerance = 1e-11 * (length + 1e-3 * limit)
+        if (np.where(lam > 0, np.abs(gradient), gradient) <= tolerance).all():
+            break
+        inside = (step > lo) & (step < hi)
+        H = (M * inside) @ M.T + 1e-11 * np.eye(len(a))
+        try:
+            L = np.linalg.cholesky(H)
+            best, _ = nnls(L.T, np.linalg.solve(L, H @ lam + gradient), maxiter=20 * len(a))
+        except (RuntimeError, ValueError, np.linalg.LinAlgError):
+            break
+        # As far as the dual function rises: its slope falls on the way.
+        way, share = best - lam, 1.0
+        for _ in range(HALVINGS):
+            step = np.clip((lam + share * way) @ M, lo, hi)
+            slope = -(way @ (a + M @ step))
+            if slope >= -0.3 * (way @ gradient):
+                break
+            share /= 2
+        lam = np.maximum(lam + share * way, 0)
+    return lam / scale, step
+
+
+def _shortest_sum(values, rows, lo, hi):
+    """l_1: one linear program, whose columns are how far up and how far down."""
+    m, d = rows.shape
+    highs = _model(
+        np.ones(2 * d), np.zeros(2 * d), np.append(hi, -lo), -values, np.hstack([rows, -rows])
+    )
+    highs.run()
+    lam, step = np.zeros(m), np.zeros(d)
+    status = highs.getModelStatus()
+    if status == highspy.HighsModelStatus.kInfeasible:
+        ray = highs.getDualRay()
+        if ray[1]:
+            lam = np.array(ray[2])
+    elif status == highspy.HighsModelStatus.kOptimal:
+        solution = highs.getSolution()
+        lam, columns = np.array(solution.row_dual), np.array(solution.col_value)
+        step = columns[:d] - columns[d:]
+    return np.maximum(lam, 0), np.clip(step, lo, hi)
+
+
+def _smallest_cube(values, rows, lo, hi, lam, limit):
+    """l_inf: how far the worst row is violated on a cube of radius r falls, convexly, with r.
+
+    A linear program says how far, and which sum of rows proves it; the distance of that one
+    half-space is the next r, at most the right one: Newton's method, from the left.
+    """
+    m, d = rows.shape
+    length = np.abs(rows).sum(axis=1)
+    length = np.where(length > 0, length, 1)
+    if not lam @ values < 0:
+        lam = np.where(np.arange(m) == (-values / length).argmax(), 1.0, 0.0)
+    zero = np.zeros(d)
+    A = np.hstack([rows / length[:, None], np.ones((m, 1))])
+    highs: Any = None
+    step, radius = zero, 0.0
+    for _ in range(CUBES):
+        distance, move = cheapest_moves(zero, lam @ rows, lam @ values, lo, hi, np.inf)
+        new = -float(distance)
+        if not new > radius * (1 + 1e-9):
+            break
+        radius, step = new, move
+        if not radius < limit:
+            break
+        low, high = np.append(np.maximum(lo, -radius), 0), np.append(np.minimum(hi, radius), np.inf)
+        if highs is None:
+            highs = _model(np.append(zero, 1), low, high, -values / length, A)
+        else:
+            highs.changeColsBounds(d + 1, np.arange(d + 1, dtype=np.int32), low, high)
+        highs.run()
+        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            break
+        solution = highs.getSolution()
+        columns = np.array(solution.col_value)
+        step = np.clip(columns[:d], lo, hi)
+        if columns[d] <= 1e-10 * radius:
+            break
+        lam = np.maximum(np.array(solution.row_dual), 0) / length
+    return lam, step
+
+
+def _model(cost, low, high, floor, A):
+    """Minimise ``<cost, u>`` subject to ``low <= u <= high`` and ``A u >= floor``."""
+    highs: Any = highspy.Highs()
+    for option, value in OPTIONS.items():
+        highs.setOptionValue(option, value)
+    m, n = A.shape
+    model: list[Any] = [
+        *(n, m, m * n, int(highspy.MatrixFormat.kRowwise)),
+        *(int(highspy.ObjSense.kMinimize), 0.0, cost, low, high),
+        *(floor, np.full(m, np.inf), (n * np.arange(m)).astype(np.int32)),
+        *(np.tile(np.arange(n), m).astype(np.int32), A.reshape(-1), np.zeros(n, np.int32)),
+    ]
+    highs.passModel(*model)
+    return highs

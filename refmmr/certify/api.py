@@ -273,9 +273,22 @@ def bounds(
         arguments["goal"] = goal
     if method.guided:
         if known is None:
-            known = minimal_attack(net, X, y, p, box=box)[::-1]
+            known = _examples(net, X, y, p, box)
         arguments["upper"], arguments["adversarial"] = known
     return method.load()(net, X, y, p, box, **arguments)
+
+
+def _examples(net, X, y, p, box):
+    """Distances and adversarial examples: the region's where they are minimal, else an attack's."""
+    found = _region_bounds(net, X, y, p, box)
+    upper, adversarial = found.upper.copy(), found.adversarial.copy()
+    some = ~is_exact(found.lower, upper)
+    if some.any():
+        Z, distances = minimal_attack(net, X[some], y[some], p, box=box)
+        nearer = np.flatnonzero(some)[distances < upper[some]]
+        keep = distances < upper[some]
+        upper[nearer], adversarial[nearer] = distances[keep], Z[keep]
+    return upper, adversarial
 
 
 def is_exact(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

@@ -19,6 +19,12 @@ of which x lies on the region's side.
 distance within the box is bounded with all rounding errors (`refmmr.certify.region`).  What
 multipliers are good ones is said by a program (`refmmr.certify._search_programs`), which nobody
 needs to trust; an empty set shows itself as an infinite distance.
+
+**Where regions are many** they are not looked at one by one: after a few of them, families of
+regions are halved and bounded as a whole (`refmmr.certify._search_families`), and only now and then
+another region is visited.  Both share the examples, the larger of both lower bounds counts, and the
+walks leave out the walls of units that are stable on the ball that matters: a straight walk of that
+length never meets them.
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refmmr.certify import region
+from refmmr.certify._search_families import Families
 from refmmr.certify._search_programs import LeastDistance, LinearPrograms, Program, Targets
 from refmmr.certify.region import HAIRS, Bounds
 from refmmr.reference import rounding
@@ -52,8 +59,24 @@ AHEAD = 1.15
 TOGETHER = 6
 """Walls of a region that are looked at together, at least."""
 
+LEAST = 1e-9
+"""How much nearer a new example must be, relatively."""
+
+TRIES = 4
+"""Projections that follow the nearest point of a family, at most."""
+
 GUESSES = 1 + 0.02 * np.arange(12)
 """How far the projections that lead to a first example are lengthened."""
+
+FIRST, EACH = 6, 16
+"""Regions that are visited before families of regions are looked at, and families for each other
+region."""
+
+LARGE = 10**5
+"""Units times inputs from which on regions are dear: one comes first, and others are seldom."""
+
+FARTHER = 1 + 1e-9
+"""No point of the box is farther away than its farthest one times this, rounding included."""
 
 OPEN, LOOK, MEET = range(3)
 """What an entry of the queue stands for: a region to enter, walls to look at, the end."""
@@ -221,6 +244,7 @@ class _Region:
         toward = np.append(np.ones(N), -np.ones(len(self.values) - N))
         seen = self.values * toward > -state.errors.values
         seen[N + y] = False
+        seen[:N] &= ~state.stable
         flat_rows = np.asarray(~self.rows.any(axis=1))
         if flat_rows[:N].any():
             seen[:N] &= ~(flat_rows[:N] & state.errors.constant(masks, net.input_shape))
@@ -240,6 +264,7 @@ class _Region:
             N, p = len(self.pattern), state.shared.p
             # A row that no such step violates is left out.
             near = self.values[:N] < limit * dual_norm(self.rows[:N], p)
+            near &= ~state.stable
             targets = self.targets[self.waiting]
             near[targets[targets < N]] = True
             self.used = np.append(np.flatnonzero(near), np.arange(N, len(self.values)))
@@ -262,8 +287,8 @@ class PointSearch:
         Bounds on the minimal perturbation, at any time.
     adversarial : ndarray, shape (d,)
         The example that `upper` belongs to; NaN without one.
-    regions : int
-        Linear regions visited so far.
+    regions, nodes : int
+        Linear regions visited so far, and families of regions looked at.
     done : bool
         Nothing is left to be done.
     """
@@ -277,6 +302,11 @@ class PointSearch:
         self.farthest = float(norm(np.maximum(self.hi - self.flat, self.flat - self.lo), shared.p))
         self.upper, self.adversarial = np.inf, np.full(self.flat.size, np.nan)
         self.regions, self.done = 0, False
+        self.families = Families(net, shared.p, shared.box, self)
+        large = net.n_hidden * self.flat.size > LARGE
+        self._first, self._each = (1, 8 * EACH) if large else (FIRST, EACH)
+        if net.n_hidden == 0:
+            self.families.done = True
         self._order = count()
         self._opened: set[bytes] = set()
         self._known: dict[bytes, float] = {}
@@ -291,6 +321,10 @@ class PointSearch:
         logits = trail.outputs[-1].reshape(-1)
         pattern = np.concatenate([np.zeros(0, bool), *(mask.reshape(-1) for mask in trail.masks)])
         self._queue: list[tuple[float, int, int, Any]] = []
+        # Units that no walk switches which is no longer than the reach.
+        self.stable, self._reach = np.zeros(len(pattern), bool), np.inf
+        outputs = np.concatenate([output.reshape(-1) for output in trail.outputs])
+        self._sure = np.abs(outputs[: len(pattern)]) > self.errors.values[: len(pattern)]
         if logits.argmax() != y:
             self.upper, self.adversarial = 0.0, self.flat
         else:
@@ -300,7 +334,21 @@ class PointSearch:
     @property
     def lower(self) -> float:
         """No point nearer than this has another class."""
-        return min(self._queue[0][0] if self._queue else np.inf, self.upper)
+        walked = min(self._queue[0][0] if self._queue else np.inf, self._reach)
+        lower = max(walked, self.families.lower)
+        # Where the box ends.
+        lower = np.inf if lower >= self.farthest * FARTHER else lower
+        return min(lower, self.upper)
+
+    @property
+    def limit(self) -> float:
+        """No point farther away is of interest."""
+        return min(self.upper, self.goal, self.farthest * FARTHER)
+
+    @property
+    def nodes(self) -> int:
+        """Families of regions looked at so far."""
+        return self.families.nodes
 
     def run(
         self,
@@ -321,7 +369,14 @@ class PointSearch:
                 on_region(self)
 
     def step(self) -> None:
-        """Work on the nearest entry of the queue."""
+        """Work on the nearest entry of the queue, or on the nearest family of regions."""
+        turn = self.regions >= self._first + self.families.nodes // self._each
+        if not self.families.done and (turn or not self._queue) and np.isfinite(self.limit):
+            self.families.step()
+            if self._reach == np.inf and self.families.stable is not None:
+                self._leave_out(self.families.stable, self.families.stable_radius)
+            self._settle()
+            return
         key, _, kind, what = self._queue[0]
         if kind == MEET:
             self._meet(*what)
@@ -336,6 +391,11 @@ class PointSearch:
                 self._look(key, what)
         heapq.heappop(self._queue)
         self._settle()
+
+    def _leave_out(self, stable: np.ndarray, radius: float) -> None:
+        """Forget the walls of units that nobody switches within a radius."""
+        self.stable = stable & self._sure
+        self._reach = radius
 
     def _settle(self) -> None:
         """Drop what is not needed any more, and see whether the search is over."""
@@ -443,6 +503,32 @@ class PointSearch:
                 break
         self.done = True
 
+    def attempt(self, step: np.ndarray) -> None:
+        """See whether a step is adversarial, or projections from where it leads."""
+        self._try(step[None])
+        for _ in range(TRIES):
+            before = self.upper
+            z = np.clip(self.flat + step, self.lo, self.hi).reshape(self.x.shape)
+            trail = self.shared.net.forward(z)
+            logits = trail.outputs[-1].reshape(-1)
+            rivals = np.where(np.arange(len(logits)) == self.y, -np.inf, logits)
+            direct = np.zeros(len(logits))
+            direct[self.y], direct[rivals.argmax()] = 1, -1
+            none = [None] * (len(trail.outputs) - 1)
+            shape = trail.outputs[-1].shape
+            deltas = self.shared.net.backward(trail, [*none, direct.reshape(shape)])
+            w = self.shared.net.input_gradient(deltas).reshape(-1)
+            value = logits[self.y] - rivals.max() - w @ (z.reshape(-1) - self.flat)
+            if not value > 0 or not w.any():
+                break
+            if self.shared.box is None:
+                step = free_moves(w, value, self.shared.p)
+            else:
+                step = cheapest_moves(self.flat, w, value, self.lo, self.hi, self.shared.p)[1]
+            self._try(step[None])
+            if self.upper == before < np.inf:
+                break
+
     def _cheap(self, here: _Region, targets: np.ndarray, box: Box | None) -> np.ndarray:
         """Distances of single walls, free or in the box."""
         toward = here.toward[targets]
@@ -450,6 +536,12 @@ class PointSearch:
         value = here.values[targets] * toward
         value_error, w_error = self.errors.values[targets], self.errors.rows[targets]
         return self._distances(w, value, value_error, w_error, box)
+
+    def distances(
+        self, w: np.ndarray, value: np.ndarray, value_error: np.ndarray, w_error: np.ndarray
+    ) -> np.ndarray:
+        """Proved distances of half-spaces, within the box."""
+        return self._distances(w, value, value_error, w_error, self.shared.box)
 
     def _distances(self, w, value, value_error, w_error, box):
         """Distances of half-spaces, for the worst ones within the rounding errors."""
@@ -528,7 +620,8 @@ class PointSearch:
         longer = (1 + np.array(hairs))[:, None, None] * steps
         Z = np.clip(self.flat + longer.reshape(-1, d), self.lo, self.hi)
         length = norm(Z - self.flat, self.shared.p) * (1 + rounding.rounding_factor(4 * d + 8))
-        Z, length = Z[length < self.upper], length[length < self.upper]
+        nearer = length < self.upper * (1 - LEAST)
+        Z, length = Z[nearer], length[nearer]
         if not len(Z):
             return
         net = self.shared.net

@@ -23,7 +23,7 @@ from refmmr.reference import attacks
 from refmmr.reference.balls import Ball, ball, largest_gain
 from refmmr.reference.hyperplanes import norm
 from refmmr.reference.network import Network
-from refmmr.reference.relaxations import relu_lines
+from refmmr.reference.relaxations import relu_lines, terms
 from refmmr.reference.rounding import UNDERFLOW, rounding_factor
 
 PRECISION = 1e-4
@@ -251,8 +251,7 @@ def lines_below(
     affine = programs.matrices(net)
     sizes = [np.maximum(np.abs(where.lowest), np.abs(where.highest))[0]]
     sizes += [np.maximum(np.abs(low), np.abs(high)) for low, high in bounds[: len(affine) - 1]]
-    # Everything that is rounded is a sum of so many terms, times a few for the lines between.
-    factor = rounding_factor(8 * sum(W[0].size + 8 for W, _ in net.parameters))
+    factor = rounding_factor(terms(net))
     constant = error = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         for k in reversed(range(len(affine))):

@@ -186,8 +186,7 @@ def _carry_back(net, where, k, rows, bounds, rule):
     shape = (len(where.x), *net.input_shape)
     largest = np.maximum(np.abs(where.lowest), np.abs(where.highest)).reshape(shape)
     sizes = [largest, *(np.maximum(np.abs(low), np.abs(high)) for low, high in bounds)]
-    # Everything that is rounded is a sum of so many terms, times a few for the lines between.
-    factor = rounding_factor(8 * sum(W[0].size + 8 for W, _ in net.parameters[: k + 1]))
+    factor = rounding_factor(terms(net))
     constant = np.zeros((len(where.x), rows.shape[1]))
     error = np.zeros_like(constant)
     while True:
@@ -209,6 +208,16 @@ def _carry_back(net, where, k, rows, bounds, rule):
         lines = relu_lines(low, high, rule)
         constant = constant + _dot(np.minimum(rows, 0), lines.intercept)
         rows = rows * np.where(rows > 0, lines.lower_slope, lines.upper_slope)
+
+
+def terms(net: Network) -> int:
+    """Roundings that a number meets on its way back, and more.
+
+    A step back through a layer sums over its units, and so do biases and intercepts; the last sum
+    is over the input.  Eight times all of them together cover the lines between, the largest gain
+    and the rounding of the error itself.
+    """
+    return 8 * sum(int(np.prod(shape)) for shape in net.shapes) + 64
 
 
 def _through_absolute(net, k, size):

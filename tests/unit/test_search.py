@@ -197,7 +197,8 @@ def test_known_examples_save_work(task, p):
     whole = search(net, X, y, p, box)
     again = search(net, X, y, p, box, upper=whole.bounds.upper,
                    adversarial=whole.bounds.adversarial)  # fmt: skip
-    assert (again.regions <= whole.regions).all()
+    # Families of regions may end the search a little earlier or later.
+    assert again.regions.sum() <= whole.regions.sum() + len(X)
     exact(again, whole.bounds.upper)
     np.testing.assert_array_equal(again.bounds.adversarial, whole.bounds.adversarial)
 

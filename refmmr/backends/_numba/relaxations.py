@@ -83,6 +83,7 @@ class _Relaxed:
         self.layout = layout = Layout(net, X)
         self.layers = layout.layers
         self.net, self.p, self.rule = net, p, rule
+        self.factor = rounding_factor(reference.terms(net))
         self.n = len(X)
         self.x, self.eps = layout.inputs(X), np.ascontiguousarray(eps, dtype=np.float64)
         self.boxed = box is not None
@@ -118,7 +119,7 @@ class _Relaxed:
         own, rival = np.repeat(y, classes), np.tile(np.arange(classes), self.n)
         margins = np.full(self.n * classes, np.inf)
         wanted = np.flatnonzero(own != rival)
-        factor = self._factor(last)
+        factor = self.factor
 
         def start(some):
             i, own_, rival_ = samples[some], own[some], rival[some]
@@ -188,10 +189,6 @@ class _Relaxed:
             largest = np.maximum(np.abs(self.low[k - 1]), np.abs(self.high[k - 1]))
         return largest @ np.abs(layer.W).T + np.abs(layer.b)
 
-    def _factor(self, k):
-        """As the reference: sums of so many terms."""
-        return rounding_factor(8 * sum(W[0].size + 8 for W, _ in self.net.parameters[: k + 1]))
-
     @staticmethod
     def _bias(layer: Layer) -> np.ndarray:
         return layer.b if isinstance(layer, Dense) else np.tile(layer.b, layer.geometry.positions)
@@ -199,7 +196,7 @@ class _Relaxed:
     def _units(self, k, samples, units, sign):
         """Lower bounds of ``sign * f_k`` of some units."""
         layer = self.layers[k]
-        factor = self._factor(k)
+        factor = self.factor
 
         def start(some):
             i, j = samples[some], units[some]
@@ -264,7 +261,7 @@ class _Relaxed:
                 ) - rows.error  # fmt: skip
             _relax(
                 rows.A, rows.corner, rows.window, image, rows.owner, self.lines[j],
-                self.terms[j], layer.b, self._factor(k), rows.constant, rows.error,
+                self.terms[j], layer.b, self.factor, rows.constant, rows.error,
             )  # fmt: skip
             rows = self._step(layer, j, rows, buffers)
         return self._ends(rows)

@@ -1,0 +1,217 @@
+"""Families of linear regions: alone they find the minimal perturbation; what they claim holds."""
+
+import numpy as np
+import pytest
+
+import refmmr as rm
+from refmmr.certify import _search_families, region, search
+from refmmr.certify._search_programs import nearest_point
+from refmmr.reference.hyperplanes import cheapest_moves, norm
+
+NORMS = [1, 2, np.inf]
+BOX = np.full(2, -1.0), np.full(2, 1.0)
+
+
+def network(sizes, seed, spread=1 / 3):
+    """A network with random biases; a large spread moves walls away."""
+    rng = np.random.default_rng(seed)
+    net = rm.Network.mlp(sizes, rng=seed)
+    biases = [rng.normal(size=b.shape) * spread for _, b in net.parameters[:-1]]
+    weights = [W for W, _ in net.parameters]
+    return net.with_parameters(
+        list(zip(weights, [*biases, np.zeros(sizes[-1])], strict=True))
+    ).astype(np.float64)
+
+
+def points(net, n=8):
+    X = np.random.default_rng(9).uniform(-0.9, 0.9, (n, 2))
+    return X, net.predict(X)
+
+
+def true_distance(net, X, p):
+    return rm.enumerate_regions(net, rm.Box(*BOX)).boundary_distance(X, p).distance
+
+
+SIZES = [[2, 16, 3], [2, 10, 8, 3], [2, 7, 6, 5, 2]]
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_families_first(monkeypatch, sizes, p):
+    monkeypatch.setattr(search, "FIRST", 0)
+    net = network(sizes, seed=8)
+    X, y = points(net)
+    result = search.search(net, X, y, p, BOX)
+    expected = true_distance(net, X, p)
+    np.testing.assert_allclose(result.bounds.lower, expected, rtol=2e-6)
+    np.testing.assert_allclose(result.bounds.upper, expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_families_alone(sizes, p):
+    """Their own bound never exceeds the distance, rises, and ends there."""
+    net = network(sizes, seed=8)
+    X, y = points(net)
+    expected = true_distance(net, X, p)
+    met = 0
+    for state, distance in zip(search.point_searches(net, X, y, p, BOX), expected, strict=True):
+        before = 0.0
+        for _ in range(3000):
+            if state.families.done:
+                break
+            state.families.step()
+            assert before <= state.families.lower
+            before = state.families.lower
+            assert before <= min(distance * (1 + 1e-9), 4)
+            assert state.upper >= distance * (1 - 1e-9)
+        met += before >= distance * (1 - 1e-6) or np.isinf(distance)
+    assert met == len(X)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_walks_without_stable_units(p):
+    """Most units are stable on the ball, and regions are walked without their walls."""
+    net = network([2, 40, 3], seed=4, spread=1.5)
+    X, y = points(net, 5)
+    expected = true_distance(net, X, p)
+    shares, unstable = [], 0
+    first = search.search(net, X, y, p, BOX, max_regions=1).bounds
+    searches = search.point_searches(net, X, y, p, BOX, None, first.upper, first.adversarial)
+    for state, distance in zip(searches, expected, strict=True):
+        families = state.families
+        families.step()
+        state._leave_out(families.stable, families.stable_radius)
+        families.done, families.lower = True, 0.0
+        state.run()
+        np.testing.assert_allclose(state.lower, distance, rtol=2e-6)
+        np.testing.assert_allclose(state.upper, distance, rtol=2e-6)
+        shares.append(state.stable.mean())
+        unstable += int((~state.stable).sum())
+    assert np.mean(shares) > 0.5
+    assert unstable > 0
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_stable_units_keep_their_side(sizes, p):
+    net = network(sizes, seed=3)
+    X, y = points(net)
+    goal = np.full(len(X), 0.2)
+    rng = np.random.default_rng(0)
+    seen = 0
+    for x, state in zip(X, search.point_searches(net, X, y, p, BOX, goal), strict=True):
+        state.families.step()
+        radius = state.families.stable_radius
+        assert radius <= 0.2
+        delta = rng.uniform(-1, 1, (500, 2))
+        Z = np.clip(x + delta / norm(delta, p)[:, None] * radius * rng.random((500, 1)), *BOX)
+        same = (net.activation_pattern(Z) == net.activation_pattern(x[None])).all(axis=0)
+        assert same[state.families.stable].all()
+        seen += int(state.families.stable.sum())
+    assert seen > 0
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_cuts_keep_the_examples(sizes, p):
+    """Each cut holds at all points of the class in the family, within the ball."""
+    net = network(sizes, seed=8)
+    X, y = points(net)
+    side = np.linspace(-1, 1, 201)
+    Z = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    classes, patterns = net.predict(Z), net.activation_pattern(Z)
+    tested = 0
+    for x, state in zip(X, search.point_searches(net, X, y, p, BOX), strict=True):
+        families = state.families
+        for _ in range(20):
+            if families.done:
+                break
+            families.step()
+            near = norm(Z - x, p) < families._radius
+            for _, _, family in families._queue:
+                agree = np.where(patterns, 1, -1) * family.fixed >= 0
+                inside = near & agree.all(axis=1) & (classes == family.target)
+                for cut in family.cuts:
+                    assert (cut.value + (Z[inside] - x) @ cut.row >= -cut.error).all()
+                    tested += int(inside.sum())
+    assert tested > 0
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_smaller_balls_first(monkeypatch, p):
+    """A poor example makes a large ball; the proved radius grows through smaller ones."""
+    monkeypatch.setattr(_search_families, "NEAR", 0.999)
+    net = network([2, 16, 3], seed=3)
+    X, y = points(net)
+    expected = true_distance(net, X, p)
+    for state, distance in zip(search.point_searches(net, X, y, p, BOX), expected, strict=True):
+        while not state.families.done:
+            state.families.step()
+        np.testing.assert_allclose(state.families.lower, min(distance, state.limit), rtol=2e-6)
+
+
+def test_interrupted(monkeypatch):
+    """An interruption while families are looked at leaves no half of them out."""
+    monkeypatch.setattr(search, "FIRST", 0)
+    net = network([2, 16, 3], seed=3)
+    X, y = points(net, 3)
+    expected = true_distance(net, X, 2)
+    look = _search_families.Families._look
+    for state, distance in zip(search.point_searches(net, X, y, 2, BOX), expected, strict=True):
+        calls = iter(range(10**6))
+
+        def sometimes(self, family, key, calls=calls):
+            if next(calls) % 5 == 3:
+                raise KeyboardInterrupt
+            return look(self, family, key)
+
+        monkeypatch.setattr(_search_families.Families, "_look", sometimes)
+        for _ in range(10**4):
+            try:
+                state.run()
+                break
+            except KeyboardInterrupt:
+                assert state.lower <= distance * (1 + 1e-9)
+        monkeypatch.setattr(_search_families.Families, "_look", look)
+        state.run()
+        np.testing.assert_allclose([state.lower, state.upper], distance, rtol=2e-6)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_convolutional(p):
+    """On a ball beyond the own region, which the families prove."""
+    net = rm.Network.lenet_small((1, 4, 4), 3, rng=0).astype(np.float64)
+    X = np.random.default_rng(0).uniform(0, 1, (2, 1, 4, 4))
+    y = net.predict(X)
+    box = np.zeros((1, 4, 4)), np.ones((1, 4, 4))
+    goal = 2 * region.region_bounds(net, X, y, p, box).lower
+    for state in search.point_searches(net, X, y, p, box, goal):
+        for _ in range(10):
+            if state.families.done:
+                break
+            state.families.step()
+        assert state.goal <= state.families.lower <= state.upper
+        eps = state.goal * (1 - 1e-9)
+        Z = rm.pgd(net, state.x, [state.y], p, eps=eps, steps=20, box=box, rng=0)
+        assert net.predict(Z) == state.y
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("p", NORMS)
+def test_nearest_point(p, seed):
+    """The step is allowed, and no nearer one is: the sum of the rows says so."""
+    rng = np.random.default_rng(seed)
+    rows, values = rng.normal(size=(5, 8)), -np.abs(rng.normal(size=5))
+    rows[4] = rows[3] + 1e-4 * rows[4]
+    lo, hi = -rng.uniform(0.5, 3, 8), rng.uniform(0.5, 3, 8)
+    lam, step = nearest_point(values, rows, lo, hi, p, np.zeros(5), 100.0)
+    if (values + rows @ step < -1e-7).any():
+        # There is none: the sum of rows is out of reach in the box.
+        lam = lam / lam.max()
+    else:
+        assert ((step >= lo) & (step <= hi)).all()
+    distance, _ = cheapest_moves(np.zeros(8), lam @ rows, lam @ values, lo, hi, p)
+    if np.isfinite(distance):
+        np.testing.assert_allclose(-distance, norm(step, p), rtol=1e-6)
+        assert (values + rows @ step >= -1e-7).all()

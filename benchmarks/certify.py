@@ -147,12 +147,17 @@ def methods(network: str, norm: str, method: str, quick: bool) -> dict:
         lower, upper, exact = found.lower, found.upper, found.exact
         each = [seconds / len(X)]
     else:
-        limit = {} if method == "lp" else {"max_seconds": LIMIT[network]}
         each, parts = [], []
         for i in range(len(X)):
             seconds, found = timed(
                 lambda i=i: rm.certify(
-                    net, X[[i]], y[[i]], p, method=method, progress=False, **limit
+                    net,
+                    X[[i]],
+                    y[[i]],
+                    p,
+                    method=method,
+                    progress=False,
+                    max_seconds=LIMIT[network],
                 )
             )
             each.append(seconds)

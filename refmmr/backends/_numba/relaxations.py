@@ -27,7 +27,7 @@ from refmmr.reference.rounding import UNDERFLOW, rounding_factor
 NUMBERS = 2**18
 """Numbers of the widest array of a block of rows: what a core keeps near."""
 
-SAMPLES = 64
+SAMPLES = 128
 """Samples whose intervals a thread takes together."""
 
 
@@ -157,7 +157,6 @@ class _Relaxed:
         low = np.empty((self.n, layer.outputs))
         high, terms = np.empty_like(low), np.empty_like(low)
         size = np.abs(layer.W)
-        matrix, sizes = np.ascontiguousarray(layer.W.T), np.ascontiguousarray(size.T)
         factor = rounding_factor(2 * layer.W.shape[1] + 32)
 
         def part(first, stop):
@@ -170,9 +169,9 @@ class _Relaxed:
                     below, above = self.low[k - 1][rows], self.high[k - 1][rows]
                     largest = np.maximum(np.abs(below), np.abs(above))
                     below, above = np.maximum(below, 0), np.maximum(above, 0)
-                middle = _forward(layer, (below + above) / 2, matrix) + self._bias(layer)
-                spread = _forward(layer, (above - below) / 2, sizes)
-                terms[rows] = _forward(layer, largest, sizes) + np.abs(self._bias(layer))
+                middle = _forward(layer, (below + above) / 2, layer.W) + self._bias(layer)
+                spread = _forward(layer, (above - below) / 2, size)
+                terms[rows] = _heavy(layer, largest, size) + np.abs(self._bias(layer))
                 slack = factor * terms[rows] + UNDERFLOW
                 low[rows] = middle - spread - slack
                 high[rows] = middle + spread + slack
@@ -187,7 +186,7 @@ class _Relaxed:
             largest = np.maximum(np.abs(self.lowest), np.abs(self.highest))
         else:
             largest = np.maximum(np.abs(self.low[k - 1]), np.abs(self.high[k - 1]))
-        return largest @ np.abs(layer.W).T + np.abs(layer.b)
+        return _heavy(layer, largest, np.abs(layer.W)) + np.abs(layer.b)
 
     @staticmethod
     def _bias(layer: Layer) -> np.ndarray:
@@ -295,12 +294,22 @@ class _Relaxed:
         return rows.constant + values - rows.error
 
 
-def _forward(layer, x, matrix):
-    """``W x`` of each sample, with any matrix of the layer's shape, its columns first."""
+def _forward(layer, x, W):
+    """``W x`` of each sample, with any W of the layer's shape."""
     if isinstance(layer, Dense):
-        return x @ matrix
+        return x @ W.T
     read = layer.read(np.ascontiguousarray(x), Buffers(x.dtype), "windows")
-    return (read @ matrix).reshape(len(x), -1)
+    return (read @ W.T).reshape(len(x), -1)
+
+
+def _heavy(layer, largest, size):
+    """At least ``|W| largest``; of a dense layer by the largest number alone, without a product.
+
+    It only meets rounding units.
+    """
+    if isinstance(layer, Dense):
+        return np.outer(largest.max(axis=1), size.sum(axis=1))
+    return _forward(layer, largest, size)
 
 
 def _grown(window: tuple[int, ...], layer: Conv) -> tuple[int, int, int]:

@@ -69,5 +69,6 @@ def test_many_samples_on_several_threads(p):
     with rm.use_backend("numba"):
         found = RUN_MARGINS(net, X, y, p, radii, box, "crown")
         alone = RUN_MARGINS(net, X[:1], y[:1], p, radii[:1], box, "crown")
-    np.testing.assert_allclose(found[-3:], expected, rtol=1e-10)
+    # The bounds on the rounding errors need not be equally good.
+    np.testing.assert_allclose(found[-3:], expected, atol=1e-8)
     np.testing.assert_allclose(found[:1], alone, rtol=1e-10)

@@ -42,6 +42,9 @@ DISTANCE_SAFETY = 2e-7
 NARROW = 1.02
 """Ratio of the bounds from which on the nearest example is looked for by one program."""
 
+BEYOND = (1e-6, 1e-7)
+"""Margins, in units of their size on the ball, of examples beyond a corner of the boundary."""
+
 DESCENT_STEPS = 60
 REFINEMENTS = 10
 DOUBLINGS = 64
@@ -309,6 +312,7 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
     for s in targets[np.argsort(below.lower[targets])].tolist():
         size = max(float(logits[y] - logits[s]), -float(below.lower[s]))
         highs = _search(program, y, s, size, deadline, slack=0.0)
+        _, offset = _margin(program, y, s, size)
         highs.changeColBounds(length, 0.0, min(1.0, upper / eps))
         costs = np.zeros(len(program.lower))
         costs[length] = 1
@@ -330,6 +334,18 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
                 nearer, found = refine(net, x, candidate, y, p, box)
                 if found < upper:
                     best, upper = nearer, found
+            # Or it is a corner of the boundary: look for the nearest point a little beyond it.
+            margin = highs.getNumRow() - 1
+            for beyond in BEYOND:
+                if upper <= eps * bound * (1 + 2 * DISTANCE_SAFETY):
+                    break
+                highs.changeRowBounds(margin, -highspy.kHighsInf, -beyond - offset)
+                programs.run(highs)
+                status = highs.getInfo().primal_solution_status
+                if status == highspy.SolutionStatus.kSolutionStatusFeasible:
+                    nearer, found = refine(net, x, _input(program, x, highs), y, p, box)
+                    if found < upper:
+                        best, upper = nearer, found
     return max(lower, min(upper, eps * (reached - DISTANCE_SAFETY))), best
 
 

@@ -1,0 +1,267 @@
+"""From a list of operations, as other libraries write them, to a network of this one.
+
+Here every affine layer but the last is followed by a ReLU, and nothing stands between.  Elsewhere
+there are normalised inputs, batch normalisation, dropout, biases added on their own, two affine
+layers in a row.  All of these are affine too, so they are multiplied into a layer beside them.
+Multiplying rounds.  A certificate is about the network that was loaded, so what was folded is kept
+in float64, whatever the dtype of the file: nothing is rounded more than it must be.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from refmmr._validate import check_array
+from refmmr.network import Conv2d, Flatten, Linear, Network
+from refmmr.reference.layers import Layer
+
+__all__ = ["Assembly"]
+
+MOST_WEIGHTS = 2**27
+"""Entries of a dense matrix that stands for a convolution (1 GiB in float64)."""
+
+
+class Assembly:
+    """A network put together from one operation after the other.
+
+    Every method adds an operation that acts on what the one before gives; `where` names it in
+    errors.  `shape` is the shape of what comes out so far, of one sample.
+
+    Parameters
+    ----------
+    source : str
+        Name of the file or object, for errors.
+    input_shape : sequence of int
+        ``(d,)`` or ``(channels, height, width)``.
+
+    Examples
+    --------
+    >>> assembly = Assembly("an example", (2,))
+    >>> assembly.scale(0.5, 0.0, "halve")
+    >>> assembly.linear([[1.0, 1.0]], [0.0], "first")
+    >>> assembly.relu("relu")
+    >>> assembly.linear([[1.0], [-1.0]], [0.0, 0.0], "logits")
+    >>> assembly.network().parameters[0][0]
+    array([[0.5, 0.5]])
+    """
+
+    def __init__(self, source: str, input_shape: Any) -> None:
+        self.source = source
+        self.input_shape = tuple(int(size) for size in input_shape)
+        if len(self.input_shape) not in (1, 3) or min(self.input_shape) < 1:
+            self._refuse(
+                "input", f"expected shape (d,) or (channels, height, width), got {input_shape}"
+            )
+        self.shape: tuple[int, ...] = self.input_shape
+        self._layers: list[Layer] = []
+        # Since the last ReLU: an elementwise map, or a layer with all maps so far multiplied in.
+        self._factors: tuple[np.ndarray, np.ndarray] | None = None
+        self._layer: Linear | Conv2d | None = None
+        # Whether the layers that are finished leave a vector, and whether the open one will.
+        self._flat = len(self.input_shape) == 1
+        self._flatten_after = False
+
+    def linear(self, W: ArrayLike, b: ArrayLike, where: str) -> None:
+        """Add ``W x + b``: W (n_out, n_in), b (n_out,)."""
+        layer = self._checked(where, Linear, W, b)
+        n_in = layer.W.shape[1]
+        if self.shape != (n_in,):
+            self._refuse(where, f"expected inputs of shape ({n_in},), got {self.shape}")
+        self._attach(layer, where)
+        self.shape = (len(layer.b),)
+
+    def conv(
+        self, W: ArrayLike, b: ArrayLike, where: str, stride: Any = 1, padding: Any = 0
+    ) -> None:
+        """Add a convolution: W (n_out, n_in, kernel_height, kernel_width), b (n_out,), NCHW."""
+        layer = self._checked(where, Conv2d, W, b, stride, padding)
+        channels = layer.W.shape[1]
+        if len(self.shape) != 3 or self.shape[0] != channels:
+            self._refuse(
+                where, f"expected inputs of shape ({channels}, height, width), got {self.shape}"
+            )
+        shape = layer.output_shape(self.shape)
+        if min(shape) < 1:
+            self._refuse(where, f"expected an image larger than the filters, got {self.shape}")
+        self._attach(layer, where)
+        self.shape = shape
+
+    def scale(self, factor: ArrayLike, shift: ArrayLike, where: str) -> None:
+        """Add ``factor * x + shift``, elementwise; both broadcast to `shape`."""
+        factor, shift = (self._elementwise(value, where) for value in (factor, shift))
+        if self._layer is not None:
+            self._scale_layer(factor, shift, where)
+        elif self._factors is None:
+            self._factors = factor, shift
+        else:
+            first, then = self._factors
+            self._factors = factor * first, factor * then + shift
+
+    def relu(self, where: str) -> None:
+        """Add a ReLU."""
+        if self._layer is None and self._factors is None:
+            if not any(isinstance(layer, (Linear, Conv2d)) for layer in self._layers):
+                self._refuse(where, "expected a layer with weights before the first ReLU, got none")
+            return  # a ReLU of a ReLU
+        self._close(where)
+
+    def flatten(self, where: str) -> None:
+        """Add a flattening to a vector, channel by channel, row by row; none if it is one."""
+        if self._layer is not None:
+            self._flatten_after = True
+        elif not self._flat:
+            self._make_flat()
+        self.shape = (math.prod(self.shape),)
+        if self._factors is not None:
+            factor, shift = self._factors
+            self._factors = factor.reshape(-1), shift.reshape(-1)
+
+    def network(self) -> Network:
+        """The network of everything added; the last operation gives the logits."""
+        if self._layer is None and self._factors is None:
+            self._refuse("output", "expected a layer with weights at the end, for the logits")
+        if len(self.shape) != 1:
+            self._refuse("output", f"expected logits of shape (classes,), got {self.shape}")
+        self._close("output")
+        try:
+            return Network(self._layers, self.input_shape)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.source}: {error}") from error
+
+    def _attach(self, layer: Linear | Conv2d, where: str) -> None:
+        """Make a layer the open one, with what has been open multiplied in."""
+        if self._layer is not None:
+            before = self._dense(self._layer, self._shape_before, where)
+            after = self._dense(layer, self.shape, where)
+            W, b = before.W.astype(np.float64), before.b.astype(np.float64)
+            self._layer = self._checked(where, Linear, after.W @ W, after.W @ b + after.b)
+            return
+        self._shape_before = self.shape
+        if self._flat and isinstance(layer, Conv2d):
+            layer = self._dense(layer, self.shape, where)
+        if self._factors is not None:
+            factor, shift = self._factors
+            self._factors = None
+            if isinstance(layer, Conv2d):
+                layer = self._scaled_before(layer, factor, shift, where)
+            else:
+                W = layer.W * factor.reshape(-1)
+                b = layer.b + layer.W.astype(np.float64) @ shift.reshape(-1)
+                layer = self._checked(where, Linear, W, b)
+        self._layer = layer
+
+    def _scaled_before(
+        self, layer: Conv2d, factor: np.ndarray, shift: np.ndarray, where: str
+    ) -> Linear | Conv2d:
+        """``layer(factor * x + shift)`` as one layer."""
+        padded = any(side for axis in layer.pads(*self.shape[1:]) for side in axis)
+        if _by_channel(factor) and _by_channel(shift) and not (padded and shift.any()):
+            factor, shift = factor[:, 0, 0], shift[:, 0, 0]
+            W = layer.W * factor[:, None, None]
+            b = layer.b + layer.W.astype(np.float64).sum(axis=(2, 3)) @ shift
+            return self._checked(where, Conv2d, W, b, layer.stride, layer.padding)
+        # The zeros around the image are added after the shift, so at the border the bias is
+        # another one than inside: no convolution does that.
+        dense = self._dense(layer, self.shape, where)
+        W = dense.W * factor.reshape(-1)
+        return self._checked(where, Linear, W, dense.b + dense.W @ shift.reshape(-1))
+
+    def _scale_layer(self, factor: np.ndarray, shift: np.ndarray, where: str) -> None:
+        """Multiply an elementwise map into the open layer, behind it."""
+        layer = self._layer
+        assert layer is not None
+        if isinstance(layer, Conv2d):
+            shape = layer.output_shape(self._shape_before)
+            factor, shift = factor.reshape(shape), shift.reshape(shape)
+            if _by_channel(factor) and _by_channel(shift):
+                factor, shift = factor[:, 0, 0], shift[:, 0, 0]
+                W = layer.W * factor[:, None, None, None]
+                b = layer.b * factor + shift
+                self._layer = self._checked(where, Conv2d, W, b, layer.stride, layer.padding)
+                return
+            layer = self._dense(layer, self._shape_before, where)
+        factor, shift = factor.reshape(-1), shift.reshape(-1)
+        self._layer = self._checked(
+            where, Linear, layer.W * factor[:, None], layer.b * factor + shift
+        )
+
+    def _close(self, where: str) -> None:
+        """Finish the open layer: a ReLU, or the end, comes behind it."""
+        if self._layer is None:
+            channels = self.shape[0]
+            if self._flat:
+                self._attach(Linear(np.eye(math.prod(self.shape)), np.zeros(self.shape)), where)
+            else:
+                one = np.eye(channels)[:, :, None, None]
+                self._attach(Conv2d(one, np.zeros(channels)), where)
+        layer = self._layer
+        assert layer is not None
+        if isinstance(layer, Linear) and not self._flat:
+            self._make_flat()
+        self._layers.append(layer)
+        if self._flatten_after and not self._flat:
+            self._make_flat()
+        self._layer, self._flatten_after = None, False
+
+    def _make_flat(self) -> None:
+        self._layers.append(Flatten())
+        self._flat = True
+
+    def _dense(self, layer: Linear | Conv2d, shape: tuple[int, ...], where: str) -> Linear:
+        """The same map on flattened images, as a matrix in float64."""
+        if isinstance(layer, Linear):
+            return layer
+        inputs, outputs = math.prod(shape), math.prod(layer.output_shape(shape))
+        if inputs * outputs > MOST_WEIGHTS:
+            self._refuse(
+                where,
+                f"expected a convolution that can be written as a matrix of at most {MOST_WEIGHTS} "
+                f"entries, got {inputs} x {outputs}; it must be one, because a shift of the inputs "
+                "meets zero padding, or because no ReLU stands between two layers",
+            )
+        warnings.warn(
+            f"{self.source}: {where}: convolution written as a matrix of {outputs} x {inputs}, "
+            "because a shift of the inputs meets zero padding, or because no ReLU stands between "
+            "two layers; it is the same network, but slower",
+            stacklevel=2,
+        )
+        wide = layer.with_weights(layer.W.astype(np.float64), layer.b.astype(np.float64))
+        W = np.empty((outputs, inputs))
+        for start in range(0, inputs, 256):
+            stop = min(start + 256, inputs)
+            basis = np.zeros((stop - start, inputs))
+            basis[np.arange(stop - start), np.arange(start, stop)] = 1
+            W[:, start:stop] = wide.linear(basis.reshape(-1, *shape)).reshape(-1, outputs).T
+        return Linear(W, np.repeat(wide.b, outputs // len(wide.b)))
+
+    def _elementwise(self, value: ArrayLike, where: str) -> np.ndarray:
+        try:
+            numbers = check_array("factor or shift", _at_least_float32(value))
+            return np.broadcast_to(numbers.astype(np.float64), self.shape)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.source}: {where}: {error}") from error
+
+    def _checked(self, where: str, kind: Any, W: ArrayLike, b: ArrayLike, *options: Any) -> Any:
+        try:
+            return kind(_at_least_float32(W), _at_least_float32(b), *options)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{self.source}: {where}: {error}") from error
+
+    def _refuse(self, where: str, message: str) -> NoReturn:
+        raise ValueError(f"{self.source}: {where}: {message}")
+
+
+def _at_least_float32(array: ArrayLike) -> ArrayLike:
+    """Half precision widened, which changes no value."""
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _by_channel(image: np.ndarray) -> bool:
+    """Whether an image has one value a channel."""
+    return bool((image == image[:, :1, :1]).all())

@@ -19,6 +19,7 @@ from refmmr.certify import (
     RobustnessCurve,
     certify,
     certify_universal,
+    latex_table,
     robust_error,
 )
 from refmmr.geometry import (
@@ -73,6 +74,7 @@ __all__ = [
     "enumerate_regions",
     "fit",
     "get_backend",
+    "latex_table",
     "linear_region",
     "load",
     "minimal_attack",

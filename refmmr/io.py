@@ -1,4 +1,8 @@
-"""Networks to files and back: .npz with a versioned header, and nothing in it that could run."""
+"""Networks to files and back.
+
+This library's own are .npz files with a versioned header, and nothing in them that could run.
+Those of other libraries are read and written in `refmmr.interop`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from refmmr._validate import check_array, check_network
+from refmmr.interop import formats
 from refmmr.network import Conv2d, Flatten, Linear, Network
 from refmmr.reference.layers import Layer
 
@@ -24,7 +29,7 @@ VERSION = 1
 
 
 def save(net: Network, path: str | os.PathLike[str]) -> None:
-    """Write a network to an .npz file.
+    """Write a network to a file; the ending says which kind.
 
     The file is written beside its place and moved there when it is complete, so what was there
     before survives an interruption.
@@ -33,45 +38,91 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     ----------
     net : Network
     path : path-like
-        Must end in ``.npz``.
+        Ends in ``.npz`` (this library's own), ``.onnx`` or ``.safetensors`` (a state dict with the
+        names that PyTorch's Sequential gives, see `Network.to_torch`).  `load` gives back the same
+        weights from each, bit for bit.
 
     Raises
     ------
     ValueError, TypeError
         For another ending, something that is no network, or NaN or infinite weights.
+    ImportError
+        Where the package for this kind of file is missing.
     """
     check_network(net)
     for W, b in net.parameters:
         check_array("net", W)
         check_array("net", b)
-    write_npz(npz_path(path), network_arrays(net))
+    path = _path(path)
+    formats.writer(path)(net, path)
 
 
-def load(path: str | os.PathLike[str]) -> Network:
-    """Read a network that `save` wrote.
+def load(
+    path: str | os.PathLike[str],
+    *,
+    input_shape: Sequence[int] | None = None,
+    stride: Any = None,
+    padding: Any = None,
+    flatten: str | None = None,
+) -> Network:
+    """Read a network.
 
-    Nothing in the file is executed: pickled objects are refused.
+    Nothing in the file is executed: pickled objects are refused.  What a file cannot mean here (a
+    max-pool, a branch) is refused by its name.
 
     Parameters
     ----------
     path : path-like
-        An ``.npz`` file.
+        The ending, or where it says nothing the content, tells the kind of the file:
+
+        ``.npz``
+            What `save` wrote; or the arrays of a state dict, by PyTorch's names.
+        ``.onnx``
+            A chain of Gemm, MatMul, Add, Conv, Relu, Flatten and the like, see
+            `refmmr.interop.onnx_files`.
+        ``.safetensors``
+            A state dict, see `refmmr.interop.state_dicts`.
+        ``.mat``
+            The networks of the paper's authors and of MIPVerify, see `refmmr.interop.matlab`.
+    input_shape : tuple of int, optional
+        ``(d,)`` or ``(channels, height, width)``, for files that do not tell.
+    stride, padding : optional
+        As in `Conv2d`, for files that hold filters but not their geometry: one for all convolutions
+        or a list with one for each.
+    flatten : {"NCHW", "NHWC"}, optional
+        For ``.mat``: the order in which the first dense layer reads the image before it.
 
     Returns
     -------
     Network
-        The same weights, bit for bit.
+        In the dtype of the file, bit for bit; where something had to be folded into a layer (batch
+        normalisation, normalised inputs) in float64.
 
     Raises
     ------
     FileNotFoundError
         Where there is no such file.
     ValueError
-        For a file that is truncated, not an .npz of this library, of a newer version, or that holds
-        a network that cannot be.
+        For a file that is truncated, damaged or too large, of a newer version, or that holds what
+        is no ReLU network of this library; also for an option that the file answers itself.
+    ImportError
+        Where the package for this kind of file is missing.
     """
-    path = npz_path(path)
+    path = _path(path)
+    given = {"input_shape": input_shape, "stride": stride, "padding": padding, "flatten": flatten}
+    options = {name: value for name, value in given.items() if value is not None}
+    net: Network = formats.reader(path, options)(path, **options)
+    return net
+
+
+def read_own(path: Path) -> Network:
+    """Read an .npz file that `write_own` wrote."""
     return network_from_arrays(read_npz(path, FORMAT, VERSION), str(path))
+
+
+def write_own(net: Network, path: Path) -> None:
+    """Write a network to this library's .npz file."""
+    write_npz(path, network_arrays(net))
 
 
 def network_arrays(net: Network) -> dict[str, Any]:
@@ -192,9 +243,13 @@ def _array(content: bytes) -> np.ndarray:
 
 def npz_path(path: str | os.PathLike[str]) -> Path:
     """A path that ends in .npz."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: expected a path, got {path!r}")
-    path = Path(path)
+    path = _path(path)
     if path.suffix != ".npz":
         raise ValueError(f"path: expected a file ending in .npz, got {str(path)!r}")
     return path
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a path, got {path!r}")
+    return Path(path)

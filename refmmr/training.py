@@ -26,8 +26,9 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from refmmr import _validate as check
-from refmmr import backends, io
+from refmmr import backends, html, io
 from refmmr._backend import get_backend, kernel, use_backend
+from refmmr._optional import require
 from refmmr.network import Network
 from refmmr.reference import adam as _adam
 from refmmr.reference import attacks as _attacks
@@ -74,6 +75,14 @@ class History:
     def __getitem__(self, column: str) -> np.ndarray:
         """One column, shape (epochs,)."""
         return np.array([record[column] for record in self.records])
+
+    def to_frame(self) -> Any:
+        """The records as a pandas DataFrame, one row an epoch."""
+        pandas = require("pandas", "to_frame")
+        return pandas.DataFrame(self.records).set_index("epoch")
+
+    def _repr_html_(self) -> str:
+        return html.history(self)
 
     def __repr__(self) -> str:
         if not self.records:

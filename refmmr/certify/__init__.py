@@ -2,7 +2,7 @@
 
 from refmmr.certify.api import METHODS, Certificates, certify
 from refmmr.certify.evaluate import robust_error
-from refmmr.certify.results import MinimalPerturbations, RobustError, RobustnessCurve
+from refmmr.certify.results import MinimalPerturbations, RobustError, RobustnessCurve, latex_table
 from refmmr.certify.universal import certify_universal
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "RobustnessCurve",
     "certify",
     "certify_universal",
+    "latex_table",
     "robust_error",
 ]

@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from refmmr import _validate as check
+from refmmr import html
 from refmmr._backend import kernel
+from refmmr._optional import require
 from refmmr.attacks import minimal_attack
 from refmmr.certify import region, relaxation
 from refmmr.certify.region import Bounds
@@ -124,8 +126,22 @@ class Certificates:
         found = np.where(self.upper <= self.eps, "adversarial", "unknown")
         return np.where(self.lower > self.eps, "robust", found)
 
+    def to_frame(self) -> Any:
+        """The bounds as a pandas DataFrame, one row a point.
+
+        Columns: lower, upper, exact; with eps also eps and status; seconds, where they were taken.
+        """
+        pandas = require("pandas", "to_frame")
+        columns = {"lower": self.lower, "upper": self.upper, "exact": self.exact}
+        others = {"eps": self.eps, "status": self.status, "seconds": self.seconds}
+        columns |= {name: value for name, value in others.items() if value is not None}
+        return pandas.DataFrame(columns).rename_axis("point")
+
     def __len__(self) -> int:
         return len(self.lower)
+
+    def _repr_html_(self) -> str:
+        return html.certificates(self)
 
     def __repr__(self) -> str:
         head = f"Certificates({len(self)} points, l_{self.p}, {self.method}: "

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from refmmr import html
+from refmmr._optional import require
 from refmmr.certify.api import METHODS, Certificates
 
-__all__ = ["MinimalPerturbations", "RobustError", "RobustnessCurve", "Settled", "settled"]
+__all__ = [
+    "MinimalPerturbations",
+    "Result",
+    "RobustError",
+    "RobustnessCurve",
+    "Settled",
+    "latex_table",
+    "settled",
+]
 
 ATTACK = "attack"
 """The name of the attack among the methods."""
+
+Rows = list[tuple[str, ...]]
+"""A table of text; the first column names the others."""
 
 
 class Settled(NamedTuple):
@@ -26,7 +39,7 @@ class Settled(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Result:
+class Result:
     """What all three kinds of answers have in common."""
 
     test_error: float
@@ -37,7 +50,7 @@ class _Result:
     settled: Mapping[str, Settled]
     records: list[dict[str, Any]] = field(repr=False)
 
-    _decides: ClassVar[bool] = False  # about one radius of each point
+    decides: ClassVar[bool] = False  # about one radius of each point
 
     def __len__(self) -> int:
         return len(self.misclassified)
@@ -49,22 +62,25 @@ class _Result:
 
     def to_frame(self) -> Any:
         """The records as a pandas DataFrame, one row a point."""
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_frame: needs the package pandas: pip install pandas") from error
-        return pd.DataFrame(self.records).set_index("point")
+        pandas = require("pandas", "to_frame")
+        return pandas.DataFrame(self.records).set_index("point")
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def to_latex(self) -> str:
+        """The figures as a LaTeX ``tabular`` (with the package booktabs)."""
+        return latex(self.rows())
+
+    def rows(self) -> Rows:
+        """The figures, each with what it is, as text."""
         raise NotImplementedError
 
-    def _head(self) -> str:
+    def head(self) -> str:
+        """What was asked, in a line."""
         raise NotImplementedError
 
     def table(self) -> str:
         """The figures as text, in percent, and what each method settled."""
-        lines = [self._head(), *_aligned(self._rows())]
-        one = self._decides
+        lines = [self.head(), *_aligned(self.rows())]
+        one = self.decides
         head = f"{'settled by':<14}{'points':>8}"
         lines += ["", head + (f"{'robust':>8}{'attacked':>10}" if one else "") + f"{'seconds':>10}"]
         for name, (points, robust, attacked, seconds) in self.settled.items():
@@ -77,14 +93,17 @@ class _Result:
     def __repr__(self) -> str:
         return self.table()
 
+    def _repr_html_(self) -> str:
+        return html.result(self)
 
-def _aligned(rows: list[tuple[str, str]]) -> list[str]:
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}  {value:>9}" for name, value in rows]
+
+def _aligned(rows: Rows) -> list[str]:
+    width = max(len(name) for name, *_ in rows)
+    return [f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in cells) for name, *cells in rows]
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class RobustError(_Result):
+class RobustError(Result):
     """Test error and bounds on the robust test error, as shares between 0 and 1.
 
     Attributes
@@ -117,15 +136,31 @@ class RobustError(_Result):
     certified: np.ndarray
     eps: float | np.ndarray
 
-    _decides: ClassVar[bool] = True
+    decides: ClassVar[bool] = True
 
-    def _head(self) -> str:
+    def to_latex(self, name: str = "") -> str:
+        """TE, LB and UB in percent as a row of a LaTeX table, as in the paper's (with booktabs).
+
+        Parameters
+        ----------
+        name : str
+            What the row is called.
+
+        See Also
+        --------
+        refmmr.certify.latex_table : one table of several networks.
+        """
+        return latex_table({name: self})
+
+    def head(self) -> str:
+        """What was asked, in a line."""
         return f"{len(self)} points, l_{self.p}, eps = {_eps_text(self.eps)}"
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def rows(self) -> Rows:
+        """The figures, each with what it is, as text."""
         finders = [name for name in self.methods if name == ATTACK or METHODS[name].finds]
         proofs = [name for name in self.methods if name != ATTACK]
-        rows = [
+        rows: Rows = [
             ("test error", f"{100 * self.test_error:.2f} %"),
             _bound("lower", finders, self.lower_bound),
             _bound("upper", proofs, self.upper_bound),
@@ -138,7 +173,7 @@ class RobustError(_Result):
             ]
         return rows
 
-    __repr__ = _Result.__repr__
+    __repr__ = Result.__repr__
 
 
 def _bound(side: str, names: list[str], share: float) -> tuple[str, str]:
@@ -153,7 +188,7 @@ def _eps_text(eps: float | np.ndarray) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class RobustnessCurve(_Result):
+class RobustnessCurve(Result):
     """Bounds on the robust accuracy at several radii.
 
     Attributes
@@ -189,22 +224,25 @@ class RobustnessCurve(_Result):
 
         return plot.robustness_curve(self, ax)
 
-    def _head(self) -> str:
+    def head(self) -> str:
+        """What was asked, in a line."""
         return f"{len(self)} points, l_{self.p}, test error {100 * self.test_error:.2f} %"
 
-    def _rows(self) -> list[tuple[str, str]]:
-        bounds = zip(self.eps, self.certified_accuracy, self.attacked_accuracy, strict=True)
-        head = ("robust accuracy", "at least    at most")
-        return [
-            head,
-            *((f"eps = {e:g}", f"{100 * c:.2f} %    {100 * a:.2f} %") for e, c, a in bounds),
-        ]
+    def to_latex(self) -> str:
+        """The curve as a LaTeX ``tabular`` (with the package booktabs), a row for each radius."""
+        return latex(self.rows(), head=True)
 
-    __repr__ = _Result.__repr__
+    def rows(self) -> Rows:
+        """Radii and the robust accuracies at them, as text."""
+        bounds = zip(self.eps, self.certified_accuracy, self.attacked_accuracy, strict=True)
+        shares = ((f"eps = {e:g}", f"{100 * c:.2f} %", f"{100 * a:.2f} %") for e, c, a in bounds)
+        return [("robust accuracy", "at least", "at most"), *shares]
+
+    __repr__ = Result.__repr__
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class MinimalPerturbations(_Result):
+class MinimalPerturbations(Result):
     """Bounds on the minimal perturbation of each point.
 
     Attributes
@@ -227,12 +265,14 @@ class MinimalPerturbations(_Result):
         """Distances of adversarial examples."""
         return self.certificates.upper
 
-    def _head(self) -> str:
+    def head(self) -> str:
+        """What was asked, in a line."""
         return f"{len(self)} points, l_{self.p}, minimal perturbations"
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def rows(self) -> Rows:
+        """The figures, each with what it is, as text."""
         none = int(np.isinf(self.upper).sum())
-        rows = [
+        rows: Rows = [
             ("test error", f"{100 * self.test_error:.2f} %"),
             ("lower bound, mean", f"{self.lower.mean():.4f}"),
             ("lower bound, median", f"{np.median(self.lower):.4f}"),
@@ -244,7 +284,71 @@ class MinimalPerturbations(_Result):
             rows.append(("no adversarial example known", f"{none}"))
         return rows
 
-    __repr__ = _Result.__repr__
+    __repr__ = Result.__repr__
+
+
+def latex_table(results: Mapping[str, RobustError]) -> str:
+    """Test error and bounds of several networks as a LaTeX table, as the paper's Table 1.
+
+    Parameters
+    ----------
+    results : mapping of str to RobustError
+        By the name of the row.
+
+    Returns
+    -------
+    str
+        A ``tabular`` in the style of the package booktabs, in percent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For something else, or nothing.
+
+    References
+    ----------
+    Croce, Andriushchenko, Hein (2019), Table 1.
+    """
+    if not isinstance(results, Mapping) or not results:
+        raise ValueError(f"results: expected a mapping of names to RobustError, got {results!r}")
+    for name, result in results.items():
+        if not isinstance(result, RobustError):
+            raise TypeError(
+                f"results[{name!r}]: expected a RobustError, got {type(result).__name__}"
+            )
+    head = ("", "TE", "LB", "UB")
+    shares = (
+        (name, *(f"{100 * share:.2f}" for share in (r.test_error, r.lower_bound, r.upper_bound)))
+        for name, r in results.items()
+    )
+    return latex([head, *shares], head=True)
+
+
+def latex(rows: Rows, head: bool = False) -> str:
+    """A ``tabular`` with rules of booktabs; the first column is text, the others are numbers."""
+    lines = [_latex_row(row) for row in rows]
+    if head:
+        lines.insert(1, r"\midrule")
+    columns = "l" + "r" * (len(rows[0]) - 1)
+    start = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    return "\n".join([*start, *lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(_latex_text(cell) for cell in cells) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    """Text with LaTeX's special characters made plain."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def settled(

@@ -4,7 +4,7 @@ Here every affine layer but the last is followed by a ReLU, and nothing stands b
 there are normalised inputs, batch normalisation, dropout, biases added on their own, two affine
 layers in a row.  All of these are affine too, so they are multiplied into a layer beside them.
 Multiplying rounds.  A certificate is about the network that was loaded, so what was folded is kept
-in float64, whatever the dtype of the file: nothing is rounded more than it must be.
+in float64 (where it is not a float32 anyway): nothing is rounded more than it must be.
 """
 
 from __future__ import annotations
@@ -59,9 +59,11 @@ class Assembly:
             )
         self.shape: tuple[int, ...] = self.input_shape
         self._layers: list[Layer] = []
+        self._dtype: np.dtype = np.dtype(np.float32)  # of all weights that were given
         # Since the last ReLU: an elementwise map, or a layer with all maps so far multiplied in.
         self._factors: tuple[np.ndarray, np.ndarray] | None = None
         self._layer: Linear | Conv2d | None = None
+        self._shape_before = self.shape
         # Whether the layers that are finished leave a vector, and whether the open one will.
         self._flat = len(self.input_shape) == 1
         self._flatten_after = False
@@ -69,6 +71,7 @@ class Assembly:
     def linear(self, W: ArrayLike, b: ArrayLike, where: str) -> None:
         """Add ``W x + b``: W (n_out, n_in), b (n_out,)."""
         layer = self._checked(where, Linear, W, b)
+        self._dtype = np.result_type(self._dtype, layer.W)
         n_in = layer.W.shape[1]
         if self.shape != (n_in,):
             self._refuse(where, f"expected inputs of shape ({n_in},), got {self.shape}")
@@ -80,6 +83,7 @@ class Assembly:
     ) -> None:
         """Add a convolution: W (n_out, n_in, kernel_height, kernel_width), b (n_out,), NCHW."""
         layer = self._checked(where, Conv2d, W, b, stride, padding)
+        self._dtype = np.result_type(self._dtype, layer.W)
         channels = layer.W.shape[1]
         if len(self.shape) != 3 or self.shape[0] != channels:
             self._refuse(
@@ -122,7 +126,7 @@ class Assembly:
             self._factors = factor.reshape(-1), shift.reshape(-1)
 
     def network(self) -> Network:
-        """The network of everything added; the last operation gives the logits."""
+        """The network of everything added (once); the last operation gives the logits."""
         if self._layer is None and self._factors is None:
             self._refuse("output", "expected a layer with weights at the end, for the logits")
         if len(self.shape) != 1:
@@ -139,7 +143,7 @@ class Assembly:
             before = self._dense(self._layer, self._shape_before, where)
             after = self._dense(layer, self.shape, where)
             W, b = before.W.astype(np.float64), before.b.astype(np.float64)
-            self._layer = self._checked(where, Linear, after.W @ W, after.W @ b + after.b)
+            self._layer = self._folded(where, Linear, after.W @ W, after.W @ b + after.b)
             return
         self._shape_before = self.shape
         if self._flat and isinstance(layer, Conv2d):
@@ -152,7 +156,7 @@ class Assembly:
             else:
                 W = layer.W * factor.reshape(-1)
                 b = layer.b + layer.W.astype(np.float64) @ shift.reshape(-1)
-                layer = self._checked(where, Linear, W, b)
+                layer = self._folded(where, Linear, W, b)
         self._layer = layer
 
     def _scaled_before(
@@ -164,12 +168,12 @@ class Assembly:
             factor, shift = factor[:, 0, 0], shift[:, 0, 0]
             W = layer.W * factor[:, None, None]
             b = layer.b + layer.W.astype(np.float64).sum(axis=(2, 3)) @ shift
-            return self._checked(where, Conv2d, W, b, layer.stride, layer.padding)
+            return self._folded(where, Conv2d, W, b, layer.stride, layer.padding)
         # The zeros around the image are added after the shift, so at the border the bias is
         # another one than inside: no convolution does that.
         dense = self._dense(layer, self.shape, where)
         W = dense.W * factor.reshape(-1)
-        return self._checked(where, Linear, W, dense.b + dense.W @ shift.reshape(-1))
+        return self._folded(where, Linear, W, dense.b + dense.W @ shift.reshape(-1))
 
     def _scale_layer(self, factor: np.ndarray, shift: np.ndarray, where: str) -> None:
         """Multiply an elementwise map into the open layer, behind it."""
@@ -182,20 +186,20 @@ class Assembly:
                 factor, shift = factor[:, 0, 0], shift[:, 0, 0]
                 W = layer.W * factor[:, None, None, None]
                 b = layer.b * factor + shift
-                self._layer = self._checked(where, Conv2d, W, b, layer.stride, layer.padding)
+                self._layer = self._folded(where, Conv2d, W, b, layer.stride, layer.padding)
                 return
             layer = self._dense(layer, self._shape_before, where)
         factor, shift = factor.reshape(-1), shift.reshape(-1)
-        self._layer = self._checked(
-            where, Linear, layer.W * factor[:, None], layer.b * factor + shift
-        )
+        W, b = layer.W * factor[:, None], layer.b * factor + shift
+        self._layer = self._folded(where, Linear, W, b)
 
     def _close(self, where: str) -> None:
         """Finish the open layer: a ReLU, or the end, comes behind it."""
         if self._layer is None:
             channels = self.shape[0]
             if self._flat:
-                self._attach(Linear(np.eye(math.prod(self.shape)), np.zeros(self.shape)), where)
+                n = math.prod(self.shape)
+                self._attach(Linear(np.eye(n), np.zeros(n)), where)
             else:
                 one = np.eye(channels)[:, :, None, None]
                 self._attach(Conv2d(one, np.zeros(channels)), where)
@@ -241,10 +245,25 @@ class Assembly:
 
     def _elementwise(self, value: ArrayLike, where: str) -> np.ndarray:
         try:
-            numbers = check_array("factor or shift", _at_least_float32(value))
-            return np.broadcast_to(numbers.astype(np.float64), self.shape)
+            numbers = check_array("factor or shift", _at_least_float32(value)).astype(np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{self.source}: {where}: {error}") from error
+        try:
+            return np.broadcast_to(numbers, self.shape)
+        except ValueError:
+            self._refuse(
+                where,
+                f"expected numbers that broadcast to shape {self.shape}, got shape {numbers.shape}",
+            )
+
+    def _folded(self, where: str, kind: Any, W: np.ndarray, b: np.ndarray, *options: Any) -> Any:
+        """A layer of products in float64; of float32, if they are and all weights were."""
+        with np.errstate(over="ignore"):
+            narrow = W.astype(np.float32), b.astype(np.float32)
+        exact = (narrow[0] == W).all() and (narrow[1] == b).all()
+        if exact and self._dtype == np.float32:
+            W, b = narrow
+        return self._checked(where, kind, W, b, *options)
 
     def _checked(self, where: str, kind: Any, W: ArrayLike, b: ArrayLike, *options: Any) -> Any:
         try:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr import _validate as check
+from refmmr import html
 from refmmr._backend import kernel
 from refmmr.exact import exact_network
 from refmmr.network import Network
@@ -241,6 +242,9 @@ class RegionComplex(RegionGraph):
             When pandas is not installed.
         """
         return to_frame(self)
+
+    def _repr_html_(self) -> str:
+        return html.regions(self)
 
     def summary(self) -> dict[str, Any]:
         """A few numbers about the complex: counts, sizes, uncertain corners."""

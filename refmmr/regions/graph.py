@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr import _validate as check
+from refmmr._optional import require
 from refmmr.network import Network
 from refmmr.reference import regions as _regions
 from refmmr.reference.network import flat, unflat
@@ -297,11 +298,7 @@ class RegionGraph:
         ImportError
             When networkx is not installed.
         """
-        try:
-            import networkx
-        except ImportError as error:
-            raise ImportError("to_networkx needs networkx: pip install networkx") from error
-        graph = networkx.Graph()
+        graph: networkx.Graph = require("networkx", "to_networkx").Graph()
         for i, (pattern, winner) in enumerate(zip(self.patterns, self.classes, strict=True)):
             text = "".join("01"[int(bit)] for bit in pattern)
             graph.add_node(i, pattern=text, winner=int(winner))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr import _validate as check
+from refmmr._optional import require
 from refmmr.reference import incircles, polygons
 
 if TYPE_CHECKING:
@@ -85,11 +86,7 @@ def inradii(cx: RegionComplex) -> np.ndarray:
 
 def to_frame(cx: RegionComplex) -> pandas.DataFrame:
     """See `RegionComplex.to_frame`."""
-    try:
-        import pandas
-    except ImportError as error:
-        raise ImportError("to_frame needs pandas: pip install pandas") from error
-    return pandas.DataFrame(
+    frame: pandas.DataFrame = require("pandas", "to_frame").DataFrame(
         {
             "winner": cx.classes,
             "volume": cx.volumes,
@@ -99,4 +96,5 @@ def to_frame(cx: RegionComplex) -> pandas.DataFrame:
             "active": cx.patterns.sum(axis=1),
             "jacobian_norm": np.linalg.norm(cx.affine_maps.V, ord=2, axis=(1, 2)),
         }
-    ).rename_axis("region")
+    )
+    return frame.rename_axis("region")

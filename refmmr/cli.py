@@ -1,4 +1,4 @@
-"""The command line: ``refmmr demo | train | certify | regions | info``."""
+"""The command line: ``refmmr demo | train | certify | regions | convert | info``."""
 
 from __future__ import annotations
 
@@ -60,10 +60,66 @@ NORM = click.option(
     "--p", type=click.Choice(["1", "2", "inf"]), default="2", show_default=True, help="Norm."
 )
 MODEL = click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
+
+
+def _sizes(ctx: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
+    """Integers with commas between."""
+    try:
+        return None if text is None else [int(size) for size in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"expected integers such as 1,28,28, got {text!r}") from error
+
+
+def _geometry(command: Callable) -> Callable:
+    """Options for files that hold weights but not what is around them."""
+    for option in (
+        click.option(
+            "--flatten",
+            type=click.Choice(["NCHW", "NHWC"]),
+            help="For .mat: order in which the first dense layer reads the image before it.",
+        ),
+        click.option(
+            "--padding", callback=_sizes, help="Zeros around images; one, or one a convolution."
+        ),
+        click.option(
+            "--stride", callback=_sizes, help="Of the convolutions; one, or one a convolution."
+        ),
+        click.option(
+            "--input-shape",
+            callback=_sizes,
+            help="Of the network, e.g. 1,28,28, for files that do not tell (state dicts).",
+        ),
+    ):
+        command = option(command)
+
+    @wraps(command)
+    def run(
+        model: Path, input_shape: Any, stride: Any, padding: Any, flatten: Any, **others: Any
+    ) -> None:
+        net = rm.load(
+            model, input_shape=input_shape, stride=_one(stride), padding=_one(padding),
+            flatten=flatten,
+        )  # fmt: skip
+        command(net=net, **others)
+
+    return run
+
+
+def _one(sizes: list[int] | None) -> list[int] | int | None:
+    """A single size stands for all convolutions."""
+    return sizes[0] if sizes is not None and len(sizes) == 1 else sizes
+
+
 EPS = click.option(
     "--eps", type=float, default=0.3, show_default=True, help="Radius of the attacks."
 )
 
+
+PACKAGES = (
+    "numpy", "scipy", "highspy", "matplotlib", "scikit-learn", "joblib", "tqdm", "click", "dask",
+    "onnx", "safetensors", "pandas", "pooch", "torch",
+)  # fmt: skip
+"""What `refmmr info` gives the versions of, needed or not."""
 
 EXPECTED = (ValueError, TypeError, ArithmeticError, OSError, ImportError, RuntimeError)
 """Kinds of errors that the library raises."""
@@ -248,14 +304,16 @@ def train(
 )
 @BACKEND
 @_interruptible
+@_geometry
 def certify(
-    model: Path, data: str, p: str, eps: str, n: int | None, start: int, methods: str,
+    net: rm.Network, data: str, p: str, eps: str, n: int | None, start: int, methods: str,
     max_seconds: float | None, max_regions: int | None, seed: int, out: Path | None,
     keep_adversarial: bool, jobs: int, dask: str | None, picture: Path | None,
 ) -> None:  # fmt: skip
-    """Certify MODEL (an .npz file) on a test set: test error and bounds on the robust error.
+    """Certify MODEL on a test set: test error and bounds on the robust error.
 
-    With several radii a robustness curve, with none the minimal perturbations.
+    With several radii a robustness curve, with none the minimal perturbations.  MODEL is an .npz,
+    .onnx, .safetensors or .mat file.
     """
     radii = _radii(eps)
     csv = out is not None and out.suffix == ".csv"
@@ -264,7 +322,6 @@ def certify(
             raise ValueError("plot: expected --eps with several radii, for a curve")
         if picture.suffix != ".png":
             raise ValueError(f"plot: expected a file ending in .png, got {str(picture)!r}")
-    net = rm.load(model)
     points = datasets.load(data, images=len(net.input_shape) == 3)
     _check_fit(net, points)
     if start >= len(points.X_test):
@@ -316,7 +373,10 @@ def certify(
 )
 @BACKEND
 @_interruptible
-def regions(model: Path, data: str, points: tuple[int, int, int], color: str, out: Path) -> None:
+@_geometry
+def regions(
+    net: rm.Network, data: str, points: tuple[int, int, int], color: str, out: Path
+) -> None:
     """Enumerate and draw the linear regions of MODEL, exactly.
 
     In the unit square for a network of two inputs, else in the plane through three test points.
@@ -324,7 +384,6 @@ def regions(model: Path, data: str, points: tuple[int, int, int], color: str, ou
     _headless()
     from refmmr import plot
 
-    net = rm.load(model)
     marked, names = None, None
     if net.input_shape == (2,):
         domain: rm.Box | rm.Slice = rm.Box([0, 0], [1, 1])
@@ -354,11 +413,24 @@ def regions(model: Path, data: str, points: tuple[int, int, int], color: str, ou
 
 
 @main.command()
+@MODEL
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@_geometry
+def convert(net: rm.Network, out: Path) -> None:
+    """Read the network MODEL and write it to OUT, in the format that the ending of OUT says.
+
+    From .npz, .onnx, .safetensors and .mat to .npz, .onnx and .safetensors.
+    """
+    rm.save(net, out)
+    click.echo(f"{net}, saved to {out}")
+
+
+@main.command()
 @BACKEND
 def info() -> None:
     """Print versions, backends, devices, kernels, and where data is looked for."""
     click.echo(f"refmmr {rm.__version__}, Python {platform.python_version()}")
-    for package in ("numpy", "matplotlib", "scikit-learn", "tqdm", "click"):
+    for package in PACKAGES:
         click.echo(_version(package))
     click.echo(f"backend {get_backend()}, {threads.get_threads()} threads")
     click.echo("  numpy: the reference")

@@ -41,14 +41,15 @@ KERAS = (".h5", ".hdf5", ".keras")
 
 def reader(path: Path, given: Mapping[str, Any]) -> Callable[..., Any]:
     """The function that reads a file, once ending, content and options fit together."""
+    if path.suffix.lower() in (*PICKLES, *KERAS):
+        of_ending(path)  # raises, whatever is in the file: PyTorch's are zip archives too
     with open(path, "rb") as file:
         start, size = file.read(16), os.fstat(file.fileno()).st_size
     found = of_content(start, size)
     try:
         ending = of_ending(path)
     except ValueError:
-        # What says clearly what it is needs no ending; pickles in a zip do not say it.
-        if found is None or path.suffix.lower() in (*PICKLES, *KERAS):
+        if found is None:
             raise
         ending = found
     chosen = FORMATS[ending]

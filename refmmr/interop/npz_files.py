@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from refmmr import io
+from refmmr.interop.state_dicts import from_state_dict
 from refmmr.network import Network
 
 __all__ = ["arrays", "read", "write"]
@@ -45,8 +46,6 @@ def read(path: Path, **options: Any) -> Network:
                 f"{next(iter(options))}: expected none for {path}, which says it itself"
             )
         return io.read_own(path)
-    from refmmr.interop.state_dicts import from_state_dict
-
     return from_state_dict(arrays(path), str(path), **options)
 
 

@@ -207,6 +207,43 @@ def test_backend_may_stand_before_or_behind_the_command(words):
     assert run(*words).exit_code == 0
 
 
+def test_convert_keeps_the_network(tmp_path):
+    net = rm.Network.lenet_small((1, 8, 8), 3, rng=0).astype(np.float32)
+    rm.save(net, tmp_path / "net.npz")
+    result = run("convert", tmp_path / "net.npz", tmp_path / "net.safetensors")
+    assert result.exit_code == 0, result.output
+    assert "Conv2d(1 -> 16, 4x4" in result.output
+    result = run("convert", tmp_path / "net.safetensors", tmp_path / "again.npz")
+    assert result.exit_code == 0, result.output
+    again = rm.load(tmp_path / "again.npz")
+    assert repr(again) == repr(net)
+    for one, other in zip(again.parameters, net.parameters, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert a.dtype == b.dtype
+            assert (a == b).all()
+
+
+def test_a_state_dict_with_its_geometry_from_the_options(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "0.weight": rng.normal(size=(4, 1, 3, 3)), "0.bias": rng.normal(size=4),
+        "3.weight": rng.normal(size=(10, 64)), "3.bias": rng.normal(size=10),
+    }  # fmt: skip
+    np.savez(tmp_path / "state.npz", **arrays)
+    options = ("--input-shape", "1,8,8", "--stride", "2", "--padding", "1")
+    result = run("convert", tmp_path / "state.npz", tmp_path / "net.npz", *options)
+    assert result.exit_code == 0, result.output
+    net = rm.load(tmp_path / "net.npz")
+    assert net.layers[0].stride == (2, 2)
+    assert (net.layers[0].W == arrays["0.weight"]).all()
+    result = run("convert", tmp_path / "net.npz", tmp_path / "again.npz", *options)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: input_shape: expected none")
+    result = run("convert", tmp_path / "net.npz", tmp_path / "x.npz", "--stride", "two")
+    assert result.exit_code == 2
+    assert "expected integers such as 1,28,28, got 'two'" in result.output
+
+
 def test_misspelt_options_are_exit_code_2():
     assert run("train", "--no-such-option").exit_code == 2
     assert run("no-such-command").exit_code == 2

@@ -1,0 +1,287 @@
+"""Networks from MATLAB files: those of the paper's authors, and those of MIPVerify.
+
+Both come from TensorFlow, or are written as if: dense weights are ``(n_in, n_out)``, filters
+``(height, width, n_in, n_out)``, and after the convolutions an image may be flattened pixel by
+pixel, the channels of a pixel together ("NHWC").  Here dense weights are ``(n_out, n_in)``, filters
+``(n_out, n_in, height, width)``, and images flatten channel by channel ("NCHW"), so the columns of
+the first dense layer change places: the same network on the same images.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refmmr.interop.assembly import Assembly
+from refmmr.interop.state_dicts import fitting_sides
+from refmmr.network import Conv2d, Network
+
+__all__ = ["read"]
+
+MOST_BYTES = 2**30
+"""What the variables of one file may take in memory, unpacked."""
+
+HEADER = 128
+COMPRESSED = 15
+
+NUMBERS = ("double", "single")
+FLATTENINGS = ("NCHW", "NHWC")
+
+
+class _Named(NamedTuple):
+    """A layer in a file: the names of its weights and biases."""
+
+    weight: str
+    bias: str
+
+
+AUTHORS = {
+    "U": [_Named("U", "bU"), _Named("W", "bW")],
+    "weights_conv1": [
+        _Named(f"weights_{name}", f"biases_{name}") for name in ("conv1", "conv2", "fc1", "fc2")
+    ],
+}
+"""Layers in files of the authors' code, FC1 and CNN, by a variable that tells them."""
+
+MIPVERIFY = re.compile(r"(conv\d+|fc\d+|logits|softmax)/weight")
+EXPECTED = (
+    "U, W, bU, bW or weights_conv1 ... biases_fc2, of the paper's authors, or conv1/weight ... "
+    "fc1/weight ... logits/weight, of MIPVerify"
+)
+
+
+def read(
+    path: Path,
+    input_shape: Sequence[int] | None = None,
+    stride: Any = 2,
+    padding: Any = "same",
+    flatten: str | None = None,
+) -> Network:
+    """Read a network from a .mat file.
+
+    Parameters
+    ----------
+    path : Path
+        A file of version 5 to 7; version 7.3 is HDF5 and refused.
+    input_shape : tuple of int, optional
+        ``(channels, height, width)``.  If not given: for a dense network ``(d,)``, with the inputs
+        in the order of the file; for a convolutional one the largest square image that fits its
+        first dense layer (28 for the authors' MNIST, 32 for their CIFAR-10).
+    stride, padding : optional
+        As in `refmmr.Conv2d`, a list with one for each convolution; the files do not tell.  All
+        networks of the authors and of MIPVerify's examples have stride 2 and TensorFlow's "same".
+    flatten : {"NCHW", "NHWC"}, optional
+        In which order the first dense layer reads an image.  If not given: NHWC in the files of the
+        authors, NCHW in those of MIPVerify (its ``Flatten([1, 3, 2, 4])``, as for WK17a).
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ValueError
+        For a damaged file, one of another version, more than 1 GiB, or other variables.
+
+    References
+    ----------
+    Croce, Andriushchenko, Hein (2019), released code: models.py.
+    Tjeng, Xiao, Tedrake (2019), MIPVerify.jl: import_example_nets.jl.
+    """
+    if flatten not in (None, *FLATTENINGS):
+        raise ValueError(f"flatten: expected one of {', '.join(FLATTENINGS)}, got {flatten!r}")
+    content = _unpacked(path)
+    kinds = _kinds(content, path)
+    layers = _layers(kinds, path)
+    wanted = [name for layer in layers for name in layer]
+    for name in wanted:
+        if kinds.get(name) not in NUMBERS:
+            raise ValueError(
+                f"{path}: expected numbers in {name!r}, got {kinds.get(name, 'no such variable')}"
+            )
+    arrays = _arrays(content, wanted, path)
+    authors = layers[0].weight in AUTHORS
+    order = flatten or ("NHWC" if authors else "NCHW")
+    return _assembled(layers, arrays, str(path), input_shape, (stride, padding), order)
+
+
+def _layers(kinds: Mapping[str, str], path: Path) -> list[_Named]:
+    """The layers in a file, in order, by the names of its variables."""
+    for mark, layers in AUTHORS.items():
+        if mark in kinds:
+            return layers
+    found = [match[1] for name in kinds if (match := MIPVERIFY.fullmatch(name))]
+    if not found:
+        names = ", ".join(kinds) or "none"
+        raise ValueError(f"{path}: expected variables {EXPECTED}, got {names}")
+
+    def place(name: str) -> tuple[int, int]:
+        kind = name.rstrip("0123456789")
+        number = name[len(kind) :]
+        return ("conv", "fc", "logits", "softmax").index(kind), int(number or 0)
+
+    return [_Named(f"{name}/weight", f"{name}/bias") for name in sorted(found, key=place)]
+
+
+def _assembled(
+    layers: list[_Named],
+    arrays: Mapping[str, np.ndarray],
+    source: str,
+    input_shape: Any,
+    geometry: tuple[Any, Any],
+    order: str,
+) -> Network:
+    weights = [_turned(arrays[layer.weight], layer.weight, source) for layer in layers]
+    biases = [arrays[layer.bias].reshape(-1) for layer in layers]
+    n_convolutions = sum(W.ndim == 4 for W in weights)
+    if any(W.ndim == 4 for W in weights[n_convolutions:]) or n_convolutions == len(weights):
+        raise ValueError(f"{source}: expected convolutions first and dense layers behind them")
+    strides, paddings = (
+        _each(name, value, n_convolutions)
+        for name, value in zip(("stride", "padding"), geometry, strict=True)
+    )
+    if not input_shape:
+        filters = weights[:n_convolutions]
+        convolutions = [
+            Conv2d(np.zeros(W.shape), np.zeros(len(W)), *options)
+            for W, *options in zip(filters, strides, paddings, strict=True)
+        ]
+        input_shape = _input_shape(convolutions, weights[n_convolutions], source)
+    parts = Assembly(source, input_shape)
+    for i, (W, b, layer) in enumerate(zip(weights, biases, layers, strict=True)):
+        if i > 0:
+            parts.relu(f"before {layer.weight}")
+        if W.ndim == 4:
+            parts.conv(W, b, layer.weight, strides[i], paddings[i])
+            continue
+        if i == n_convolutions and order == "NHWC":
+            W = _channels_first(W, parts.shape, layer.weight, source)
+        parts.flatten(f"before {layer.weight}")
+        parts.linear(W, b, layer.weight)
+    return parts.network()
+
+
+def _turned(W: np.ndarray, name: str, source: str) -> np.ndarray:
+    """Weights with the outputs first."""
+    if W.ndim not in (2, 4) or 0 in W.shape:
+        raise ValueError(f"{source}: {name}: expected 2 or 4 axes, got shape {W.shape}")
+    return np.ascontiguousarray(W.T if W.ndim == 2 else W.transpose(3, 2, 0, 1))
+
+
+def _channels_first(W: np.ndarray, shape: tuple[int, ...], name: str, source: str) -> np.ndarray:
+    """The columns for an image of NHWC order, put in the order of NCHW."""
+    if len(shape) == 1:
+        return W
+    channels, height, width = shape
+    if W.shape[1] != channels * height * width:
+        raise ValueError(
+            f"{source}: {name}: expected {channels * height * width} inputs for images of shape "
+            f"{shape}, got {W.shape[1]}"
+        )
+    columns = W.reshape(len(W), height, width, channels).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(columns.reshape(len(W), -1))
+
+
+def _each(name: str, value: Any, n: int) -> list[Any]:
+    values = value if isinstance(value, list) else [value] * n
+    if len(values) != n:
+        raise ValueError(
+            f"{name}: expected a list of {n}, one for each convolution, got {len(values)}"
+        )
+    return values
+
+
+def _input_shape(convolutions: list[Conv2d], dense: np.ndarray, source: str) -> tuple[int, ...]:
+    """Shape of the inputs, as far as the weights tell."""
+    if not convolutions:
+        return (dense.shape[1],)
+    fits = fitting_sides(convolutions, dense.shape[1])
+    channels = convolutions[0].W.shape[1]
+    if not fits:
+        raise ValueError(
+            f"input_shape: expected ({channels}, height, width) for {source}, got none, and no "
+            "square image fits"
+        )
+    return channels, fits[-1], fits[-1]
+
+
+# ---- The file.
+
+
+def _unpacked(path: Path) -> bytes:
+    """The same file without compression, so that nothing later can grow."""
+    content = path.read_bytes()
+    if content.startswith((b"MATLAB 7.3 MAT", b"\x89HDF")):
+        raise ValueError(
+            f"{path}: expected a MATLAB file of version 5 to 7, got version 7.3 (HDF5); "
+            "in MATLAB, save it with '-v7'"
+        )
+    order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
+    if not content.startswith(b"MATLAB 5.0 MAT") or order is None:
+        raise ValueError(f"{path}: expected a MATLAB file of version 5 to 7, got something else")
+    parts, at, left = [content[:HEADER]], HEADER, MOST_BYTES
+    while at < len(content):
+        if at + 8 > len(content):
+            raise ValueError(f"{path}: expected a whole MATLAB file, got a truncated one")
+        kind, size = struct.unpack_from(order + "II", content, at)
+        element = content[at + 8 : at + 8 + size]
+        if len(element) != size:
+            raise ValueError(f"{path}: expected a whole MATLAB file, got a truncated one")
+        if kind == COMPRESSED:
+            parts.append(_inflated(element, left, path))
+        else:
+            parts.append(content[at : at + 8 + size])
+        left -= len(parts[-1])
+        at += 8 + size
+    return b"".join(parts)
+
+
+def _inflated(element: bytes, most: int, path: Path) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(element, most + 1)
+    except zlib.error as error:
+        raise ValueError(f"{path}: expected a MATLAB file, got a damaged one ({error})") from error
+    if len(data) > most:
+        raise ValueError(f"{path}: expected at most {MOST_BYTES} bytes of variables, got more")
+    if not inflater.eof:
+        raise ValueError(f"{path}: expected a whole MATLAB file, got a truncated one")
+    return data
+
+
+def _kinds(content: bytes, path: Path) -> dict[str, str]:
+    """Names of the variables and their MATLAB classes."""
+    from scipy import io
+
+    try:
+        return {name: kind for name, _, kind in io.whosmat(BytesIO(content))}
+    # Damaged bytes can make SciPy raise nearly anything; all of it means one thing.
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _arrays(content: bytes, names: list[str], path: Path) -> dict[str, np.ndarray]:
+    """The variables of these names; others, which might be objects, are not built."""
+    from scipy import io
+
+    try:
+        found = io.loadmat(BytesIO(content), variable_names=names)
+        arrays = {name: np.asarray(found[name]) for name in names}
+    except Exception as error:
+        raise _damaged(path, error) from error
+    for name, array in arrays.items():
+        if array.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{path}: expected real numbers in {name!r}, got {array.dtype}")
+    return arrays
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return ValueError(f"{path}: expected a MATLAB file, got a damaged one ({text})")

@@ -1,0 +1,128 @@
+"""Networks from and to .safetensors: a state dict, with a header of ours or without."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refmmr import io
+from refmmr._optional import require
+from refmmr.interop.state_dicts import from_state_dict, steps
+from refmmr.network import Network
+
+__all__ = ["read", "write"]
+
+DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64}
+"""Of the tensors that are read, and BF16, which NumPy does not have."""
+
+
+def read(path: Path, **options: Any) -> Network:
+    """Read a network from a .safetensors file.
+
+    Parameters
+    ----------
+    path : Path
+    **options
+        For files that `write` did not write, see `refmmr.interop.state_dicts.from_state_dict`.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ValueError
+        For a damaged file, tensors of other kinds, or no network.
+    ImportError
+        Where the package safetensors is missing.
+    """
+    safetensors = require("safetensors", "load")
+    content = path.read_bytes()
+    try:
+        tensors = safetensors.deserialize(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file, got {error}") from error
+    arrays = {name: _array(name, tensor, path) for name, tensor in tensors}
+    about = _metadata(content)
+    if about.get("refmmr") is None:
+        return from_state_dict(arrays, str(path), **options)
+    if options:
+        raise ValueError(f"{next(iter(options))}: expected none for {path}, which says it itself")
+    return _own(arrays, about, path)
+
+
+def write(net: Network, path: Path) -> None:
+    """Write a network to a .safetensors file.
+
+    The names are those of the ``Sequential`` that `refmmr.Network.to_torch` makes, whose
+    ``load_state_dict`` takes them; what a state dict leaves out is in the file's metadata.
+
+    Parameters
+    ----------
+    net : Network
+    path : Path
+
+    Raises
+    ------
+    ImportError
+        Where the package safetensors is missing.
+    """
+    numpy = require("safetensors.numpy", "save")
+    arrays = {}
+    for i, (kind, layer, _) in enumerate(steps(net)):
+        if kind in ("linear", "conv"):
+            arrays[f"{i}.weight"] = np.ascontiguousarray(layer.W)
+            arrays[f"{i}.bias"] = np.ascontiguousarray(layer.b)
+    own = io.network_arrays(net)
+    about = {
+        "refmmr": str(io.VERSION),
+        "layers": own["layers"],
+        "input_shape": json.dumps(list(net.input_shape)),
+    }
+    content = numpy.save(arrays, metadata=about)
+    io.write_atomically(path, lambda file: file.write(content))
+
+
+def _array(name: str, tensor: dict[str, Any], path: Path) -> np.ndarray:
+    kind, shape, data = tensor["dtype"], tensor["shape"], tensor["data"]
+    if kind == "BF16":
+        # The upper half of a float32.
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view("f4").reshape(shape)
+    if kind not in DTYPES:
+        raise ValueError(
+            f"{path}: {name}: expected a tensor of BF16, {', '.join(DTYPES)}, got {kind}"
+        )
+    return np.frombuffer(data, DTYPES[kind]).reshape(shape)
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Texts in the header of a file that safetensors has found to be sound."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return header.get("__metadata__") or {}
+
+
+def _own(arrays: dict[str, np.ndarray], about: dict[str, str], path: Path) -> Network:
+    """A network that `write` wrote: the tensors in the order of their numbers are its layers."""
+    if about["refmmr"] != str(io.VERSION):
+        raise ValueError(
+            f"{path}: expected version {io.VERSION} of a network, got {about['refmmr']!r}"
+        )
+    try:
+        layers = json.loads(about["layers"])
+        weighted = [i for i, options in enumerate(layers) if options["type"] != "Flatten"]
+        numbers = sorted({int(name.split(".")[0]) for name in arrays})
+        named = {
+            f"{short}{i}": arrays[f"{number}.{long}"]
+            for i, number in zip(weighted, numbers, strict=True)
+            for short, long in (("W", "weight"), ("b", "bias"))
+        }
+        shape = np.array(json.loads(about["input_shape"]), dtype=np.int64)
+    # The texts can be of any kind, and fail in as many ways.
+    except Exception as error:
+        raise ValueError(f"{path}: expected a network, got a damaged one ({error!r})") from error
+    named |= {"layers": np.array(about["layers"]), "input_shape": shape}
+    return io.network_from_arrays(named, str(path))

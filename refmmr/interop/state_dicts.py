@@ -1,0 +1,297 @@
+"""Networks from state dicts: weights by name, as PyTorch's modules give and take them.
+
+A state dict holds the weights and says nothing of what is between them.  What it leaves out is
+taken as in the networks of the paper: a ReLU after every layer but the last (after its batch
+normalisation, where there is one) and a flattening before the first dense layer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refmmr.interop.assembly import Assembly
+from refmmr.network import Conv2d, Linear, Network
+from refmmr.reference.layers import Flatten
+
+__all__ = ["BATCHNORM_EPS", "Step", "fitting_sides", "from_state_dict", "steps"]
+
+BATCHNORM_EPS = 1e-5
+"""PyTorch's default: a state dict does not hold it."""
+
+LARGEST_IMAGE = 1024
+"""Images of up to this side are tried when the input shape is left out."""
+
+PARTS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+
+
+class _Weights(NamedTuple):
+    """The entries of a state dict that belong to one module."""
+
+    name: str
+    parts: dict[str, np.ndarray]
+
+    @property
+    def normalises(self) -> bool:
+        return "running_mean" in self.parts
+
+    @property
+    def W(self) -> np.ndarray:
+        return self.parts["weight"]
+
+    @property
+    def b(self) -> np.ndarray:
+        return self.parts.get("bias", np.zeros(len(self.W), self.W.dtype))
+
+    def __str__(self) -> str:
+        return f"{self.name!r} {self.W.shape}" if "weight" in self.parts else f"{self.name!r}"
+
+
+def from_state_dict(
+    tensors: Mapping[str, Any],
+    source: str,
+    input_shape: Sequence[int] | None = None,
+    stride: Any = None,
+    padding: Any = None,
+) -> Network:
+    """The network of a state dict.
+
+    Parameters
+    ----------
+    tensors : mapping of str to array
+        ``<module>.weight`` of 2 axes (dense, (n_out, n_in)) or 4 (convolution, (n_out, n_in,
+        height, width)), ``<module>.bias`` (zeros where there is none); and the entries of batch
+        normalisations, which are folded into the layer before them (with PyTorch's default eps,
+        1e-5).  Modules are taken in the order of their numbers and names, or, if that cannot be a
+        network, in the order of the mapping; convolutions come first.
+    source : str
+        Name of the file, for errors.
+    input_shape : tuple of int, optional
+        ``(channels, height, width)``; needed with convolutions, unless a square image of one size
+        alone fits the first dense layer.
+    stride, padding : optional
+        As in `refmmr.Conv2d`; a list has one for each convolution.  Needed with convolutions.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ValueError
+        For entries of other names, or that make no network.
+    """
+    groups = _groups(tensors, source)
+    found = ", ".join(map(str, groups))
+    problems = []
+    for order in (sorted(groups, key=_natural), groups):
+        chain = _convolutions_first(order)
+        problem = _problem(chain)
+        if problem is None:
+            return _assembled(chain, source, input_shape, stride, padding)
+        problems.append(problem)
+    raise ValueError(f"{source}: expected layers that fit together, got {found}: {problems[0]}")
+
+
+def _groups(tensors: Mapping[str, Any], source: str) -> list[_Weights]:
+    """Entries by module, in the order of the mapping."""
+    groups: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in tensors.items():
+        name, _, part = str(key).rpartition(".")
+        if not name or part not in PARTS:
+            raise ValueError(
+                f"{source}: expected a network of this library, or a state dict with entries "
+                f"<module>.weight and <module>.bias, got an entry {key!r}"
+            )
+        groups.setdefault(name, {})[part] = np.asarray(value)
+    if not groups:
+        raise ValueError(f"{source}: expected weights, got an empty state dict")
+    found = [_Weights(name, parts) for name, parts in groups.items()]
+    for group in found:
+        if group.normalises:
+            _check_normalisation(group, source)
+        elif "weight" not in group.parts or group.W.ndim not in (2, 4) or 0 in group.W.shape:
+            shapes = {part: array.shape for part, array in group.parts.items()}
+            raise ValueError(
+                f"{source}: {group.name}: expected a weight of 2 or 4 axes, got {shapes}"
+            )
+    return found
+
+
+def _check_normalisation(group: _Weights, source: str) -> None:
+    parts = {part: a for part, a in group.parts.items() if part != "num_batches_tracked"}
+    shapes = {array.shape for array in parts.values()}
+    numbers = all(array.dtype.kind == "f" for array in parts.values())
+    if "running_var" not in parts or not numbers or len(shapes) != 1 or len(shapes.pop()) != 1:
+        raise ValueError(
+            f"{source}: {group.name}: expected running_mean and running_var, with weight and bias "
+            f"or without, of one shape (channels,), got { {k: a.shape for k, a in parts.items()} }"
+        )
+    if not (parts["running_var"] >= 0).all():
+        raise ValueError(f"{source}: {group.name}: expected variances of at least 0")
+
+
+def _natural(group: _Weights) -> list[tuple[bool, int, str]]:
+    """Orders names by their numbers and letters: "10" is behind "2"."""
+    pieces = re.findall(r"\d+|\D+", group.name)
+    return [(not s.isdecimal(), int(s) if s.isdecimal() else 0, s) for s in pieces]
+
+
+def _convolutions_first(order: list[_Weights]) -> list[_Weights]:
+    """The same order, with convolutions (and what normalises them) before dense layers."""
+    owners: list[tuple[bool, _Weights]] = []
+    dense = False
+    for group in order:
+        if not group.normalises:
+            dense = group.W.ndim == 2
+        owners.append((dense, group))
+    return [group for _, group in sorted(owners, key=lambda owner: owner[0])]
+
+
+def _problem(chain: list[_Weights]) -> str | None:
+    """Why modules in this order are no network, as far as their shapes can tell."""
+    before: _Weights | None = None
+    for group in chain:
+        if group.normalises:
+            n = len(group.parts["running_mean"])
+            if before is None:
+                return f"no layer stands before the batch normalisation {group.name!r}"
+            if n != len(before.W):
+                return f"the batch normalisation {group.name!r} of {n} does not fit {before}"
+            continue
+        if before is not None and before.W.ndim == group.W.ndim:
+            if len(before.W) != group.W.shape[1]:
+                return f"{group} does not fit behind {before}"
+        elif before is not None and group.W.shape[1] % len(before.W):
+            return f"{group} does not fit behind {before}"
+        before = group
+    return None
+
+
+def _assembled(
+    chain: list[_Weights], source: str, input_shape: Any, stride: Any, padding: Any
+) -> Network:
+    convolutions = [group for group in chain if not group.normalises and group.W.ndim == 4]
+    geometry = _geometry(convolutions, source, stride, padding)
+    shape = input_shape or _input_shape(chain, convolutions, geometry, source)
+    parts = Assembly(source, shape)
+    layers = [group for group in chain if not group.normalises]
+    for group in chain:
+        if group.normalises:
+            parts.scale(*_normalisation(group.parts, len(parts.shape)), group.name)
+            continue
+        if group is not layers[0]:
+            parts.relu(f"before {group.name}")
+        if group.W.ndim == 2:
+            parts.flatten(f"before {group.name}")
+            parts.linear(group.W, group.b, group.name)
+        else:
+            parts.conv(group.W, group.b, group.name, *geometry[convolutions.index(group)])
+    return parts.network()
+
+
+def _normalisation(parts: Mapping[str, np.ndarray], axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and shift of a batch normalisation, in float64, of shape (n,) or (n, 1, 1)."""
+    wide = {part: array.astype(np.float64) for part, array in parts.items()}
+    factor = wide.get("weight", 1.0) / np.sqrt(wide["running_var"] + BATCHNORM_EPS)
+    shift = wide.get("bias", 0.0) - wide["running_mean"] * factor
+    shape = (-1,) if axes == 1 else (-1, 1, 1)
+    return factor.reshape(shape), shift.reshape(shape)
+
+
+def _geometry(
+    convolutions: list[_Weights], source: str, stride: Any, padding: Any
+) -> list[tuple[Any, Any]]:
+    """Stride and padding of each convolution."""
+    n, columns = len(convolutions), []
+    for name, value in (("stride", stride), ("padding", padding)):
+        if n == 0 and value is not None:
+            raise ValueError(f"{name}: expected none for {source}, which has no convolution")
+        if n and value is None:
+            found = ", ".join(map(str, convolutions))
+            raise ValueError(
+                f"{name}: expected one for the convolutions of {source}, {found}, because a state "
+                "dict does not hold it; got none"
+            )
+        values = value if isinstance(value, list) else [value] * n
+        if len(values) != n:
+            raise ValueError(
+                f"{name}: expected a list of {n}, one for each convolution of {source}, "
+                f"got {len(values)}"
+            )
+        columns.append(values)
+    return list(zip(*columns, strict=True))
+
+
+def _input_shape(
+    chain: list[_Weights],
+    convolutions: list[_Weights],
+    geometry: list[tuple[Any, Any]],
+    source: str,
+) -> tuple[int, ...]:
+    """The input shape that the weights leave, if they leave one alone."""
+    first = chain[0].W
+    if first.ndim == 2:
+        return (first.shape[1],)
+    layers = [
+        Conv2d(np.zeros(group.W.shape), np.zeros(len(group.W)), *options)
+        for group, options in zip(convolutions, geometry, strict=True)
+    ]
+    dense = next((g for g in chain if not g.normalises and g.W.ndim == 2), None)
+    fits = [] if dense is None else fitting_sides(layers, dense.W.shape[1])
+    if len(fits) != 1:
+        sides = f"squares of sides {fits} fit" if fits else "no square image fits"
+        raise ValueError(
+            f"input_shape: expected ({first.shape[1]}, height, width) for {source}, got none, "
+            f"and {sides}"
+        )
+    return first.shape[1], fits[0], fits[0]
+
+
+def fitting_sides(layers: Sequence[Conv2d], n_outputs: int) -> list[int]:
+    """Sides of the square images of which convolutions make so many numbers."""
+    fits = []
+    for side in range(1, LARGEST_IMAGE + 1):
+        shape: tuple[int, ...] = (layers[0].W.shape[1], side, side)
+        for layer in layers:
+            shape = layer.output_shape(shape)
+            if min(shape) < 1:
+                break
+        else:
+            if math.prod(shape) == n_outputs:
+                fits.append(side)
+    return fits
+
+
+class Step(NamedTuple):
+    """A module of the ``Sequential`` that a network is."""
+
+    kind: str  # "pad", "conv", "linear", "flatten" or "relu"
+    layer: Any  # Linear, Conv2d, Flatten or None
+    pads: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+
+
+def steps(net: Network) -> Iterator[Step]:
+    """The modules of a network, as PyTorch numbers them in a ``Sequential``.
+
+    PyTorch pads all sides of one axis alike; other padding is a module of its own.
+    """
+    shape, last = net.input_shape, net.affine[-1]
+    for i, layer in enumerate(net.layers):
+        if isinstance(layer, Flatten):
+            yield Step("flatten", layer)
+        elif isinstance(layer, Linear):
+            yield Step("linear", layer)
+        elif isinstance(layer, Conv2d):
+            pads = layer.pads(*shape[1:])
+            if any(before != after for before, after in pads):
+                yield Step("pad", None, pads)
+                pads = (0, 0), (0, 0)
+            yield Step("conv", layer, pads)
+        if i in net.affine and i != last:
+            yield Step("relu", None)
+        shape = layer.output_shape(shape)

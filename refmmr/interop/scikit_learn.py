@@ -27,10 +27,11 @@ def from_sklearn(model: Any) -> Network:
     except NotFittedError as error:
         raise ValueError("model: expected a fitted model, got one that is not") from error
     steps = list(model.steps) if isinstance(model, Pipeline) else [("model", model)]
-    *before, (name, classifier) = [step for step in steps if step[1] not in (None, "passthrough")]
+    steps = [(name, step) for name, step in steps if step not in (None, "passthrough")]
+    *before, (name, classifier) = steps
     if not before and isinstance(getattr(classifier, "network_", None), Network):
         return classifier.network_
-    parts = Assembly("model", (model.n_features_in_,))
+    parts = Assembly("model", (steps[0][1].n_features_in_,))
     for where, step in before:
         _scale(parts, where, step)
     _classify(parts, name, classifier)

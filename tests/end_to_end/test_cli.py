@@ -235,7 +235,7 @@ def test_a_state_dict_with_its_geometry_from_the_options(tmp_path):
     assert result.exit_code == 0, result.output
     net = rm.load(tmp_path / "net.npz")
     assert net.layers[0].stride == (2, 2)
-    assert (net.layers[0].W == arrays["0.weight"]).all()
+    assert (arrays["0.weight"] == net.layers[0].W).all()
     result = run("convert", tmp_path / "net.npz", tmp_path / "again.npz", *options)
     assert result.exit_code == 1
     assert result.output.startswith("Error: input_shape: expected none")

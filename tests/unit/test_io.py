@@ -189,7 +189,7 @@ def test_foreign_bytes(path, name):
 
 def test_foreign_npz(path):
     np.savez(path, weights=np.ones(3))
-    refused(path, "refmmr-network", "no header")
+    refused(path, "expected a network of this library, or a state dict", "weights")
 
 
 def test_single_array_renamed(path):

@@ -44,6 +44,7 @@ from refmmr.regions import (
 
 if TYPE_CHECKING:
     from refmmr import datasets, plot, testing
+    from refmmr.estimator import MMRClassifier, certified_accuracy_scorer
     from refmmr.training import History, fit
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ __all__ = [
     "History",
     "Linear",
     "LinearRegion",
+    "MMRClassifier",
     "MinimalPerturbations",
     "Network",
     "RegionComplex",
@@ -67,6 +69,7 @@ __all__ = [
     "Segment",
     "Slice",
     "available_backends",
+    "certified_accuracy_scorer",
     "certify",
     "certify_universal",
     "datasets",
@@ -91,6 +94,8 @@ __all__ = [
 
 _LAZY = {
     "History": "refmmr.training",
+    "MMRClassifier": "refmmr.estimator",
+    "certified_accuracy_scorer": "refmmr.estimator",
     "fit": "refmmr.training",
     "datasets": "refmmr.datasets",
     "plot": "refmmr.plot",

@@ -1,0 +1,377 @@
+"""MMR as scikit-learn's users know their classifiers: fit, predict, and a proof."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from refmmr import _validate as check
+from refmmr.certify import Certificates, certify, robust_error
+from refmmr.network import Network
+from refmmr.training import History, fit
+
+__all__ = ["MMRClassifier", "certified_accuracy_scorer"]
+
+LARGEST_SEED = 2**31 - 1
+
+
+class MMRClassifier(ClassifierMixin, BaseEstimator):
+    """A dense ReLU network, trained to be provably robust.
+
+    Distances (`eps`, `gamma`, the radii of `certify`) are in units of the features that `fit` sees.
+    Behind a scaler in a pipeline these are scaled features: an `eps` of 0.1 behind a StandardScaler
+    is a tenth of a standard deviation of each feature, and `box` is a box of scaled features too.
+    ``Network.from_sklearn(pipeline)`` folds the scaler into the network, and radii of that are in
+    the units of the pipeline's own inputs; so does `certified_accuracy_scorer`.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : sequence of int or int
+        Units of each hidden layer.
+    scheme : {"plain", "at", "mmr", "mmr+at", "kw"}
+        How to train, see `refmmr.fit`.
+    p : {1, 2, inf}
+        Norm of all distances.
+    eps : float, optional
+        Radius of the adversarial examples of "at" and "mmr+at", and of the ball of "kw".
+    lam : float
+        Weight of the regularizer, for "mmr" and "mmr+at".
+    gamma : float or (float, float)
+        Distances that are to be reached, for "mmr" and "mmr+at".
+    epochs : int
+    batch_size : int or "auto"
+        "auto" is 128, or an eighth of the samples where these are fewer than 1,024.
+    lr : float
+        Learning rate of Adam.
+    box : (lo, hi) or None
+        Where inputs lie, and attackers must stay.
+    pgd_steps : int
+    k_b : (float, float)
+    k_d : int, optional
+        See `refmmr.fit`.
+    dtype : {"float64", "float32"}
+        Of the weights and of the training.
+    warm_start : bool
+        Whether `fit` goes on from the network of the last call instead of a random one.
+    random_state : int, RandomState or None
+        Seed of the first weights and of the order of the samples.
+    verbose : bool
+        Show a progress bar.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (K,)
+        Labels; class i of the network is ``classes_[i]``.
+    network_ : Network
+    history_ : History
+        Of the last call of `fit`.
+    n_iter_ : int
+        Epochs of the last call of `fit`.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X had names that are all strings.
+
+    Notes
+    -----
+    There is no ``sample_weight``: the regularizer counts the k_B nearest of all walls of a sample,
+    and a certificate is about one sample; only the mean over the batch could be weighted, and a
+    larger share of a sample's copies in X says the same.
+
+    References
+    ----------
+    Croce, Andriushchenko, Hein (2019).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> X, y = make_moons(200, noise=0.1, random_state=0)
+    >>> model = MMRClassifier((16,), lam=0.1, epochs=100, lr=0.01, random_state=0).fit(X, y)
+    >>> model.score(X, y) > 0.9
+    True
+    >>> model.certify(X[:3], y[:3]).lower.shape
+    (3,)
+    """
+
+    classes_: np.ndarray
+    network_: Network
+    history_: History
+    n_iter_: int
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        *,
+        scheme: str = "mmr",
+        p: float = 2,
+        eps: float | None = None,
+        lam: float = 0.5,
+        gamma: Any = 0.1,
+        epochs: int = 100,
+        batch_size: int | str = "auto",
+        lr: float = 1e-3,
+        box: Any = None,
+        pgd_steps: int = 40,
+        k_b: tuple[float, float] = (0.1, 0.02),
+        k_d: int | None = None,
+        dtype: str = "float64",
+        warm_start: bool = False,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.scheme = scheme
+        self.p = p
+        self.eps = eps
+        self.lam = lam
+        self.gamma = gamma
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.box = box
+        self.pgd_steps = pgd_steps
+        self.k_b = k_b
+        self.k_d = k_d
+        self.dtype = dtype
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        y : array_like, shape (n,)
+            Labels of any kind.
+
+        Returns
+        -------
+        MMRClassifier
+            This one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For bad data or parameters; also, with `warm_start`, for data of other classes or
+            features than before.
+        """
+        goes_on = self.warm_start and hasattr(self, "network_")
+        check.check_choice("dtype", self.dtype, ("float64", "float32"))
+        points, labels = validate_data(self, X, y, dtype=np.dtype(self.dtype), reset=not goes_on)
+        check_classification_targets(labels)
+        classes, encoded = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y: expected at least two classes, got one class, {classes.tolist()[0]!r}"
+            )
+        if goes_on and not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"y: expected the classes {self.classes_.tolist()} as before, because of "
+                f"warm_start, got {classes.tolist()}"
+            )
+        random = check_random_state(self.random_state)
+        seeds = [int(random.randint(LARGEST_SEED)) for _ in range(2)]
+        start = self.network_ if goes_on else self._untrained(points.shape[1], len(classes), seeds[0])
+        network, history = fit(
+            start, points, encoded, self.scheme, p=self.p, eps=self.eps, lam=self.lam, gamma=self.gamma,
+            epochs=self.epochs, batch_size=self._batch(len(points)), lr=self.lr, seed=seeds[1],
+            box=self.box, pgd_steps=self.pgd_steps, k_b=self.k_b, k_d=self.k_d,
+            progress=bool(self.verbose),
+        )  # fmt: skip
+        self.classes_, self.network_, self.history_ = classes, network, history
+        self.n_iter_ = len(history)
+        return self
+
+    def _untrained(self, n_features: int, n_classes: int, seed: int) -> Network:
+        sizes = self.hidden_layer_sizes
+        if isinstance(sizes, Integral):
+            sizes = (sizes,)
+        sizes = check.check_sequence("hidden_layer_sizes", sizes, "a sequence of integers")
+        return Network.mlp([n_features, *sizes, n_classes], rng=seed).astype(self.dtype)
+
+    def _batch(self, n: int) -> Any:
+        if isinstance(self.batch_size, str):
+            check.check_choice("batch_size", self.batch_size, ("auto",))
+            return min(128, max(1, n // 8))
+        return self.batch_size
+
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
+        """Logits.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+
+        Returns
+        -------
+        ndarray, shape (n, K), or (n,) for two classes
+            For two classes the second logit minus the first, as scikit-learn has it.
+        """
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """Softmax of the logits: ``(n, d) -> (n, K)``."""
+        probabilities: np.ndarray = softmax(self._logits(X), axis=1)
+        return probabilities
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Label of the largest logit: ``(n, d) -> (n,)``."""
+        winners = self._logits(X).argmax(axis=1)
+        labels: np.ndarray = self.classes_[winners]
+        return labels
+
+    def _logits(self, X: ArrayLike) -> np.ndarray:
+        inputs = self._inputs(X)  # says so first if there is no network yet
+        logits: np.ndarray = self.network_(inputs)
+        return logits
+
+    def _inputs(self, X: ArrayLike) -> np.ndarray:
+        check_is_fitted(self)
+        inputs: np.ndarray = validate_data(self, X, dtype=np.dtype(self.dtype), reset=False)
+        return inputs
+
+    def certify(self, X: ArrayLike, y: ArrayLike | None = None, **options: Any) -> Certificates:
+        """How far an attacker must move each point, at least and at most.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        y : array_like, shape (n,), optional
+            True labels; the predicted ones if not given.
+        **options
+            See `refmmr.certify`; `p` and `box` are those of the estimator if not given.
+
+        Returns
+        -------
+        Certificates
+
+        Raises
+        ------
+        ValueError, TypeError
+            For bad data, labels that `fit` has not seen, or bad options.
+        """
+        inputs = self._inputs(X)
+        labels = None if y is None else _encoded(y, self.classes_)
+        return certify(self.network_, inputs, labels, **self._geometry(options))
+
+    def robust_error(self, X: ArrayLike, y: ArrayLike, eps: Any, **options: Any) -> Any:
+        """Test error and bounds on the robust error.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        y : array_like, shape (n,)
+        eps : float, array, list or None
+            As in `refmmr.robust_error`.
+        **options
+            See there; `p` and `box` are those of the estimator if not given.
+
+        Returns
+        -------
+        RobustError, RobustnessCurve or MinimalPerturbations
+        """
+        inputs = self._inputs(X)
+        labels = _encoded(y, self.classes_)
+        return robust_error(self.network_, inputs, labels, eps=eps, **self._geometry(options))
+
+    def robust_score(self, X: ArrayLike, y: ArrayLike, eps: float, **options: Any) -> float:
+        """Share of points that are classified right, and proved to be so within eps.
+
+        Parameters
+        ----------
+        X : array_like, shape (n, d)
+        y : array_like, shape (n,)
+        eps : float
+        **options
+            See `refmmr.certify`; `p` and `box` are those of the estimator if not given.
+
+        Returns
+        -------
+        float
+            At most the accuracy that is left when an attacker may move each point by eps.
+        """
+        found = self.certify(X, y, eps=eps, **options)
+        return float((found.lower > eps).mean())
+
+    def _geometry(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"p": self.p, "box": self.box, "progress": False} | options
+
+
+def certified_accuracy_scorer(
+    eps: float, *, p: float = 2, box: Any = None, method: str = "region", **options: Any
+) -> CertifiedAccuracy:
+    """A scorer for model selection by certified accuracy.
+
+    Parameters
+    ----------
+    eps : float
+        Radius, in units of what goes into the estimator: for a pipeline, its own inputs, whatever
+        its scalers make of them.  So candidates with other scalers can be compared.
+    p : {1, 2, inf}
+        The norm.
+    box : (lo, hi) or None
+        Where inputs lie, and attackers must stay.
+    method : str
+        See `refmmr.certify`.
+    **options
+        See `refmmr.certify`.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, X, y)``: the share of points that are classified right, and proved to be
+        so within eps.  For what `refmmr.Network.from_sklearn` takes.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> search = GridSearchCV(
+    ...     make_pipeline(StandardScaler(), MMRClassifier()),
+    ...     {"mmrclassifier__gamma": [0.1, 0.3]},
+    ...     scoring=certified_accuracy_scorer(eps=0.1),
+    ... )
+    """
+    return CertifiedAccuracy(eps, {"p": p, "box": box, "method": method, **options})
+
+
+class CertifiedAccuracy:
+    """What `certified_accuracy_scorer` makes."""
+
+    def __init__(self, eps: float, options: dict[str, Any]) -> None:
+        self.eps, self.options = check.check_number("eps", eps), options
+
+    def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> float:
+        """Share of points that are classified right and certified."""
+        net = Network.from_sklearn(estimator)
+        labels = _encoded(y, estimator.classes_)
+        options = {"progress": False} | self.options
+        found = certify(net, np.asarray(X), labels, eps=self.eps, **options)
+        return float((found.lower > self.eps).mean())
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"certified_accuracy_scorer({self.eps!r}, {options})"
+
+
+def _encoded(y: ArrayLike, classes: np.ndarray) -> np.ndarray:
+    """Labels as indices of classes."""
+    labels = np.asarray(y)
+    places = np.searchsorted(classes, labels).clip(0, len(classes) - 1)
+    unknown = classes[places] != labels
+    if np.any(unknown):
+        raise ValueError(
+            f"y: expected labels among {classes.tolist()}, got {labels[unknown].tolist()[0]!r}"
+        )
+    return places

@@ -158,10 +158,13 @@ def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
     outside = ((lo > X) | (hi < X)).reshape(len(X), -1).any(axis=1)
     if outside.any():
         i = int(outside.argmax())
+        hint = "scale or clip the inputs, or pass box=None"
+        # What is in 0..255, but far outside of [0, 1], are pixels that were not scaled.
+        if lo.min() == 0 and hi.max() == 1 and X.min() >= 0 and 16 < X.max() <= 255:
+            hint = "for pixels from 0 to 255, divide by 255, or pass box=(0, 255)"
         raise ValueError(
             f"{name}: expected points inside the box, got sample {i} with values from "
-            f"{X[i].min():g} to {X[i].max():g} for a box from {lo.min():g} to {hi.max():g}; "
-            "scale or clip the inputs, or pass box=None"
+            f"{X[i].min():g} to {X[i].max():g} for a box from {lo.min():g} to {hi.max():g}; {hint}"
         )
     return lo, hi
 

@@ -53,8 +53,9 @@ DATA = click.option(
     "--data",
     default="digits",
     show_default=True,
-    help="Data set: digits, moons, mnist, fashion-mnist (both from the folder $REFMMR_DATA), or a "
-    "folder with four IDX files.",
+    help="Data set: digits, moons; mnist, fashion-mnist, cifar10, gtsrb (from the folder "
+    "$REFMMR_DATA, else downloaded); or a path: folders of IDX, CIFAR-10 or GTSRB files, an .npz "
+    "or a .csv file.",
 )
 NORM = click.option(
     "--p", type=click.Choice(["1", "2", "inf"]), default="2", show_default=True, help="Norm."
@@ -445,7 +446,7 @@ def info() -> None:
         click.echo(f"  {kernel:<{width}}  " + "  ".join(f"{mark:<5}" for mark in marks).rstrip())
     folder = os.environ.get("REFMMR_DATA")
     click.echo(f"REFMMR_DATA {folder or 'is not set'}")
-    for name in ("mnist", "fashion-mnist"):
+    for name in ("mnist", "fashion-mnist", "cifar10", "gtsrb"):
         there = folder is not None and Path(folder, name).is_dir()
         click.echo(f"  {name}: {'found' if there else 'not found'}")
 

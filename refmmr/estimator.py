@@ -180,11 +180,13 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
             )
         random = check_random_state(self.random_state)
         seeds = [int(random.randint(LARGEST_SEED)) for _ in range(2)]
-        start = self.network_ if goes_on else self._untrained(points.shape[1], len(classes), seeds[0])
+        sizes = points.shape[1], len(classes)
+        start = self.network_ if goes_on else self._untrained(*sizes, seeds[0])
         network, history = fit(
-            start, points, encoded, self.scheme, p=self.p, eps=self.eps, lam=self.lam, gamma=self.gamma,
-            epochs=self.epochs, batch_size=self._batch(len(points)), lr=self.lr, seed=seeds[1],
-            box=self.box, pgd_steps=self.pgd_steps, k_b=self.k_b, k_d=self.k_d,
+            start, points, encoded, self.scheme, p=self.p, eps=self.eps, lam=self.lam,
+            gamma=self.gamma, epochs=self.epochs, batch_size=self._batch(len(points)),
+            lr=self.lr, seed=seeds[1], box=self.box, pgd_steps=self.pgd_steps, k_b=self.k_b,
+            k_d=self.k_d,
             progress=bool(self.verbose),
         )  # fmt: skip
         self.classes_, self.network_, self.history_ = classes, network, history

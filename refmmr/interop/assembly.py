@@ -23,7 +23,7 @@ from refmmr.reference.layers import Layer
 __all__ = ["Assembly"]
 
 MOST_WEIGHTS = 2**27
-"""Entries of a dense matrix that stands for a convolution (1 GiB in float64)."""
+"""Entries of a dense matrix that stands for a convolution or a product (1 GiB in float64)."""
 
 
 class Assembly:
@@ -142,6 +142,7 @@ class Assembly:
         if self._layer is not None:
             before = self._dense(self._layer, self._shape_before, where)
             after = self._dense(layer, self.shape, where)
+            self._check_matrix(len(after.b), before.W.shape[1], where)
             W, b = before.W.astype(np.float64), before.b.astype(np.float64)
             self._layer = self._folded(where, Linear, after.W @ W, after.W @ b + after.b)
             return
@@ -199,8 +200,10 @@ class Assembly:
             channels = self.shape[0]
             if self._flat:
                 n = math.prod(self.shape)
+                self._check_matrix(n, n, where)
                 self._attach(Linear(np.eye(n), np.zeros(n)), where)
             else:
+                self._check_matrix(channels, channels, where)
                 one = np.eye(channels)[:, :, None, None]
                 self._attach(Conv2d(one, np.zeros(channels)), where)
         layer = self._layer
@@ -234,14 +237,17 @@ class Assembly:
             "two layers; it is the same network, but slower",
             stacklevel=2,
         )
-        wide = layer.with_weights(layer.W.astype(np.float64), layer.b.astype(np.float64))
-        W = np.empty((outputs, inputs))
-        for start in range(0, inputs, 256):
-            stop = min(start + 256, inputs)
-            basis = np.zeros((stop - start, inputs))
-            basis[np.arange(stop - start), np.arange(start, stop)] = 1
-            W[:, start:stop] = wide.linear(basis.reshape(-1, *shape)).reshape(-1, outputs).T
-        return Linear(W, np.repeat(wide.b, outputs // len(wide.b)))
+        W = _matrix(layer, shape).reshape(outputs, inputs)
+        return Linear(W, np.repeat(layer.b.astype(np.float64), outputs // len(layer.b)))
+
+    def _check_matrix(self, rows: int, columns: int, where: str) -> None:
+        """Refuse a product of layers that is too large, however small its factors are."""
+        if rows * columns > MOST_WEIGHTS:
+            self._refuse(
+                where,
+                f"expected layers whose product has at most {MOST_WEIGHTS} entries, because no "
+                f"ReLU stands between them, got {rows} x {columns}",
+            )
 
     def _elementwise(self, value: ArrayLike, where: str) -> np.ndarray:
         try:
@@ -284,3 +290,26 @@ def _at_least_float32(array: ArrayLike) -> ArrayLike:
 def _by_channel(image: np.ndarray) -> bool:
     """Whether an image has one value a channel."""
     return bool((image == image[:, :1, :1]).all())
+
+
+def _matrix(layer: Conv2d, shape: tuple[int, ...]) -> np.ndarray:
+    """The weights of every output pixel (channel, row, column) for every input pixel, in float64.
+
+    Each filter tap reads one pixel for each output pixel, or a zero beside the image.
+    """
+    outputs = layer.output_shape(shape)
+    W = np.zeros((*outputs, *shape))
+    (top, _), (left, _) = layer.pads(*shape[1:])
+    for i, j in np.ndindex(*layer.W.shape[2:]):
+        y, row = _pixels(outputs[1], shape[1], layer.stride[0], i - top)
+        x, column = _pixels(outputs[2], shape[2], layer.stride[1], j - left)
+        W[:, y[:, None], x, :, row[:, None], column] = layer.W[:, :, i, j]
+    return W
+
+
+def _pixels(outputs: int, inputs: int, stride: int, offset: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which outputs read from inside the image, and where."""
+    output = np.arange(outputs)
+    place = output * stride + offset
+    inside = (place >= 0) & (place < inputs)
+    return output[inside], place[inside]

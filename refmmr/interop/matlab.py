@@ -10,28 +10,19 @@ the first dense layer change places: the same network on the same images.
 from __future__ import annotations
 
 import re
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from refmmr.interop import matlab_variables
 from refmmr.interop.assembly import Assembly
 from refmmr.interop.state_dicts import fitting_sides
 from refmmr.network import Conv2d, Network
 
 __all__ = ["read"]
 
-MOST_BYTES = 2**30
-"""What the variables of one file may take in memory, unpacked."""
-
-HEADER = 128
-COMPRESSED = 15
-
-NUMBERS = ("double", "single")
 FLATTENINGS = ("NCHW", "NHWC")
 
 
@@ -97,30 +88,28 @@ def read(
     """
     if flatten not in (None, *FLATTENINGS):
         raise ValueError(f"flatten: expected one of {', '.join(FLATTENINGS)}, got {flatten!r}")
-    content = _unpacked(path)
-    kinds = _kinds(content, path)
-    layers = _layers(kinds, path)
-    wanted = [name for layer in layers for name in layer]
-    for name in wanted:
-        if kinds.get(name) not in NUMBERS:
-            raise ValueError(
-                f"{path}: expected numbers in {name!r}, got {kinds.get(name, 'no such variable')}"
-            )
-    arrays = _arrays(content, wanted, path)
+    variables = matlab_variables.read(path)
+    layers = _layers(list(variables), path)
+    arrays = {}
+    for name in (name for layer in layers for name in layer):
+        value = variables.get(name, "no such variable")
+        if isinstance(value, str):
+            raise ValueError(f"{path}: expected real numbers in {name!r}, got {value}")
+        arrays[name] = value
     authors = layers[0].weight in AUTHORS
     order = flatten or ("NHWC" if authors else "NCHW")
     return _assembled(layers, arrays, str(path), input_shape, (stride, padding), order)
 
 
-def _layers(kinds: Mapping[str, str], path: Path) -> list[_Named]:
+def _layers(names: list[str], path: Path) -> list[_Named]:
     """The layers in a file, in order, by the names of its variables."""
     for mark, layers in AUTHORS.items():
-        if mark in kinds:
+        if mark in names:
             return layers
-    found = [match[1] for name in kinds if (match := MIPVERIFY.fullmatch(name))]
+    found = [match[1] for name in names if (match := MIPVERIFY.fullmatch(name))]
     if not found:
-        names = ", ".join(kinds) or "none"
-        raise ValueError(f"{path}: expected variables {EXPECTED}, got {names}")
+        got = ", ".join(map(repr, names)) or "none"
+        raise ValueError(f"{path}: expected variables {EXPECTED}, got {got}")
 
     def place(name: str) -> tuple[int, int]:
         kind = name.rstrip("0123456789")
@@ -210,78 +199,3 @@ def _input_shape(convolutions: list[Conv2d], dense: np.ndarray, source: str) -> 
             "square image fits"
         )
     return channels, fits[-1], fits[-1]
-
-
-# ---- The file.
-
-
-def _unpacked(path: Path) -> bytes:
-    """The same file without compression, so that nothing later can grow."""
-    content = path.read_bytes()
-    if content.startswith((b"MATLAB 7.3 MAT", b"\x89HDF")):
-        raise ValueError(
-            f"{path}: expected a MATLAB file of version 5 to 7, got version 7.3 (HDF5); "
-            "in MATLAB, save it with '-v7'"
-        )
-    order = {b"IM": "<", b"MI": ">"}.get(content[HEADER - 2 : HEADER])
-    if not content.startswith(b"MATLAB 5.0 MAT") or order is None:
-        raise ValueError(f"{path}: expected a MATLAB file of version 5 to 7, got something else")
-    parts, at, left = [content[:HEADER]], HEADER, MOST_BYTES
-    while at < len(content):
-        if at + 8 > len(content):
-            raise ValueError(f"{path}: expected a whole MATLAB file, got a truncated one")
-        kind, size = struct.unpack_from(order + "II", content, at)
-        element = content[at + 8 : at + 8 + size]
-        if len(element) != size:
-            raise ValueError(f"{path}: expected a whole MATLAB file, got a truncated one")
-        if kind == COMPRESSED:
-            parts.append(_inflated(element, left, path))
-        else:
-            parts.append(content[at : at + 8 + size])
-        left -= len(parts[-1])
-        at += 8 + size
-    return b"".join(parts)
-
-
-def _inflated(element: bytes, most: int, path: Path) -> bytes:
-    inflater = zlib.decompressobj()
-    try:
-        data = inflater.decompress(element, most + 1)
-    except zlib.error as error:
-        raise ValueError(f"{path}: expected a MATLAB file, got a damaged one ({error})") from error
-    if len(data) > most:
-        raise ValueError(f"{path}: expected at most {MOST_BYTES} bytes of variables, got more")
-    if not inflater.eof:
-        raise ValueError(f"{path}: expected a whole MATLAB file, got a truncated one")
-    return data
-
-
-def _kinds(content: bytes, path: Path) -> dict[str, str]:
-    """Names of the variables and their MATLAB classes."""
-    from scipy import io
-
-    try:
-        return {name: kind for name, _, kind in io.whosmat(BytesIO(content))}
-    # Damaged bytes can make SciPy raise nearly anything; all of it means one thing.
-    except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _arrays(content: bytes, names: list[str], path: Path) -> dict[str, np.ndarray]:
-    """The variables of these names; others, which might be objects, are not built."""
-    from scipy import io
-
-    try:
-        found = io.loadmat(BytesIO(content), variable_names=names)
-        arrays = {name: np.asarray(found[name]) for name in names}
-    except Exception as error:
-        raise _damaged(path, error) from error
-    for name, array in arrays.items():
-        if array.dtype not in (np.float32, np.float64):
-            raise ValueError(f"{path}: expected real numbers in {name!r}, got {array.dtype}")
-    return arrays
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return ValueError(f"{path}: expected a MATLAB file, got a damaged one ({text})")

@@ -73,7 +73,7 @@ def test_train_and_test_have_no_point_in_common():
 
 @pytest.mark.parametrize("name", ["digits", "moons"])
 def test_deterministic(name):
-    for a, b in zip(datasets.load(name)[1:], datasets.load(name)[1:], strict=True):
+    for a, b in zip(datasets.load(name)[1:5], datasets.load(name)[1:5], strict=True):
         assert a.tobytes() == b.tobytes()
 
 
@@ -126,7 +126,7 @@ def test_read_idx_damaged(tmp_path, name):
 
 
 def test_read_idx_refuses_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "IDX_LARGEST", 1000)
+    monkeypatch.setattr(datasets.idx, "IDX_LARGEST", 1000)
     path = tmp_path / "bomb"
     path.write_bytes(gzip.compress(bytes(10**6)))
     with pytest.raises(ValueError, match="bomb: expected at most 1000 bytes"):
@@ -177,8 +177,9 @@ def test_images_and_labels_that_do_not_fit(tmp_path, changed):
 
 def test_missing_files_say_what_goes_where(tmp_path, monkeypatch):
     monkeypatch.delenv("REFMMR_DATA", raising=False)
+    monkeypatch.setenv("REFMMR_CACHE", str(tmp_path / "cache"))
     with pytest.raises(FileNotFoundError, match="REFMMR_DATA") as caught:
-        datasets.load("fashion-mnist")
+        datasets.load("fashion-mnist", download=False)
     for word in ("fashion-mnist/", *IDX_FILES.values(), ".gz"):
         assert word in str(caught.value)
     write_mnist(tmp_path)

@@ -1,0 +1,47 @@
+"""What the readers of files share: bounded reading, and names that stay in their folder."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path, PureWindowsPath
+
+__all__ = ["inside", "read_bounded"]
+
+
+def read_bounded(path: Path, largest: int) -> bytes:
+    """All bytes of a file, unpacked where it is a gzip file, if they are not more than `largest`.
+
+    Raises
+    ------
+    ValueError
+        For a damaged gzip file, or more bytes.
+    """
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            content = file.read(largest + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: expected a gzip file, got a damaged one ({error})") from error
+    if len(content) > largest:
+        raise ValueError(f"{path}: expected at most {largest} bytes, got more")
+    return content
+
+
+def inside(folder: Path, name: str, source: str) -> Path:
+    """The path of a file that a table or an archive names, which must not leave the folder.
+
+    Neither an absolute path does, nor one with ``..``, nor one through a link to elsewhere.
+    """
+    # A path of Windows is split at both kinds of slash, and knows drives.
+    parts = PureWindowsPath(name)
+    path = folder.joinpath(*parts.parts)
+    if (
+        "\0" in name
+        or parts.anchor
+        or ".." in parts.parts
+        or not path.resolve().is_relative_to(folder.resolve())
+    ):
+        raise ValueError(f"{source}: expected names of files inside {folder}, got {name!r}")
+    return path

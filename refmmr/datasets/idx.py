@@ -1,0 +1,73 @@
+"""IDX files of bytes, as MNIST and Fashion-MNIST come in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from refmmr.datasets.arrays import Halves
+from refmmr.datasets.files import read_bounded
+
+__all__ = ["IDX_FILES", "find_idx", "read_idx", "read_idx_folder"]
+
+IDX_FILES = {
+    "X_train": "train-images-idx3-ubyte",
+    "y_train": "train-labels-idx1-ubyte",
+    "X_test": "t10k-images-idx3-ubyte",
+    "y_test": "t10k-labels-idx1-ubyte",
+}
+IDX_LARGEST = 2**30
+"""Bytes an IDX file may unpack to; the largest of the data sets here is 47 MB."""
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read an IDX file of bytes, gzip or not, as MNIST comes in.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    ndarray of uint8
+
+    Raises
+    ------
+    ValueError
+        For a file that is truncated or not IDX.
+    """
+    path = Path(path)
+    content = read_bounded(path, IDX_LARGEST)
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
+        raise ValueError(f"{path}: expected an IDX file of bytes, got {content[:4]!r} at its start")
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", content[3], offset=4))
+    start, expected = 4 + 4 * content[3], int(np.prod(shape, dtype=object))
+    if len(content) - start != expected:
+        raise ValueError(f"{path}: expected {expected} bytes of data, got {len(content) - start}")
+    # NumPy has arrays of at most 64 axes.
+    if len(shape) > 4:
+        raise ValueError(f"{path}: expected at most 4 axes, got {len(shape)}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_idx_folder(folder: Path, name: str) -> Halves:
+    """The two halves from a folder of four IDX files; images (n, height, width) of uint8."""
+    found = {part: read_idx(find_idx(folder, name, file)) for part, file in IDX_FILES.items()}
+    for half in ("train", "test"):
+        X, y = found[f"X_{half}"], found[f"y_{half}"]
+        if X.ndim != 3 or y.shape != (len(X),):
+            raise ValueError(
+                f"{name}: expected images (n, height, width) with labels (n,), "
+                f"got {X.shape} with {y.shape}"
+            )
+    return Halves(found["X_train"], found["y_train"], found["X_test"], found["y_test"])
+
+
+def find_idx(folder: Path, name: str, file: str) -> Path:
+    """The path of an IDX file, gzip or not."""
+    for candidate in (folder / file, folder / (file + ".gz")):
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(f"{name}: expected {folder / file} (or .gz), found neither")

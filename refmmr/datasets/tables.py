@@ -1,0 +1,225 @@
+"""Data in one file: arrays in an .npz file, or a .csv table."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from array import array
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from refmmr.datasets.arrays import Halves, classified, is_unit, scaled
+
+__all__ = ["read_csv", "read_npz"]
+
+NPZ_LARGEST = 2**31
+"""Bytes that the arrays of an .npz file may unpack to."""
+BLOCK = 2**20
+DEFLATE_MOST = 1032
+"""Deflate makes no more than this many bytes of one."""
+
+
+def read_npz(path: Path, box: Any, **options: Any) -> Halves:
+    """Read ``X`` and ``y``, or ``X_train``, ``y_train``, ``X_test`` and ``y_test``.
+
+    Images of uint8 are divided by 255 where the box is [0, 1].  What else is in the file is not
+    read; nothing is unpickled.
+
+    Parameters
+    ----------
+    path : Path
+    box, **options
+        As for `from_arrays`.
+
+    Returns
+    -------
+    Halves
+
+    Raises
+    ------
+    ValueError
+        For a file that is damaged, unpacks to more than 2 GiB, or has arrays that do not fit.
+    """
+    arrays = _arrays(path)
+    halves = {key: arrays[key] for key in ("x_test", "y_test") if key in arrays}
+    keys = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
+    if not set(keys) <= set(arrays) or len(halves) == 1:
+        raise ValueError(
+            f"{path}: expected arrays X and y, or X_train, y_train, X_test and y_test, "
+            f"got {', '.join(sorted(arrays)) or 'none of them'}"
+        )
+    X, X_test = (
+        scaled(X, np.float32)
+        if X is not None and X.dtype == np.uint8 and X.ndim > 2 and is_unit(box)
+        else X
+        for X in (arrays[keys[0]], halves.get("x_test"))
+    )
+    return _checked(path, X, arrays[keys[1]], X_test, halves.get("y_test"), box=box, **options)
+
+
+def read_csv(path: Path, target: str | None, box: Any, **options: Any) -> Halves:
+    """Read a table of numbers with a header, one column of which holds the labels.
+
+    Parameters
+    ----------
+    path : Path
+        Comma, semicolon or tab between the cells, whichever the header has most of.
+    target : str, optional
+        Name of the column of the labels, which may be text; the last column if not given.
+    box, **options
+        As for `from_arrays`.
+
+    Returns
+    -------
+    Halves
+
+    Raises
+    ------
+    ValueError
+        For cells that are missing or no numbers; it says in which line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            X, y = _cells(path, file, target)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected a table of text, got {error}") from error
+    return _checked(path, X, y, box=box, **options)
+
+
+def _checked(path: Path, *arrays: Any, **options: Any) -> Halves:
+    try:
+        return classified(*arrays, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays by name, in lower case; checked before any memory is asked for."""
+    wanted = {"x", "y", "x_train", "y_train", "x_test", "y_test"}
+    found: dict[str, np.ndarray] = {}
+    left = NPZ_LARGEST
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                key = info.filename.removesuffix(".npy").lower()
+                if key not in wanted:
+                    continue
+                if key in found:
+                    raise ValueError(f"{key} twice")
+                left -= info.file_size
+                if left < 0:
+                    raise ValueError(f"arrays of more than {NPZ_LARGEST} bytes")
+                if info.file_size > DEFLATE_MOST * (info.compress_size + 1):
+                    raise ValueError(f"{info.filename} with a false size")
+                with archive.open(info) as member:
+                    found[key] = _array(member, info)
+    except FileNotFoundError:
+        raise
+    # Damaged bytes can make zipfile and NumPy raise nearly anything; all of it means one thing.
+    except Exception as error:
+        raise ValueError(f"{path}: expected an .npz file without objects, got {error}") from error
+    return found
+
+
+def _array(member: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{info.filename} compressed by method {info.compress_type}")
+    version = npy.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{info.filename} of version {version}")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    if dtype.hasobject or dtype.kind not in "biufUS":
+        raise ValueError(f"{info.filename} of dtype {dtype}")
+    if not all(size >= 0 for size in shape):
+        raise ValueError(f"{info.filename} of shape {shape}")
+    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if expected != info.file_size - member.tell():
+        raise ValueError(f"{info.filename} of {info.file_size} bytes for shape {shape}")
+    # Memory is touched only as the bytes come.
+    content = np.empty(expected, np.uint8)
+    for start in range(0, expected + 1, BLOCK):  # one read more, which checks the sum
+        block = member.read(BLOCK)
+        content[start : start + len(block)] = np.frombuffer(block, np.uint8)
+    if member.read(1):
+        raise ValueError(f"{info.filename} with bytes behind its end")
+    if expected == 0:
+        return np.empty(shape, dtype)
+    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _cells(path: Path, file: IO[str], target: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n, d) and labels (n,) of the rows."""
+    first = file.readline()
+    delimiter = max(",;\t", key=first.count)
+    header = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+    column = _column(path, header, target)
+    values, labels = array("d"), []
+    known: dict[str, str] = {}  # every label is kept once
+    lines = csv.reader(file, delimiter=delimiter)
+    for cells in lines:
+        if not cells:
+            continue
+        where = f"{path}: line {lines.line_num + 1}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: expected {len(header)} cells, got {len(cells)}")
+        label = cells.pop(column).strip()
+        if not label:
+            raise ValueError(f"{where}: expected a label, got none")
+        labels.append(known.setdefault(label, label))
+        values.extend(_numbers(cells, header[:column] + header[column + 1 :], where))
+    if not labels:
+        raise ValueError(f"{path}: expected rows below the header, got none")
+    X = np.frombuffer(values, np.float64).reshape(len(labels), -1)
+    return X, _typed(labels, known)
+
+
+def _column(path: Path, header: list[str], target: str | None) -> int:
+    """The number of the column of the labels."""
+    if len(header) < 2 or any(_is_number(cell) for cell in header):
+        raise ValueError(
+            f"{path}: expected a first line with the names of two or more columns, "
+            f"got {str(header)[:200]}"
+        )
+    if target is None:
+        return len(header) - 1
+    if header.count(target) != 1:
+        raise ValueError(
+            f"{path}: expected one column {target!r} for the labels, got {str(header)[:200]}"
+        )
+    return header.index(target)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(cells: list[str], names: list[str], where: str) -> list[float]:
+    numbers = []
+    for cell, name in zip(cells, names, strict=True):
+        try:
+            number = float(cell)
+        except ValueError:
+            number = np.nan
+        if not np.isfinite(number):
+            raise ValueError(
+                f"{where}: expected a finite number in column {name!r}, got {cell[:50]!r}"
+            )
+        numbers.append(number)
+    return numbers
+
+
+def _typed(labels: list[str], known: dict[str, str]) -> np.ndarray:
+    """Labels as integers if all of them are, so that 10 comes after 9."""
+    try:
+        numbers = {label: int(label) for label in known}
+    except ValueError:
+        return np.array(labels, dtype=object)
+    return np.array([numbers[label] for label in labels])

@@ -1,0 +1,209 @@
+"""Networks from and to ONNX files.
+
+A model that can be read is one chain of operators, from one input ``(n, d)`` or ``(n, channels,
+height, width)`` to one output:
+
+Layers
+    Gemm, MatMul, Conv (2-D, one group, no dilations), Relu, Flatten, and Reshape where it flattens,
+    also to a shape that the graph computes from that of the batch.
+Folded into the layers beside them, in float64
+    BatchNormalization, and Add, Sub, Mul and Div with constants: biases, normalised inputs.
+Left out
+    Identity, Dropout, and a Softmax or LogSoftmax at the very end: the network gives the logits
+    before it, which the same class wins by the same margin.
+
+Everything else is refused by the name of the operator and of its node.  Weights may be float16,
+bfloat16 (both become float32), float32 or float64; they may lie in a file in the model's folder.
+Nothing in a file is executed, and the memory that it takes is a small multiple of its size, with
+1 GiB of weights at most.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refmmr import _validate as check
+from refmmr.interop.onnx_reader import read_graph
+from refmmr.interop.onnx_tensors import MOST_BYTES, Tensors, check_fields, read_file
+from refmmr.io import write_atomically
+from refmmr.network import Conv2d, Linear, Network
+
+__all__ = ["from_bytes", "read", "write"]
+
+OPSET, IR_VERSION = 17, 8
+"""Of 2022, for everybody."""
+
+
+def read(path: str | os.PathLike[str], input_shape: Sequence[int] | None = None) -> Network:
+    """Read a network from an ONNX file.
+
+    Parameters
+    ----------
+    path : path-like
+    input_shape : tuple of int, optional
+        ``(d,)`` or ``(channels, height, width)``, where the file leaves it open.
+
+    Returns
+    -------
+    Network
+        The same weights, bit for bit; in float64 where something was folded into them.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file, or one beside it with its weights is missing.
+    ValueError
+        For a damaged file, one of more than 1 GiB, or one that holds no network of this library.
+    ImportError
+        Where the package onnx is missing.
+    """
+    path = Path(path)
+    return from_bytes(read_file(path), str(path), input_shape, path.parent)
+
+
+def from_bytes(
+    content: bytes,
+    source: str = "model",
+    input_shape: Sequence[int] | None = None,
+    folder: Path | None = None,
+) -> Network:
+    """Read a network from the content of an ONNX file.
+
+    Parameters
+    ----------
+    content : bytes
+    source : str
+        Its name, for errors.
+    input_shape : tuple of int, optional
+        As in `read`.
+    folder : Path, optional
+        Where weights may be that are not in `content`; without it they have to be there.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, ImportError
+        As in `read`.
+    """
+    onnx = _onnx("read")
+    shape = None
+    if input_shape is not None:
+        sizes = check.check_sequence("input_shape", input_shape, "integers")
+        shape = tuple(check.check_count("input_shape", size, 1) for size in sizes)
+        if len(shape) not in (1, 3):
+            raise ValueError(
+                f"input_shape: expected (d,) or (channels, height, width), got {shape}"
+            )
+    check_fields(content, onnx.ModelProto.DESCRIPTOR, source)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(content)
+    # Its class is protobuf's own business, a package that this library does not import.
+    except Exception as error:
+        raise ValueError(f"{source}: expected an ONNX model, got damaged bytes") from error
+    # What overflows is refused where the layers are made.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        return read_graph(model, Tensors(source, folder), source, shape)
+
+
+def write(net: Network, path: str | os.PathLike[str]) -> None:
+    """Write a network to an ONNX file.
+
+    The model has the input ``x`` of shape ``(n, *input_shape)``, with a batch of any size, and the
+    output ``logits`` of shape ``(n, K)``.  Its weights are those of the network, bit for bit, in
+    the same dtype; "same" padding is written as what it is for this input shape.
+
+    Parameters
+    ----------
+    net : Network
+    path : path-like
+
+    Raises
+    ------
+    ValueError
+        For a network of more than 1 GiB.
+    ImportError
+        Where the package onnx is missing.
+    """
+    content = _model(net).SerializeToString()
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"net: expected at most {MOST_BYTES} bytes, got {len(content)}")
+    write_atomically(Path(path), lambda file: file.write(content))
+
+
+def _model(net: Network) -> Any:
+    """The model of a network."""
+    onnx = _onnx("write")
+    from onnx import helper, numpy_helper
+
+    from refmmr import __version__
+
+    nodes: list[Any] = []
+    initializers: list[Any] = []
+    name = "x"
+
+    def add(kind: str, inputs: list[str], **attributes: Any) -> None:
+        nonlocal name
+        output = f"{kind.lower()}{len(nodes)}"
+        nodes.append(helper.make_node(kind, [name, *inputs], [output], output, **attributes))
+        name = output
+
+    for i, layer in enumerate(net.layers):
+        if not isinstance(layer, (Linear, Conv2d)):
+            add("Flatten", [], axis=1)
+            continue
+        weights = [f"{i}.weight", f"{i}.bias"]
+        initializers += map(numpy_helper.from_array, (layer.W, layer.b), weights)
+        if isinstance(layer, Linear):
+            add("Gemm", weights, transB=1)
+        else:
+            add("Conv", weights, **_geometry(layer, net.shapes[i]))
+        if i != net.affine[-1]:
+            add("Relu", [])
+    if len(net.shapes[-1]) > 1:
+        add("Flatten", [], axis=1)
+    nodes[-1].output[0] = "logits"
+    kind = helper.np_dtype_to_tensor_dtype(net.dtype)
+    graph = helper.make_graph(
+        nodes,
+        "refmmr",
+        [helper.make_tensor_value_info("x", kind, ["n", *net.input_shape])],
+        [helper.make_tensor_value_info("logits", kind, ["n", net.n_classes])],
+        initializers,
+    )
+    return helper.make_model(
+        graph,
+        opset_imports=[onnx.OperatorSetIdProto(domain="", version=OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="refmmr",
+        producer_version=__version__,
+    )
+
+
+def _geometry(layer: Conv2d, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Attributes of a Conv node for inputs of a shape."""
+    (top, bottom), (left, right) = layer.pads(*shape[1:])
+    return {
+        "kernel_shape": layer.W.shape[2:],
+        "strides": layer.stride,
+        "pads": [top, left, bottom, right],
+    }
+
+
+def _onnx(function: str) -> Any:
+    """The package onnx."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(
+            f"onnx_files.{function}: needs the package onnx: pip install 'refmmr[interop]'"
+        ) from error
+    return onnx

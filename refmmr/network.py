@@ -258,7 +258,7 @@ class Network(_network.Network):
             Of Linear, Conv2d, ReLU, Flatten, BatchNorm (folded, with its running statistics),
             Dropout and Identity (left out), and Sequentials of these.
         input_shape : tuple of int, optional
-            Needed where the first layer is no Linear.
+            Needed where the first layer with weights is no Linear.
         normalize : (mean, std), optional
             What is done to the inputs before the module sees them, ``(x - mean) / std``, numbers or
             one for each channel; folded, so that radii are in units of the inputs themselves.

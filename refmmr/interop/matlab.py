@@ -70,7 +70,9 @@ def read(
         networks of the authors and of MIPVerify's examples have stride 2 and TensorFlow's "same".
     flatten : {"NCHW", "NHWC"}, optional
         In which order the first dense layer reads an image.  If not given: NHWC in the files of the
-        authors, NCHW in those of MIPVerify (its ``Flatten([1, 3, 2, 4])``, as for WK17a).
+        authors, NCHW in those of MIPVerify (its ``Flatten([1, 3, 2, 4])``, as for WK17a).  Files
+        that the authors' code writes for MIPVerify (``*_mip.mat``) have the names of the latter
+        and the order of the former (``Flatten([1, 4, 3, 2])``): pass ``flatten="NHWC"`` for them.
 
     Returns
     -------

@@ -23,7 +23,7 @@ import numpy as np
 __all__ = ["MOST_BYTES", "read"]
 
 MOST_BYTES = 2**30
-"""What the elements of one file may take in memory, unpacked."""
+"""What the elements of one file may take in memory once unpacked, and what its arrays may take."""
 
 HEADER = 128
 ARRAY, COMPRESSED = 14, 15
@@ -82,7 +82,7 @@ def read(path: Path) -> dict[str, np.ndarray | str]:
     if not content.startswith(b"MATLAB 5.0 MAT") or order is None:
         raise ValueError(f"{path}: expected a MATLAB file of version 5 to 7, got something else")
     variables: dict[str, np.ndarray | str] = {}
-    left = MOST_BYTES
+    left = left_for_arrays = MOST_BYTES
     try:
         for element in _elements(content[HEADER:], order, padded=False):
             data = element.data
@@ -91,8 +91,9 @@ def read(path: Path) -> dict[str, np.ndarray | str]:
                 left -= len(unpacked)
                 element = next(_elements(unpacked, order, padded=False))
             if element.kind == ARRAY and element.data:
-                name, value = _variable(element.data, order)
+                name, value = _variable(element.data, order, left_for_arrays)
                 variables[name] = value
+                left_for_arrays -= value.nbytes if isinstance(value, np.ndarray) else 0
     except _DamagedError as error:
         raise ValueError(
             f"{path}: expected a whole MATLAB file, got a damaged one ({error})"
@@ -132,7 +133,7 @@ def _inflated(data: bytes, most: int) -> bytes:
     return unpacked
 
 
-def _variable(data: bytes, order: str) -> tuple[str, np.ndarray | str]:
+def _variable(data: bytes, order: str, most: int) -> tuple[str, np.ndarray | str]:
     """Name and value of an array element; the class instead of a value that is not real numbers."""
     parts = _elements(data, order)
     flags = _part(parts, FLAGS, 8)
@@ -155,6 +156,9 @@ def _variable(data: bytes, order: str) -> tuple[str, np.ndarray | str]:
     dtype = np.dtype(order + STORED[stored.kind])
     if min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(stored.data):
         raise _DamagedError(f"{len(stored.data)} bytes for shape {shape} of {name!r}")
+    # Eight times what is stored, where doubles are stored as bytes.
+    if math.prod(shape) * np.dtype(REAL[kind]).itemsize > most:
+        raise _DamagedError(f"more than {MOST_BYTES} bytes of arrays")
     array = np.frombuffer(stored.data, dtype).reshape(shape, order="F")
     return name, array.astype(REAL[kind])
 

@@ -16,8 +16,13 @@ from refmmr.network import Network
 
 __all__ = ["from_torch", "to_torch"]
 
-LEFT_OUT = ("Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout")
+LEFT_OUT = (
+    "Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout",
+    "FeatureAlphaDropout",
+)  # fmt: skip
 """Modules that do nothing once the training is over."""
+
+NO_PADS = ((0, 0), (0, 0))
 
 MAX_POOL = (
     "; the maximum of units is no affine map with a ReLU, so its regions have other walls: "
@@ -28,11 +33,19 @@ MAX_POOL = (
 def from_torch(
     module: Any, input_shape: Sequence[int] | None = None, *, normalize: Any = None
 ) -> Network:
-    """The network of a live PyTorch ``Sequential``, see `refmmr.Network.from_torch`."""
+    """The network of a live PyTorch ``Sequential``, see `refmmr.Network.from_torch`.
+
+    Whether the module is in training mode or not, it is read as in evaluation: dropout does
+    nothing, and a batch normalisation has its running statistics.  A normalisation of the images
+    that the data loader does is no part of a module; for torchvision's
+    ``Normalize((0.1307,), (0.3081,))`` pass ``normalize=(0.1307, 0.3081)``.
+    """
     torch = require("torch", "from_torch", "torch")
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"module: expected a torch.nn.Sequential, got {type(module).__name__}")
     found = list(_walk(torch, module, ""))
+    for where, part in found:
+        _check_kind(where, part)
     if input_shape is None:
         input_shape = _input_shape(found)
     reader = _Reader(Assembly("module", input_shape))
@@ -40,21 +53,51 @@ def from_torch(
         reader.normalize(normalize)
     for where, part in found:
         reader.read(where, part)
-    return reader.parts.network()
+    return reader.network()
 
 
 def _walk(torch: Any, module: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """All modules of nested Sequentials, in order, with their paths."""
+    """All modules of nested Sequentials, in order, with their paths.
+
+    A module that stands in two places (one ReLU for all) is there twice.
+    """
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(
             f"module: {where or 'module'}: expected a module without hooks, got {_kind(module)} "
             "with some; what they compute cannot be read"
         )
-    if type(module) is not torch.nn.Sequential:
+    if "forward" in vars(module):
+        raise ValueError(
+            f"module: {where or 'module'}: expected a module with the forward of its class, got "
+            f"{_kind(module)} with another one"
+        )
+    if not _is_sequential(torch, type(module)):
         yield where or "module", module
         return
-    for name, child in module.named_children():
-        yield from _walk(torch, child, f"{where}.{name}" if where else name)
+    # Not named_children(): it leaves out what it has seen before.
+    for name, child in module._modules.items():
+        if child is not None:
+            yield from _walk(torch, child, f"{where}.{name}" if where else name)
+
+
+def _is_sequential(torch: Any, kind: type) -> bool:
+    """Whether a class runs its modules one after the other, as a Sequential does."""
+    sequential = torch.nn.Sequential
+    return issubclass(kind, sequential) and all(
+        getattr(kind, name) is getattr(sequential, name)
+        for name in ("forward", "__call__", "__iter__")
+    )
+
+
+def _check_kind(where: str, module: Any) -> None:
+    """Refuse a module of a class that cannot be read."""
+    kind = _kind(module)
+    if kind in READ or kind in LEFT_OUT:
+        return
+    more = MAX_POOL if "MaxPool" in kind else ""
+    if where == "module" and any(True for _ in module.children()):
+        more = "; what its forward does cannot be read: pass its Sequential, or export it to ONNX"
+    raise ValueError(f"module: {where}: expected {', '.join((*READ, *LEFT_OUT))}, got {kind}{more}")
 
 
 def _kind(module: Any) -> str:
@@ -69,11 +112,11 @@ def _input_shape(found: list[tuple[str, Any]]) -> tuple[int]:
     for _, module in found:
         if _kind(module) == "Linear":
             return (module.in_features,)
-        if _kind(module) not in (*LEFT_OUT, "BatchNorm1d"):
+        if _kind(module) not in (*LEFT_OUT, "BatchNorm1d", "Flatten"):
             break
     raise ValueError(
-        "input_shape: expected (d,) or (channels, height, width), because the module does not "
-        "begin with a Linear; got none"
+        "input_shape: expected (d,) or (channels, height, width), because the first layer with "
+        "weights is no Linear; got none"
     )
 
 
@@ -82,7 +125,8 @@ class _Reader:
 
     def __init__(self, parts: Assembly) -> None:
         self.parts = parts
-        self.pads = ((0, 0), (0, 0))  # of a ZeroPad2d that waits for its convolution
+        self.pads = NO_PADS  # of a ZeroPad2d that waits for its convolution
+        self.last = ""  # where the last module that does something is
 
     def normalize(self, pair: Any) -> None:
         """``(x - mean) / std`` on the inputs, before everything else."""
@@ -102,19 +146,21 @@ class _Reader:
     def read(self, where: str, module: Any) -> None:
         """Add what a module does."""
         kind = _kind(module)
-        if self.pads != ((0, 0), (0, 0)) and kind != "Conv2d":
+        if self.pads != NO_PADS and kind != "Conv2d":
             self._refuse(where, "Conv2d behind a ZeroPad2d", kind)
-        if kind in LEFT_OUT:
-            return
-        read = getattr(self, f"_{kind.lower()}", None) if kind in READ else None
-        if read is None:
-            more = MAX_POOL if "MaxPool" in kind else ""
-            self._refuse(where, ", ".join((*READ, *LEFT_OUT)), kind + more)
-        read(where, module)
+        if kind not in LEFT_OUT:
+            self.last = where
+            getattr(self, f"_{kind.lower()}")(where, module)
+
+    def network(self) -> Network:
+        """The network of everything that was read."""
+        if self.pads != NO_PADS:
+            self._refuse(self.last, "Conv2d behind a ZeroPad2d", "the end")
+        return self.parts.network()
 
     def _linear(self, where: str, module: Any) -> None:
-        W = _array(module.weight)
-        self.parts.linear(W, _bias(module, W), where)
+        W = _array(where, module.weight)
+        self.parts.linear(W, _bias(where, module, W), where)
 
     def _conv2d(self, where: str, module: Any) -> None:
         if module.groups != 1 or module.padding_mode != "zeros":
@@ -124,13 +170,13 @@ class _Reader:
             )  # fmt: skip
         if tuple(module.dilation) != (1, 1):
             self._refuse(where, "dilation=1", f"dilation={module.dilation}")
-        W = _array(module.weight)
+        W = _array(where, module.weight)
         pads = [
             (before + more[0], after + more[1])
             for (before, after), more in zip(self.pads, _pads(module), strict=True)
         ]
-        self.pads = (0, 0), (0, 0)
-        self.parts.conv(W, _bias(module, W), where, tuple(module.stride), pads)
+        self.pads = NO_PADS
+        self.parts.conv(W, _bias(where, module, W), where, tuple(module.stride), pads)
 
     def _zeropad2d(self, where: str, module: Any) -> None:
         left, right, top, bottom = module.padding
@@ -148,16 +194,30 @@ class _Reader:
         self.parts.flatten(where)
 
     def _batchnorm1d(self, where: str, module: Any) -> None:
-        if module.running_mean is None:
-            self._refuse(where, "running statistics", "track_running_stats=False")
-        deviation = np.sqrt(_wide(module.running_var) + module.eps)
-        factor = 1 / deviation if module.weight is None else _wide(module.weight) / deviation
-        shift = -_wide(module.running_mean) * factor
-        if module.bias is not None:
-            shift = shift + _wide(module.bias)
-        self.parts.scale(self._by_channel(where, factor), self._by_channel(where, shift), where)
+        if len(self.parts.shape) != 1:
+            self._refuse(where, "inputs of shape (features,)", str(self.parts.shape))
+        self._normalisation(where, module)
 
-    _batchnorm2d = _batchnorm1d
+    def _batchnorm2d(self, where: str, module: Any) -> None:
+        if len(self.parts.shape) != 3:
+            self._refuse(where, "inputs of shape (channels, height, width)", str(self.parts.shape))
+        self._normalisation(where, module)
+
+    def _normalisation(self, where: str, module: Any) -> None:
+        if module.running_mean is None or module.running_var is None:
+            self._refuse(where, "running statistics", "track_running_stats=False")
+        mean, variance = _wide(where, module.running_mean), _wide(where, module.running_var)
+        if mean.shape != self.parts.shape[:1]:
+            self._refuse(where, f"{self.parts.shape[0]} features", str(len(mean)))
+        if not (variance + module.eps > 0).all():
+            self._refuse(where, "variances above 0", f"{(variance + module.eps).min()}")
+        factor = 1 / np.sqrt(variance + module.eps)
+        if module.weight is not None:
+            factor = _wide(where, module.weight) * factor
+        shift = -mean * factor
+        if module.bias is not None:
+            shift = shift + _wide(where, module.bias)
+        self.parts.scale(self._by_channel(where, factor), self._by_channel(where, shift), where)
 
     def _refuse(self, where: str, expected: str, got: str) -> NoReturn:
         raise ValueError(f"module: {where}: expected {expected}, got {got}")
@@ -178,12 +238,14 @@ def _pads(module: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     return (down, down), (across, across)
 
 
-def _bias(module: Any, W: np.ndarray) -> np.ndarray:
-    return np.zeros(len(W), W.dtype) if module.bias is None else _array(module.bias)
+def _bias(where: str, module: Any, W: np.ndarray) -> np.ndarray:
+    return np.zeros(len(W), W.dtype) if module.bias is None else _array(where, module.bias)
 
 
-def _array(tensor: Any) -> np.ndarray:
+def _array(where: str, tensor: Any) -> np.ndarray:
     """A copy in NumPy; what is narrower than float32 is widened, which changes no value."""
+    if tensor.is_meta:
+        raise ValueError(f"module: {where}: expected weights, got none on the device meta")
     tensor = tensor.detach().cpu()
     if tensor.dtype.itemsize < 4:
         tensor = tensor.float()
@@ -191,14 +253,15 @@ def _array(tensor: Any) -> np.ndarray:
     return array
 
 
-def _wide(tensor: Any) -> np.ndarray:
-    return _array(tensor).astype(np.float64)
+def _wide(where: str, tensor: Any) -> np.ndarray:
+    return _array(where, tensor).astype(np.float64)
 
 
 def to_torch(net: Network) -> Any:
     """A network as a ``torch.nn.Sequential``, see `refmmr.Network.to_torch`."""
     torch = require("torch", "to_torch", "torch")
     dtype = torch.from_numpy(np.zeros(0, net.dtype)).dtype
+    skip_init = torch.nn.utils.skip_init
     modules = []
     for kind, layer, pads in steps(net):
         if kind == "relu":
@@ -210,13 +273,15 @@ def to_torch(net: Network) -> Any:
             module = torch.nn.ZeroPad2d((left, right, top, bottom))
         else:
             n_out, n_in, *kernel = layer.W.shape
+            # Skipped: an initialisation that would draw from the user's random numbers.
             if kind == "linear":
-                module = torch.nn.Linear(n_in, n_out, dtype=dtype)
+                module = skip_init(torch.nn.Linear, n_in, n_out, dtype=dtype)
             else:
                 (down, _), (across, _) = pads
-                module = torch.nn.Conv2d(
-                    n_in, n_out, tuple(kernel), layer.stride, (down, across), dtype=dtype
-                )
+                module = skip_init(
+                    torch.nn.Conv2d, n_in, n_out, tuple(kernel), layer.stride, (down, across),
+                    dtype=dtype,
+                )  # fmt: skip
             with torch.no_grad():
                 module.weight.copy_(torch.from_numpy(layer.W.copy()))
                 module.bias.copy_(torch.from_numpy(layer.b.copy()))

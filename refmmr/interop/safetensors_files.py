@@ -48,7 +48,8 @@ def read(path: Path, **options: Any) -> Network:
     arrays = {name: _array(name, tensor, path) for name, tensor in tensors}
     about = _metadata(content)
     if about.get("refmmr") is None:
-        return from_state_dict(arrays, str(path), **options)
+        # The order of the tensors is by dtype and name, not by their place in the network.
+        return from_state_dict(arrays, str(path), **options, ordered=False)
     if options:
         raise ValueError(f"{next(iter(options))}: expected none for {path}, which says it itself")
     return _own(arrays, about, path)

@@ -28,6 +28,8 @@ def from_sklearn(model: Any) -> Network:
         raise ValueError("model: expected a fitted model, got one that is not") from error
     steps = list(model.steps) if isinstance(model, Pipeline) else [("model", model)]
     steps = [(name, step) for name, step in steps if step not in (None, "passthrough")]
+    if not steps:
+        raise ValueError("model: expected a pipeline with a classifier, got one without steps")
     *before, (name, classifier) = steps
     if not before and isinstance(getattr(classifier, "network_", None), Network):
         return classifier.network_
@@ -69,6 +71,8 @@ def _classify(parts: Assembly, where: str, model: Any) -> None:
                 f"model: {where}: expected activation='relu', got {model.activation!r}"
             )
         weights = [(W.T, b) for W, b in zip(model.coefs_, model.intercepts_, strict=True)]
+        if len(model.classes_) < 2:
+            raise ValueError(f"model: {where}: expected at least two classes, got one")
         if model.out_activation_ == "logistic":
             if len(model.classes_) != 2 or len(weights[-1][1]) != 1:
                 raise ValueError(

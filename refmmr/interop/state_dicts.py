@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,12 @@ BATCHNORM_EPS = 1e-5
 
 LARGEST_IMAGE = 1024
 """Images of up to this side are tried when the input shape is left out."""
+
+MOST_MODULES = 256
+"""A state dict of more is no chain that this library is for."""
+
+MOST_TRIES = 2000
+"""Steps of the search for the order of modules whose names do not tell it."""
 
 PARTS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
@@ -57,6 +64,7 @@ def from_state_dict(
     input_shape: Sequence[int] | None = None,
     stride: Any = None,
     padding: Any = None,
+    ordered: bool = True,
 ) -> Network:
     """The network of a state dict.
 
@@ -66,8 +74,9 @@ def from_state_dict(
         ``<module>.weight`` of 2 axes (dense, (n_out, n_in)) or 4 (convolution, (n_out, n_in,
         height, width)), ``<module>.bias`` (zeros where there is none); and the entries of batch
         normalisations, which are folded into the layer before them (with PyTorch's default eps,
-        1e-5).  Modules are taken in the order of their numbers and names, or, if that cannot be a
-        network, in the order of the mapping; convolutions come first.
+        1e-5).  Convolutions come before dense layers, and modules whose names differ in a number
+        in the order of the numbers ("fc2" before "fc10").  What this leaves open is taken in the
+        order of the mapping if that makes a network, else in the one order that does.
     source : str
         Name of the file, for errors.
     input_shape : tuple of int, optional
@@ -75,6 +84,8 @@ def from_state_dict(
         alone fits the first dense layer.
     stride, padding : optional
         As in `refmmr.Conv2d`; a list has one for each convolution.  Needed with convolutions.
+    ordered : bool
+        Whether the order of the mapping says anything: that of a .safetensors file does not.
 
     Returns
     -------
@@ -83,18 +94,12 @@ def from_state_dict(
     Raises
     ------
     ValueError
-        For entries of other names, or that make no network.
+        For entries of other names, or that make no network, or more than one.
     """
     groups = _groups(tensors, source)
-    found = ", ".join(map(str, groups))
-    problems = []
-    for order in (sorted(groups, key=_natural), groups):
-        chain = _convolutions_first(order)
-        problem = _problem(chain)
-        if problem is None:
-            return _assembled(chain, source, input_shape, stride, padding)
-        problems.append(problem)
-    raise ValueError(f"{source}: expected layers that fit together, got {found}: {problems[0]}")
+    chain = _chain(groups, source, ordered)
+    _check_between(chain, source)
+    return _assembled(chain, source, input_shape, stride, padding)
 
 
 def _groups(tensors: Mapping[str, Any], source: str) -> list[_Weights]:
@@ -110,6 +115,10 @@ def _groups(tensors: Mapping[str, Any], source: str) -> list[_Weights]:
         groups.setdefault(name, {})[part] = np.asarray(value)
     if not groups:
         raise ValueError(f"{source}: expected weights, got an empty state dict")
+    if len(groups) > MOST_MODULES:
+        raise ValueError(
+            f"{source}: expected at most {MOST_MODULES} modules in a row, got {len(groups)}"
+        )
     found = [_Weights(name, parts) for name, parts in groups.items()]
     for group in found:
         if group.normalises:
@@ -135,10 +144,48 @@ def _check_normalisation(group: _Weights, source: str) -> None:
         raise ValueError(f"{source}: {group.name}: expected variances of at least 0")
 
 
+def _chain(groups: list[_Weights], source: str, ordered: bool) -> list[_Weights]:
+    """The modules in the order in which they stand in the network.
+
+    Only numbers in names tell an order, words do not ("hidden" is not before "input").
+    """
+    order = _convolutions_first(groups)
+    names = [_pieces(group.name) for group in order]
+    later = any(_comes_before(b, a) for i, b in enumerate(names) for a in names[:i])
+    if ordered and not later and _problem(order) is None:
+        return order
+    fits = list(islice(_orders(groups), 2))
+    if len(fits) == 1:
+        return fits[0]
+    found = ", ".join(map(str, groups))
+    if fits:
+        raise ValueError(
+            f"{source}: expected names with numbers that tell the order of the layers, got "
+            f"{found}, which leave it open"
+        )
+    order = _convolutions_first(sorted(groups, key=_natural))
+    problem = _problem(order) or "numbers and shapes tell different orders"
+    raise ValueError(f"{source}: expected layers that fit together, got {found}: {problem}")
+
+
+def _pieces(name: str) -> list[str | int]:
+    """A name as words and numbers, one after the other."""
+    pieces = re.findall(r"\d{1,18}|\D+", name)  # Python refuses numbers of thousands of digits
+    return [int(s) if s.isdecimal() else s for s in pieces]
+
+
+def _comes_before(a: Sequence[str | int], b: Sequence[str | int]) -> bool:
+    """Whether two names differ in a number first, and the first has the smaller one."""
+    for one, other in zip(a, b, strict=False):
+        if one != other:
+            return isinstance(one, int) and isinstance(other, int) and one < other
+    return False
+
+
 def _natural(group: _Weights) -> list[tuple[bool, int, str]]:
     """Orders names by their numbers and letters: "10" is behind "2"."""
-    pieces = re.findall(r"\d+|\D+", group.name)
-    return [(not s.isdecimal(), int(s) if s.isdecimal() else 0, s) for s in pieces]
+    pieces = _pieces(group.name)
+    return [(False, s, "") if isinstance(s, int) else (True, 0, s) for s in pieces]
 
 
 def _convolutions_first(order: list[_Weights]) -> list[_Weights]:
@@ -152,24 +199,88 @@ def _convolutions_first(order: list[_Weights]) -> list[_Weights]:
     return [group for _, group in sorted(owners, key=lambda owner: owner[0])]
 
 
+def _orders(groups: list[_Weights]) -> Iterator[list[_Weights]]:
+    """All orders that agree with the numbers in the names and with the shapes, by trying.
+
+    A layer has one batch normalisation at most.  A search without end stops at two answers, which
+    stand for an open question.
+    """
+    names = [_pieces(group.name) for group in groups]
+    n = len(groups)
+    waits = [{j for j in range(n) if _comes_before(names[j], names[i])} for i in range(n)]
+    tries = 0
+    chain: list[int] = []
+
+    def follow(layer: _Weights | None, normalised: bool) -> Iterator[list[_Weights]]:
+        nonlocal tries
+        tries += 1
+        if len(chain) == n:
+            yield [groups[i] for i in chain]
+            return
+        used = set(chain)
+        for i in range(n):
+            group = groups[i]
+            if tries > MOST_TRIES:
+                return
+            if i in used or not waits[i] <= used:
+                continue
+            if (normalised and group.normalises) or _misfit(layer, group) is not None:
+                continue
+            chain.append(i)
+            yield from follow(layer if group.normalises else group, group.normalises)
+            chain.pop()
+
+    yield from follow(None, False)
+    if tries > MOST_TRIES:
+        yield groups
+        yield groups
+
+
 def _problem(chain: list[_Weights]) -> str | None:
     """Why modules in this order are no network, as far as their shapes can tell."""
+    layer: _Weights | None = None
+    for group in chain:
+        problem = _misfit(layer, group)
+        if problem is not None:
+            return problem
+        layer = layer if group.normalises else group
+    return None
+
+
+def _misfit(layer: _Weights | None, group: _Weights) -> str | None:
+    """Why a module cannot stand behind a layer (and what normalises it), or None if it can."""
+    if group.normalises:
+        n = len(group.parts["running_mean"])
+        if layer is None:
+            return f"no layer stands before the batch normalisation {group.name!r}"
+        if n != len(layer.W):
+            return f"the batch normalisation {group.name!r} of {n} does not fit {layer}"
+        return None
+    if layer is None:
+        return None
+    same, inputs = layer.W.ndim == group.W.ndim, group.W.shape[1]
+    if layer.W.ndim < group.W.ndim or (inputs != len(layer.W) if same else inputs % len(layer.W)):
+        return f"{group} does not fit behind {layer}"
+    return None
+
+
+def _check_between(chain: list[_Weights], source: str) -> None:
+    """Refuse a batch normalisation that, by its number, does not follow its layer at once.
+
+    A ReLU may be between them, which a state dict does not say.
+    """
     before: _Weights | None = None
     for group in chain:
-        if group.normalises:
-            n = len(group.parts["running_mean"])
-            if before is None:
-                return f"no layer stands before the batch normalisation {group.name!r}"
-            if n != len(before.W):
-                return f"the batch normalisation {group.name!r} of {n} does not fit {before}"
-            continue
-        if before is not None and before.W.ndim == group.W.ndim:
-            if len(before.W) != group.W.shape[1]:
-                return f"{group} does not fit behind {before}"
-        elif before is not None and group.W.shape[1] % len(before.W):
-            return f"{group} does not fit behind {before}"
+        if group.normalises and before is not None:
+            one, other = _pieces(before.name), _pieces(group.name)
+            gap = isinstance(one[-1], int) and [*one[:-1], one[-1] + 1] != other
+            if gap and one[:-1] == other[:-1] and isinstance(other[-1], int):
+                raise ValueError(
+                    f"{source}: {group.name}: expected the batch normalisation next to its layer "
+                    f"{before.name!r}, got another module between them, which may be a ReLU; pass "
+                    "the module itself to Network.from_torch"
+                )
         before = group
-    return None
 
 
 def _assembled(

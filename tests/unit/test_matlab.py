@@ -264,3 +264,30 @@ def test_many_small_bombs_do_not_unpack(path, monkeypatch):
     path.write_bytes(header() + (struct.pack("<II", 15, len(bomb)) + bomb) * 3)
     with pytest.raises(ValueError, match="more than 10000 bytes unpacked"):
         rm.load(path)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_arrays_that_grow_are_bounded(path, monkeypatch, compressed):
+    """Doubles that are stored as bytes take eight times as much, once they are read."""
+    monkeypatch.setattr(matlab_variables, "MOST_BYTES", 10_000)
+    parts = [
+        element("<", 6, struct.pack("<II", 6, 0)),
+        element("<", 5, struct.pack("<ii", 2000, 1)),
+        element("<", 1, b"A"),
+        element("<", 2, bytes(2000)),
+    ]
+    array = element("<", 14, b"".join(parts))
+    if compressed:
+        packed = zlib.compress(array)
+        array = struct.pack("<II", 15, len(packed)) + packed
+    path.write_bytes(header() + array)
+    with pytest.raises(ValueError, match=r"net\.mat: .*more than 10000 bytes of arrays"):
+        rm.load(path)
+
+
+def test_all_arrays_together_are_bounded(path, monkeypatch):
+    save(path, {"a": np.ones(600), "b": np.ones(600)})
+    assert len(matlab_variables.read(path)) == 2
+    monkeypatch.setattr(matlab_variables, "MOST_BYTES", 8000)
+    with pytest.raises(ValueError, match="more than 8000 bytes of arrays"):
+        matlab_variables.read(path)

@@ -137,6 +137,59 @@ def test_weights_are_copies(torch):
     assert (net.parameters[0][0] == before).all()
 
 
+def test_a_module_in_two_places_is_there_twice(torch):
+    nn = torch.nn
+    relu, twin = nn.ReLU(), nn.Linear(4, 4)
+    module = nn.Sequential(
+        nn.Linear(3, 4), relu, twin, nn.Sequential(relu, twin), relu, nn.Linear(4, 2)
+    ).double()
+    net = rm.Network.from_torch(module)
+    assert len(net.layers) == 4
+    X = np.random.default_rng(0).normal(size=(9, 3))
+    np.testing.assert_allclose(net(X), logits(torch, module, X), rtol=1e-12, atol=1e-12)
+
+
+def test_flatten_before_the_first_linear_needs_no_input_shape(torch):
+    nn = torch.nn
+    net = rm.Network.from_torch(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+    assert net.input_shape == (12,)
+    images = rm.Network.from_torch(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (3, 2, 2))
+    assert images.input_shape == (3, 2, 2)
+
+
+def test_a_sequential_by_another_name(torch):
+    class Classifier(torch.nn.Sequential):
+        def __init__(self):
+            super().__init__(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+
+    class Other(Classifier):
+        def forward(self, x):
+            return -super().forward(x)
+
+    assert rm.Network.from_torch(Classifier()).input_shape == (3,)
+    with pytest.raises(ValueError, match=r"module: module: .*Other; what its forward does cannot"):
+        rm.Network.from_torch(Other())
+
+
+def test_training_mode_is_read_as_evaluation_and_kept(torch):
+    nn = torch.nn
+    module = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 2)
+    )
+    module = randomise(torch, module).train()
+    net = rm.Network.from_torch(module)
+    assert module.training
+    assert module[1].num_batches_tracked == 0
+    X = np.random.default_rng(0).normal(size=(9, 3))
+    np.testing.assert_allclose(net(X), logits(torch, module, X), rtol=1e-12, atol=1e-12)
+
+
+def test_random_numbers_of_pytorch_stay_as_they_are(torch):
+    before = torch.get_rng_state()
+    NETWORKS["lenet"].to_torch()
+    assert (torch.get_rng_state() == before).all()
+
+
 def test_a_single_linear(torch):
     net = rm.Network.from_torch(torch.nn.Linear(3, 2))
     assert net.input_shape == (3,)
@@ -161,6 +214,16 @@ def refusals(torch):
 
     hooked = nn.Linear(2, 2)
     hooked.register_forward_hook(lambda *_: None)
+    other = nn.ReLU()
+    other.forward = lambda x: -x
+    negative = nn.BatchNorm1d(2)
+    negative.running_var.fill_(-1)
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(2, 2))
+
     last = (nn.Flatten(), nn.Linear(36, 2))
     image = (1, 6, 6)
     return {
@@ -187,6 +250,47 @@ def refusals(torch):
         ),
         "pad alone": (
             nn.Sequential(nn.ZeroPad2d(1), *last), image, ValueError, "1: expected Conv2d behind",
+        ),
+        "pad at the end": (
+            nn.Sequential(nn.Linear(2, 2), nn.ZeroPad2d(1)), None, ValueError,
+            "1: expected Conv2d behind a ZeroPad2d, got the end",
+        ),
+        "own forward": (
+            nn.Sequential(nn.Linear(2, 2), nn.Sequential(other)), None, ValueError,
+            r"1\.0: expected a module with the forward of its class, got ReLU with another",
+        ),
+        "wrapper": (
+            Wrapper(), (2,), ValueError, r"module: module: .*Wrapper; .*pass its Sequential, or",
+        ),
+        "class before shape": (
+            nn.Sequential(nn.Conv2d(1, 1, 1), nn.Tanh()), None, ValueError, "1: expected .*Tanh",
+        ),
+        "features": (
+            nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(1)), None, ValueError,
+            "1: expected 4 features, got 1",
+        ),
+        "norm of images": (
+            nn.Sequential(nn.Linear(2, 4), nn.BatchNorm2d(4)), None, ValueError,
+            r"1: expected inputs of shape \(channels, height, width\), got \(4,\)",
+        ),
+        "norm of vectors": (
+            nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm1d(4)), image, ValueError,
+            r"1: expected inputs of shape \(features,\), got \(4, 6, 6\)",
+        ),
+        "variance": (
+            nn.Sequential(nn.Linear(2, 2), negative), None, ValueError,
+            "1: expected variances above 0, got -",
+        ),
+        "meta": (
+            nn.Sequential(nn.Linear(2, 2, device="meta")), None, ValueError,
+            "0: expected weights, got none on the device meta",
+        ),
+        "complex": (
+            nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)), None, ValueError,
+            "0: W: expected real numbers",
+        ),
+        "unflatten": (
+            nn.Sequential(nn.Unflatten(1, (1, 6, 6)), *last), (36,), ValueError, "0: .*Unflatten",
         ),
         "negative pad": (
             nn.Sequential(nn.ZeroPad2d(-1), nn.Conv2d(1, 1, 1)), image, ValueError,

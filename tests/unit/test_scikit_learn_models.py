@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, PolynomialFeatures, StandardScaler
 
 import refmmr as rm
@@ -61,6 +61,23 @@ def test_weights_bit_for_bit():
         assert (b == c).all()
 
 
+@pytest.mark.parametrize("labels", LABELS)
+def test_float32_stays(labels):
+    model = mlp().fit(X.astype(np.float32), LABELS[labels])
+    net = rm.Network.from_sklearn(model)
+    assert net.dtype == np.float32
+    x = X.astype(np.float32)
+    np.testing.assert_allclose(probabilities(net(x)), model.predict_proba(x), rtol=1e-5, atol=1e-6)
+
+
+def test_estimators_of_this_library_give_their_network():
+    model = rm.MMRClassifier((4,), epochs=1, random_state=0).fit(X, LABELS["three"])
+    assert rm.Network.from_sklearn(model) is model.network_
+    piped = make_pipeline(StandardScaler(), model).fit(X, LABELS["three"])
+    net = rm.Network.from_sklearn(piped)
+    assert (piped.classes_[net.predict(X)] == piped.predict(X)).all()
+
+
 def test_constant_features_scale():
     Z = np.column_stack([X, np.ones(90)])
     model = make_pipeline(StandardScaler(), mlp()).fit(Z, LABELS["three"])
@@ -94,6 +111,13 @@ REFUSED = {
     "one label": (
         lambda: mlp().fit(X, LABELS["two"][:, None].repeat(2, 1)), ValueError,
         "expected one class a sample",
+    ),
+    "one class": (
+        lambda: mlp().fit(X, np.zeros(90)), ValueError, "expected at least two classes, got one",
+    ),
+    "no steps": (
+        lambda: Pipeline([("nothing", "passthrough")]).fit(X), ValueError,
+        "expected a pipeline with a classifier, got one without steps",
     ),
     "regressor": (
         lambda: MLPRegressor(hidden_layer_sizes=(3,), max_iter=5).fit(X, X[:, 0]), TypeError,

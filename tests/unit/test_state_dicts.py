@@ -1,7 +1,11 @@
 """State dicts become the networks whose weights they are, or say why not."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+from scipy.signal import correlate
 
 import refmmr as rm
 from refmmr import Conv2d, Flatten, Linear
@@ -59,6 +63,58 @@ def test_names_out_of_order_fall_back_on_the_order_of_the_mapping():
     tensors = dense("enter", 5, 3) | dense("away", 4, 5) | dense("classes", 2, 4)
     net = from_state_dict(tensors, "x")
     assert [W.shape for W, _ in net.parameters] == [(5, 3), (4, 5), (2, 4)]
+
+
+def test_words_tell_no_order():
+    tensors = dense("input", 5, 5) | dense("hidden", 5, 5) | dense("output", 2, 5)
+    net = from_state_dict(tensors, "x")
+    assert (net.parameters[0][0] == tensors["input.weight"]).all()
+    with pytest.raises(ValueError, match=r"x: expected names with numbers that tell .* 'input' "):
+        from_state_dict(tensors, "x", ordered=False)
+
+
+def test_the_order_that_alone_fits():
+    tensors = dense("away", 4, 5) | dense("classes", 2, 4) | dense("enter", 5, 3)
+    net = from_state_dict(tensors, "x", ordered=False)
+    assert [W.shape for W, _ in net.parameters] == [(5, 3), (4, 5), (2, 4)]
+
+
+def test_numbers_tell_the_order_where_shapes_do_not():
+    names = [f"layers.{i}" for i in range(0, 24, 2)]
+    tensors = {}
+    for name in sorted(names):  # "layers.10" is before "layers.2"
+        tensors |= dense(name, 3, 3)
+    for ordered in (True, False):
+        net = from_state_dict(tensors, "x", ordered=ordered)
+        for (W, _), name in zip(net.parameters, names, strict=True):
+            assert (tensors[f"{name}.weight"] == W).all()
+
+
+def test_normalisations_by_name_in_any_order():
+    layers = {"bn1": norm("bn1", 4), "bn2": norm("bn2", 4), "conv1": conv("conv1", 4, 1)}
+    layers |= {"conv2": conv("conv2", 4, 4), "fc": dense("fc", 2, 4)}
+    ways = [("conv1", "bn1", "conv2", "bn2", "fc"), sorted(layers)]
+    nets = []
+    for way in ways:
+        tensors = {key: array for name in way for key, array in layers[name].items()}
+        nets.append(from_state_dict(tensors, "x", (1, 5, 5), 1, 0, ordered=way is ways[0]))
+    X = RNG.random((3, 1, 5, 5))
+    assert (nets[0](X) == nets[1](X)).all()
+
+
+def test_search_for_an_order_ends():
+    tensors = {}
+    for i in range(
+        120
+    ):  # words of letters alone: nothing tells the order, and in the end none fits
+        tensors |= dense("x" * (i + 1), 3, 3)
+    with pytest.raises(ValueError, match=r"x: expected names with numbers .* which leave it open"):
+        from_state_dict(tensors | dense("odd", 5, 7), "x")
+
+
+def test_a_digit_string_without_end():
+    tensors = dense("9" * 5000, 2, 3)
+    assert from_state_dict(tensors, "x").input_shape == (3,)
 
 
 def test_convolutions_come_first():
@@ -131,6 +187,19 @@ REFUSED = {
     "norm without var": (
         dense("0", 4, 3) | {"1.running_mean": np.zeros(4)}, {}, r"x: 1: expected running_mean",
     ),
+    "relu before norm": (
+        dense("0", 4, 3) | norm("2", 4) | dense("3", 2, 4), {},
+        r"x: 2: expected the batch normalisation next to its layer '0', got another module",
+    ),
+    "numbers against shapes": (
+        dense("2", 4, 3) | dense("0", 2, 4), {}, r"'2' \(4, 3\) does not fit behind '0'",
+    ),
+    "dense before convolution": (
+        dense("0", 2, 36) | conv("1", 4, 1), {"stride": 1, "padding": 0}, "different orders",
+    ),
+    "too many": (
+        {f"{i}.weight": np.ones((1, 1)) for i in range(300)}, {}, "at most 256 modules.*got 300",
+    ),
     "negative variance": (
         dense("0", 2, 3) | {"1.running_mean": np.zeros(2), "1.running_var": -np.ones(2)}, {},
         r"x: 1: expected variances of at least 0",
@@ -189,3 +258,25 @@ def test_networks_trained_by_others_are_read(tmp_path):
     assert (tensors["0.weight"] == net.layers[0].W).all()
     np.savez(path, **dense("0", 3, 2))
     assert rm.load(path).input_shape == (2,)
+
+
+def test_the_network_of_wong_and_kolter():
+    """Against a forward pass written for its layers alone."""
+    folder = os.environ.get("REFMMR_MODELS")
+    if folder is None or not Path(folder, "wk17a.npz").exists():
+        pytest.skip("REFMMR_MODELS does not name a folder with wk17a.npz")
+    path = Path(folder, "wk17a.npz")
+    net = rm.load(path, stride=2, padding=1, input_shape=(1, 28, 28))
+    with np.load(path, allow_pickle=False) as file:
+        w = {key: file[key].astype(np.float64) for key in file.files}
+    assert net.dtype == np.float32
+    X = RNG.random((20, 1, 28, 28))
+    for x, found in zip(X, net.astype(np.float64)(X), strict=True):
+        for name in ("0", "2"):
+            padded = np.pad(x, [(0, 0), (1, 1), (1, 1)])
+            filters = zip(w[f"{name}.weight"], w[f"{name}.bias"], strict=True)
+            out = [correlate(padded, W, "valid")[0, ::2, ::2] + b for W, b in filters]
+            x = np.maximum(out, 0)
+        x = np.maximum(w["5.weight"] @ x.reshape(-1) + w["5.bias"], 0)
+        expected = w["7.weight"] @ x + w["7.bias"]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)

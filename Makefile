@@ -6,6 +6,7 @@ PYTEST_ARGS ?=
 TORCH ?= torch==2.13.0
 RIVALS ?= regioncam==0.5.2 affinitree==0.23.0
 CUPY ?= cupy-cuda12x==14.2.0
+AXE_VERSION ?= 4.10.3
 NVRTC ?= nvidia-cuda-nvrtc-cu12==12.9.86
 LOCK_FLAGS ?=
 BENCH_ARGS ?=
@@ -17,9 +18,11 @@ UV_VENV := build/uv
 NVRTC_VENV := build/nvrtc
 RIVALS_VENV := build/rivals
 
+AXE := build/axe/axe.min.js
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions figure-ladder bench-mnist bench-regions bench-certify bench-wk17a clean
+.PHONY: help demo test docs test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions figure-ladder bench-mnist bench-regions bench-certify bench-wk17a clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +58,24 @@ format: $(READY) ## fix what ruff can fix, then format
 
 types: $(READY) ## check the types
 	$(BIN)/mypy
+
+notebooks: $(READY) ## write the .ipynb beside each notebook's Markdown
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.md
+
+# Notebooks run with the threads of one process each; a warning is an error.
+docs: export OPENBLAS_NUM_THREADS = 1
+docs: export OMP_NUM_THREADS = 1
+docs: $(READY) ## build the documentation into build/html, running all notebooks
+	$(BIN)/sphinx-build -q -W --keep-going docs build/html
+
+test-docs: docs $(AXE) ## read the documentation in a browser (needs chromium), and run the .ipynb files
+	REFMMR_DOCS_HTML=build/html REFMMR_AXE=$(AXE) REFMMR_NOTEBOOKS=1 \
+		$(BIN)/pytest -n 2 tests/docs $(PYTEST_ARGS)
+
+# The accessibility checker; without npm the tests that need it are skipped.
+$(AXE):
+	@mkdir -p $(@D)
+	-cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION) && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js
 
 support-table: $(READY) ## write which kernel each backend has into docs/backends.md
 	$(BIN)/python -c 'import pathlib, refmmr.training; from refmmr import _backend; \
@@ -94,7 +115,7 @@ figure-ladder: $(READY) ## draw what every method knows about one image
 lock: $(UV_VENV)/.ready ## regenerate requirements.lock (LOCK_FLAGS=--upgrade for new versions)
 	$(UV_VENV)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 \
 		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-header \
-		--extra test --group build $(LOCK_FLAGS) --output-file requirements.lock pyproject.toml
+		--extra docs --extra test --group build $(LOCK_FLAGS) --output-file requirements.lock pyproject.toml
 	@{ echo "# Regenerate with: make lock"; cat requirements.lock; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 

@@ -1,0 +1,54 @@
+"""The notebooks: Markdown and .ipynb say the same, and both run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.md"))
+REASON = 'the tools of the documentation: pip install "refmmr[docs]"'
+
+
+def test_there_are_ten():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{i:02}" for i in range(1, 11)]
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_both_forms_say_the_same(path):
+    """After an edit of the Markdown: make notebooks."""
+    jupytext = pytest.importorskip("jupytext", reason=REASON)
+    one, other = (jupytext.read(path.with_suffix(ending)) for ending in (".md", ".ipynb"))
+    assert [(c.cell_type, c.source, c.metadata.get("tags")) for c in one.cells] == [
+        (c.cell_type, c.source, c.metadata.get("tags")) for c in other.cells
+    ]
+    assert not any(c.get("outputs") for c in other.cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises_have_folded_solutions(path):
+    jupytext = pytest.importorskip("jupytext", reason=REASON)
+    cells = jupytext.read(path).cells
+    folded = [c for c in cells if "hide-cell" in c.metadata.get("tags", [])]
+    assert len(folded) >= 2
+    assert "## What to remember" in "\n".join(c.source for c in cells)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("REFMMR_NOTEBOOKS" not in os.environ, reason="REFMMR_NOTEBOOKS is not set")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_runs_in_jupyter(path, tmp_path):
+    nbclient = pytest.importorskip("nbclient", reason=REASON)
+    nbformat = pytest.importorskip("nbformat", reason=REASON)
+    notebook = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+    nbclient.NotebookClient(
+        notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
+    said = [
+        output.text
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if output.output_type == "stream" and output.name == "stderr"
+    ]
+    assert said == []

@@ -22,7 +22,7 @@ AXE := build/axe/axe.min.js
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions figure-ladder bench-mnist bench-regions bench-certify bench-wk17a clean
+.PHONY: help demo test docs docs-links test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions figure-ladder figure-landing bench-mnist bench-regions bench-certify bench-wk17a clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,8 +66,13 @@ notebooks: $(READY) ## write the .ipynb beside each notebook's Markdown
 docs: export OPENBLAS_NUM_THREADS = 1
 docs: export OMP_NUM_THREADS = 1
 docs: $(READY) ## build the documentation into build/html, running all notebooks
+	@rm -rf build/html
 	$(BIN)/sphinx-build -q -W --keep-going docs build/html
 
+docs-links: $(READY) ## check all links, anchors and alternative texts of the documentation in build/html
+	REFMMR_DOCS_HTML=build/html $(BIN)/pytest -n 2 tests/docs/test_links.py
+
+test-docs: export MPLBACKEND = Agg
 test-docs: docs $(AXE) ## read the documentation in a browser (needs chromium), and run the .ipynb files
 	REFMMR_DOCS_HTML=build/html REFMMR_AXE=$(AXE) REFMMR_NOTEBOOKS=1 \
 		$(BIN)/pytest -n 2 tests/docs $(PYTEST_ARGS)
@@ -105,6 +110,10 @@ bench-wk17a: $(READY) ## the exact robust error of a network trained by others (
 	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
 	@test -n "$$REFMMR_MODELS" || { echo "error: set REFMMR_MODELS to the folder that holds wk17a.npz" >&2; exit 1; }
 	$(BIN)/python benchmarks/wk17a.py $(BENCH_ARGS)
+
+figure-landing: export REFMMR_BACKEND ?= numba
+figure-landing: $(READY) ## draw the picture of the documentation's first page
+	$(BIN)/python docs/_figures/landing.py
 
 figure-ladder: export REFMMR_BACKEND ?= numba
 figure-ladder: $(READY) ## draw what every method knows about one image

@@ -1,0 +1,124 @@
+"""How the documentation is built: ``sphinx-build -W --keep-going -n docs build/html``.
+
+Nothing is taken from the network, neither while building nor while reading.  Environment variable
+``REFMMR_DOCS_EXECUTE``: "force" (the default) runs all notebooks, "off" shows them without outputs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+# Notebooks' kernels inherit this: figures in the page, whatever the caller's MPLBACKEND is.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+
+import refmmr_docs  # noqa: E402
+
+import refmmr  # noqa: E402
+
+project = "refmmr"
+author = "refmmr contributors"
+copyright = "refmmr contributors"
+version = release = refmmr.__version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "matplotlib.sphinxext.plot_directive",
+    "numpydoc",
+    "refmmr_docs",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_static", "_figures", "reference/notes", "tutorials/.ipynb_checkpoints"]
+nitpicky = True
+# Names in signatures that other packages define; their pages are not on this disk.
+nitpick_ignore_regex = [
+    (
+        r"py:.*",
+        r"(np|numpy|npt|pd|pandas|scipy|sklearn|matplotlib|hypothesis|networkx|torch|fractions|os|"
+        r"pathlib|collections|typing|types)\..*",
+    ),
+    (r"py:.*", r"ArrayLike|DTypeLike|NDArray|Axes|Figure|Path|PathLike|Fraction|SearchStrategy"),
+    # Types in signatures that only this library's own code makes.
+    (r"py:.*", r"(.*\.)?(Walk|Cell|Settled)"),
+]
+
+# Docstrings.
+default_role = "named"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_docstring_signature = False
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+autosummary_generate = True
+autosummary_imported_members = True
+autosummary_filename_map = refmmr_docs.file_names()
+autosummary_context = refmmr_docs.context(HERE / "reference" / "notes")
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"
+numpydoc_xref_aliases = refmmr_docs.aliases()
+viewcode_follow_imported_members = True
+
+plot_formats = [("png", 160)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_include_source = True
+plot_rcparams = {"figure.figsize": (6, 4.5), "savefig.bbox": "tight"}
+plot_apply_rcparams = True
+
+# MyST and notebooks.
+myst_enable_extensions = [
+    "amsmath",
+    "attrs_block",
+    "attrs_inline",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+]
+myst_heading_anchors = 4
+nb_execution_mode = os.environ.get("REFMMR_DOCS_EXECUTE", "force")
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+if nb_execution_mode == "off":
+    # Without a kernel the language of the cells is not known; they are shown as they are.
+    suppress_warnings = ["myst-nb.lexer"]
+nb_merge_streams = True
+refmmr_docs.copy_notebooks(HERE.parent / "notebooks", HERE / "tutorials")
+
+# Pages.
+html_theme = "furo"
+html_title = "refmmr"
+html_static_path = ["_static"]
+html_css_files = ["refmmr.css"]
+html_js_files = ["refmmr.js"]
+html_favicon = "_static/logo.svg"
+html_copy_source = False
+html_show_sphinx = True
+html_theme_options = {
+    "light_logo": "logo.svg",
+    "dark_logo": "logo.svg",
+    "light_css_variables": {
+        "color-brand-primary": "#00588a",
+        "color-brand-content": "#00588a",
+        "font-stack--monospace": "ui-monospace, SFMono-Regular, Menlo, Consolas, "
+        "'DejaVu Sans Mono', 'Liberation Mono', monospace",
+    },
+    "dark_css_variables": {
+        "color-brand-primary": "#7cc4ee",
+        "color-brand-content": "#7cc4ee",
+    },
+}
+mathjax_path = "mathjax/tex-svg-full.js"
+mathjax3_config = {
+    "svg": {"fontCache": "global"},
+    # No menu: all that it could load lies elsewhere.
+    "options": {"enableMenu": False},
+}

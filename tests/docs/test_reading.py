@@ -1,0 +1,117 @@
+"""The site as a reader meets it: in a browser, from disk, in the light, in the dark, on a phone."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+FORMULAS = """() => [...document.querySelectorAll('article span.math, article div.math')]
+    .filter((math) => !math.querySelector('mjx-container svg :is(path, rect, use)'))
+    .map((math) => math.textContent.slice(0, 80))"""
+BLANK = """() => [...document.querySelectorAll('article img')]
+    .filter((image) => image.checkVisibility() && !image.naturalWidth)
+    .map((image) => image.src.slice(0, 80))"""
+OVERFLOW = """() => {
+    const width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= width) return [];
+    const boxed = (element) => {
+        for (let box = element.parentElement; box; box = box.parentElement)
+            if (box !== document.body && box !== document.documentElement
+                && getComputedStyle(box).overflowX !== 'visible') return true;
+        return false;
+    };
+    return [...document.querySelectorAll('body *')]
+        .filter((element) => element.getBoundingClientRect().right > width + 1 && !boxed(element))
+        .map((element) => element.tagName + ' ' + element.textContent.slice(0, 60)).slice(0, 8)
+        .concat(`page is ${document.documentElement.scrollWidth} wide`);
+}"""
+AXE = os.environ.get("REFMMR_AXE")
+EXPLORER = "iframe[title='Linear regions, interactive']"
+
+
+def test_pages_load_from_disk(site, page_name, reader):
+    page = reader.open(site / page_name)
+    assert reader.elsewhere() == []
+    assert reader.errors == []
+    assert page.evaluate(FORMULAS) == []
+    # Figures further down load when they are near.
+    page.evaluate(
+        "Promise.all([...document.images].filter((image) => image.checkVisibility())"
+        ".map((image) => { image.loading = 'eager'; return image.decode().catch(() => null); }))"
+    )
+    assert page.evaluate(BLANK) == []
+
+
+def test_a_phone_scrolls_one_way(site, text_name, reader_in):
+    page = reader_in("phone").open(site / text_name)
+    assert page.evaluate(OVERFLOW) == []
+
+
+@pytest.mark.skipif(not AXE, reason="REFMMR_AXE does not name axe.min.js")
+def test_accessible(site, text_name, reader):
+    page = reader.open(site / text_name)
+    page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+    serious = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        # Colours change in the course of a fraction of a second.
+        page.wait_for_timeout(300)
+        violations = page.evaluate(
+            "axe.run(document, { resultTypes: ['violations'], iframes: false })"
+            ".then((found) => found.violations)"
+        )
+        serious += [
+            f"{scheme}, {found['id']}: {node['html'][:120]} ({node['failureSummary'][:200]})"
+            for found in violations
+            if found["impact"] in ("serious", "critical")
+            for node in found["nodes"][:4]
+        ]
+    assert serious == []
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("decision boundary", "decision boundary"), ("linear_region", "linear_region")],
+)
+def test_search_finds(site, reader, words, wanted):
+    page = reader.open(site / "search.html", "?q=" + words.replace(" ", "+"))
+    page.wait_for_selector("#search-results li a", timeout=20_000)
+    page.wait_for_function(
+        "!document.querySelector('#search-progress')?.textContent.match(/Searching/)"
+    )
+    assert reader.elsewhere() == []
+    assert reader.errors == []
+    first = page.locator("#search-results li a").first
+    first.click()
+    page.wait_for_load_state("load")
+    assert wanted in page.locator("article").inner_text().lower()
+
+
+def explorers():
+    folder = os.environ.get("REFMMR_DOCS_HTML")
+    if not folder:
+        return []
+    found = sorted(Path(folder).resolve().rglob("*.html"))
+    return [
+        path.name
+        for path in found
+        if '<iframe title="Linear regions, interactive"' in path.read_text()
+    ]
+
+
+@pytest.mark.parametrize("name", explorers())
+def test_the_explorer_reacts(site, reader, name):
+    (path,) = site.rglob(name)
+    page = reader.open(path)
+    outer = page.locator(EXPLORER).first
+    outer.scroll_into_view_if_needed()
+    frame = page.frame_locator(EXPLORER).first
+    stage = frame.locator("#overlay")
+    box = stage.bounding_box()
+    stage.hover(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    assert frame.locator("#name").inner_text().startswith("Region ")
+    stage.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    assert frame.locator("#name").inner_text().endswith("pinned")
+    stage.hover(position={"x": box["width"] / 3, "y": box["height"] / 3})
+    assert frame.locator("#name").inner_text().endswith("pinned")
+    assert reader.errors == []

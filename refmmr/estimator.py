@@ -9,18 +9,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import assert_all_finite, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from refmmr import _validate as check
 from refmmr.certify import Certificates, certify, robust_error
+from refmmr.certify.api import check_method, check_options
 from refmmr.network import Network
 from refmmr.training import History, fit
 
 __all__ = ["MMRClassifier", "certified_accuracy_scorer"]
 
 LARGEST_SEED = 2**31 - 1
+
+FLOATS = [np.float64, np.float32]
+"""What data may come in as it is: a proof is about the points that were given, not rounded ones."""
 
 
 class MMRClassifier(ClassifierMixin, BaseEstimator):
@@ -52,7 +56,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     lr : float
         Learning rate of Adam.
     box : (lo, hi) or None
-        Where inputs lie, and attackers must stay.
+        Where inputs lie, and attackers must stay; data outside of it are an error.
     pgd_steps : int
     k_b : (float, float)
     k_d : int, optional
@@ -60,7 +64,8 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     dtype : {"float64", "float32"}
         Of the weights and of the training.
     warm_start : bool
-        Whether `fit` goes on from the network of the last call instead of a random one.
+        Whether `fit` goes on from the network of the last call instead of a random one.  The
+        schedules of `refmmr.fit` begin anew, as does Adam.
     random_state : int, RandomState or None
         Seed of the first weights and of the order of the samples.
     verbose : bool
@@ -84,6 +89,9 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     There is no ``sample_weight``: the regularizer counts the k_B nearest of all walls of a sample,
     and a certificate is about one sample; only the mean over the batch could be weighted, and a
     larger share of a sample's copies in X says the same.
+
+    There is no ``partial_fit``: lambda, k_B and the learning rate follow schedules over the whole
+    training, of which a single pass would only ever see the first step.
 
     References
     ----------
@@ -161,12 +169,14 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError
-            For bad data or parameters; also, with `warm_start`, for data of other classes or
-            features than before.
+            For bad data or parameters, points outside the box; also, with `warm_start`, for other
+            classes, features or hidden layers than before.
         """
         goes_on = self.warm_start and hasattr(self, "network_")
         check.check_choice("dtype", self.dtype, ("float64", "float32"))
-        points, labels = validate_data(self, X, y, dtype=np.dtype(self.dtype), reset=not goes_on)
+        points, labels = validate_data(self, X, y, dtype=FLOATS, reset=not goes_on)
+        _rounded(points, self.dtype)  # no training on what is infinite there
+        check.check_box(self.box, points)
         check_classification_targets(labels)
         classes, encoded = np.unique(labels, return_inverse=True)
         if len(classes) < 2:
@@ -180,25 +190,38 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
             )
         random = check_random_state(self.random_state)
         seeds = [int(random.randint(LARGEST_SEED)) for _ in range(2)]
-        sizes = points.shape[1], len(classes)
-        start = self.network_ if goes_on else self._untrained(*sizes, seeds[0])
+        hidden = self._hidden()
+        if goes_on:
+            start = self._last(hidden)
+        else:
+            sizes = [points.shape[1], *hidden, len(classes)]
+            start = Network.mlp(sizes, rng=seeds[0]).astype(self.dtype)
         network, history = fit(
             start, points, encoded, self.scheme, p=self.p, eps=self.eps, lam=self.lam,
             gamma=self.gamma, epochs=self.epochs, batch_size=self._batch(len(points)),
             lr=self.lr, seed=seeds[1], box=self.box, pgd_steps=self.pgd_steps, k_b=self.k_b,
-            k_d=self.k_d,
-            progress=bool(self.verbose),
+            k_d=self.k_d, progress=bool(self.verbose),
         )  # fmt: skip
         self.classes_, self.network_, self.history_ = classes, network, history
         self.n_iter_ = len(history)
         return self
 
-    def _untrained(self, n_features: int, n_classes: int, seed: int) -> Network:
+    def _hidden(self) -> list[Any]:
+        """Units of each hidden layer."""
         sizes = self.hidden_layer_sizes
         if isinstance(sizes, Integral):
             sizes = (sizes,)
-        sizes = check.check_sequence("hidden_layer_sizes", sizes, "a sequence of integers")
-        return Network.mlp([n_features, *sizes, n_classes], rng=seed).astype(self.dtype)
+        return check.check_sequence("hidden_layer_sizes", sizes, "a sequence of integers")
+
+    def _last(self, hidden: list[Any]) -> Network:
+        """The network of the last call, if it is the one that the parameters describe."""
+        before = [len(b) for _, b in self.network_.parameters[:-1]]
+        if hidden != before:
+            raise ValueError(
+                f"hidden_layer_sizes: expected {before} as before, because of warm_start, "
+                f"got {hidden}"
+            )
+        return self.network_.astype(self.dtype)
 
     def _batch(self, n: int) -> Any:
         if isinstance(self.batch_size, str):
@@ -234,13 +257,16 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X: ArrayLike) -> np.ndarray:
         inputs = self._inputs(X)  # says so first if there is no network yet
-        logits: np.ndarray = self.network_(inputs)
+        logits: np.ndarray = self.network_(_rounded(inputs, self.network_.dtype))
         return logits
 
     def _inputs(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
-        inputs: np.ndarray = validate_data(self, X, dtype=np.dtype(self.dtype), reset=False)
+        inputs: np.ndarray = validate_data(self, X, dtype=FLOATS, reset=False)
         return inputs
+
+    def _labelled(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+        return self._inputs(X), _encoded(y, self.classes_)
 
     def certify(self, X: ArrayLike, y: ArrayLike | None = None, **options: Any) -> Certificates:
         """How far an attacker must move each point, at least and at most.
@@ -282,8 +308,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         -------
         RobustError, RobustnessCurve or MinimalPerturbations
         """
-        inputs = self._inputs(X)
-        labels = _encoded(y, self.classes_)
+        inputs, labels = self._labelled(X, y)
         return robust_error(self.network_, inputs, labels, eps=eps, **self._geometry(options))
 
     def robust_score(self, X: ArrayLike, y: ArrayLike, eps: float, **options: Any) -> float:
@@ -302,7 +327,8 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         float
             At most the accuracy that is left when an attacker may move each point by eps.
         """
-        found = self.certify(X, y, eps=eps, **options)
+        inputs, labels = self._labelled(X, y)
+        found = certify(self.network_, inputs, labels, eps=eps, **self._geometry(options))
         return float((found.lower > eps).mean())
 
     def _geometry(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -326,13 +352,18 @@ def certified_accuracy_scorer(
     method : str
         See `refmmr.certify`.
     **options
-        See `refmmr.certify`.
+        `max_seconds` and `max_regions`, see `refmmr.certify`.
 
     Returns
     -------
     callable
         ``scorer(estimator, X, y)``: the share of points that are classified right, and proved to be
-        so within eps.  For what `refmmr.Network.from_sklearn` takes.
+        so within eps.  For what `refmmr.Network.from_sklearn` takes, and searches that found such.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For bad arguments: at once, for a search would only count them as failed scores.
 
     Examples
     --------
@@ -345,6 +376,11 @@ def certified_accuracy_scorer(
     ...     scoring=certified_accuracy_scorer(eps=0.1),
     ... )
     """
+    check_method(method, check.check_p(p))
+    unknown = sorted(options.keys() - {"max_seconds", "max_regions", "progress"})
+    if unknown:
+        raise TypeError(f"options: expected max_seconds, max_regions or progress, got {unknown[0]}")
+    check_options([method], {name: options[name] for name in options if name != "progress"})
     return CertifiedAccuracy(eps, {"p": p, "box": box, "method": method, **options})
 
 
@@ -356,10 +392,14 @@ class CertifiedAccuracy:
 
     def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> float:
         """Share of points that are classified right and certified."""
+        while hasattr(estimator, "best_estimator_"):  # a search, as in nested cross-validation
+            estimator = estimator.best_estimator_
         net = Network.from_sklearn(estimator)
+        # As its predict would: columns of other names, or in another order, are an error.
+        inputs = validate_data(_first_step(estimator), X, dtype=FLOATS, reset=False)
         labels = _encoded(y, estimator.classes_)
         options = {"progress": False} | self.options
-        found = certify(net, np.asarray(X), labels, eps=self.eps, **options)
+        found = certify(net, inputs, labels, eps=self.eps, **options)
         return float((found.lower > self.eps).mean())
 
     def __repr__(self) -> str:
@@ -367,13 +407,25 @@ class CertifiedAccuracy:
         return f"certified_accuracy_scorer({self.eps!r}, {options})"
 
 
+def _rounded(points: np.ndarray, dtype: Any) -> np.ndarray:
+    """Points in the dtype of the network; what float64 holds may be infinite in float32."""
+    with np.errstate(over="ignore"):
+        rounded = points.astype(dtype, copy=False)
+    assert_all_finite(rounded, input_name="X")
+    return rounded
+
+
+def _first_step(estimator: Any) -> Any:
+    """What sees the data first: the estimator, or the first step of a pipeline."""
+    steps = [step for _, step in getattr(estimator, "steps", [("", estimator)])]
+    return next(step for step in steps if step not in (None, "passthrough"))
+
+
 def _encoded(y: ArrayLike, classes: np.ndarray) -> np.ndarray:
     """Labels as indices of classes."""
-    labels = np.asarray(y)
-    places = np.searchsorted(classes, labels).clip(0, len(classes) - 1)
-    unknown = classes[places] != labels
-    if np.any(unknown):
-        raise ValueError(
-            f"y: expected labels among {classes.tolist()}, got {labels[unknown].tolist()[0]!r}"
-        )
-    return places
+    places = {label: i for i, label in enumerate(classes.tolist())}
+    labels = column_or_1d(y, warn=True).tolist()
+    for label in labels:
+        if label not in places:
+            raise ValueError(f"y: expected labels among {classes.tolist()}, got {label!r}")
+    return np.array([places[label] for label in labels], dtype=np.intp)

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning, NotFittedError
@@ -122,10 +123,43 @@ def test_warm_start_keeps_its_classes_and_features():
         started.fit(X[:, :2], Y)
 
 
+def test_warm_start_keeps_its_hidden_layers_and_takes_another_dtype():
+    started = model(epochs=2, warm_start=True).fit(X, Y)
+    with pytest.raises(ValueError, match=r"expected \[16\] as before, because of warm_start, got"):
+        started.set_params(hidden_layer_sizes=(16, 5)).fit(X, Y)
+    started.set_params(hidden_layer_sizes=16, dtype="float32").fit(X, Y)
+    assert started.network_.dtype == np.float32
+
+
 def test_float32():
     narrow = model(dtype="float32", epochs=3).fit(X, Y)
     assert narrow.network_.dtype == np.float32
     assert narrow.decision_function(X).dtype == np.float32
+
+
+def test_float32_proves_for_the_points_that_were_given():
+    narrow = model(dtype="float32", epochs=3).fit(X, Y)
+    expected = rm.certify(narrow.network_, X, Y, 2, None, progress=False)
+    rounded = rm.certify(narrow.network_, X.astype(np.float32), Y, 2, None, progress=False)
+    assert (narrow.certify(X, Y).lower == expected.lower).all()
+    assert (expected.lower != rounded.lower).any()
+
+
+@pytest.mark.parametrize("scheme", ["mmr", "at"])
+def test_float32_in_the_box_of_the_data(scheme):
+    box = X.min(axis=0), X.max(axis=0)
+    assert (X.astype(np.float32) > box[1]).any() or (X.astype(np.float32) < box[0]).any()
+    narrow = model(dtype="float32", scheme=scheme, eps=0.1, box=box, epochs=2, pgd_steps=2)
+    assert len(narrow.fit(X, Y).certify(X, Y)) == 120
+
+
+def test_float32_overflow(fitted):
+    huge = 1e300 * (1 + X)
+    with pytest.raises(ValueError, match="X contains infinity"):
+        model(dtype="float32").fit(huge, Y)
+    narrow = model(dtype="float32", epochs=1).fit(X, Y)
+    with pytest.raises(ValueError, match="X contains infinity"):
+        narrow.predict(huge)
 
 
 def test_robust_score_and_error(fitted):
@@ -184,6 +218,36 @@ def test_scorer_of_a_peer():
     assert (scores > 0.3).all()
 
 
+FRAME = pd.DataFrame(X, columns=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        model(epochs=3),
+        make_pipeline(StandardScaler(), model(epochs=3)),
+        make_pipeline("passthrough", model(epochs=3)),
+    ],
+    ids=["alone", "scaled", "passthrough"],
+)
+def test_scorer_minds_the_names_of_columns(estimator):
+    scorer = rm.certified_accuracy_scorer(0.01)
+    estimator = clone(estimator).fit(FRAME, NAMES)
+    bare = clone(estimator).fit(X, NAMES)
+    assert scorer(estimator, FRAME, NAMES) == scorer(bare, X, NAMES) > 0
+    with pytest.raises(ValueError, match="feature names should match"):
+        scorer(estimator, FRAME[["c", "b", "a"]], NAMES)
+
+
+def test_scorer_in_nested_cross_validation():
+    scorer = rm.certified_accuracy_scorer(0.02)
+    search = GridSearchCV(model(epochs=5), {"lam": [0.01, 1.0]}, scoring=scorer, cv=2)
+    fitted = clone(search).fit(X, NAMES)
+    assert scorer(fitted, X, NAMES) == scorer(fitted.best_estimator_, X, NAMES) > 0
+    scores = cross_val_score(search, X, NAMES, scoring=scorer, cv=2, error_score="raise")
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
 def test_mmr_certifies_more_than_plain_training():
     digits = rm.datasets.load("digits")
     options = {"epochs": 15, "batch_size": 32, "lr": 0.003, "box": (0, 1), "random_state": 0}
@@ -204,6 +268,9 @@ BAD = {
     "hidden": ({"scheme": "plain", "p": 3}, "p: expected 1, 2 or inf"),
     "box": ({"scheme": "at", "eps": 0.1, "box": (0, 0.5)}, "X: expected points inside the box"),
     "eps": ({"scheme": "at"}, "eps: expected a number"),
+    "box, nothing attacked": ({"box": (0, 0.5)}, "X: expected points inside the box"),
+    "no box": ({"box": "all"}, "box: expected"),
+    "crossed box": ({"box": (1, 0)}, "box: expected lo < hi"),
 }
 
 
@@ -231,6 +298,46 @@ def test_bad_data(fitted):
         model().certify(X)
     with pytest.warns(DataConversionWarning):
         model(epochs=1).fit(X, Y[:, None])
+
+
+def test_labels_to_prove_for(fitted):
+    expected = fitted.certify(X, NAMES).lower
+    for labels in (NAMES.tolist(), NAMES.astype(object), pd.Series(NAMES, index=range(5, 125))):
+        assert (fitted.certify(X, labels).lower == expected).all()
+    with pytest.warns(DataConversionWarning):
+        assert (fitted.certify(X, NAMES[:, None]).lower == expected).all()
+    numbers = model(epochs=1).fit(X, Y)
+    assert (numbers.certify(X, Y.astype(float)).lower == numbers.certify(X, Y).lower).all()
+
+
+@pytest.mark.parametrize("labels", [np.zeros(120, int), np.array([None, 1] * 60)])
+def test_labels_of_another_type(fitted, labels):
+    with pytest.raises(ValueError, match=r"y: expected labels among .* got (0|None)"):
+        fitted.certify(X, labels)
+
+
+def test_scores_need_labels(fitted):
+    for score in (fitted.robust_score, fitted.robust_error):
+        with pytest.raises(ValueError, match="y should be a 1d array"):
+            score(X, None, 0.1)
+    with pytest.raises(ValueError, match="y should be a 1d array"):
+        rm.certified_accuracy_scorer(0.1)(fitted, X, None)
+
+
+BAD_SCORERS = {
+    "norm": ({"p": 3}, ValueError, "p: expected 1, 2 or inf"),
+    "method": ({"method": "best"}, ValueError, "method: expected one of"),
+    "method for the norm": ({"method": "mip"}, ValueError, "one that supports p = 2"),
+    "budget": ({"max_regions": 3}, ValueError, "max_regions: expected None"),
+    "option": ({"seconds": 3}, TypeError, "options: expected max_seconds, .* got seconds"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCORERS)
+def test_bad_scorers_fail_at_once(name):
+    options, error, message = BAD_SCORERS[name]
+    with pytest.raises(error, match=message):
+        rm.certified_accuracy_scorer(0.1, **options)
 
 
 @pytest.mark.parametrize("eps", [0, -1, np.nan])

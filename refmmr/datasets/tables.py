@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 from array import array
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 
+from refmmr._npz import read_arrays
 from refmmr.datasets.arrays import Halves, classified, is_unit, scaled
 
 __all__ = ["read_csv", "read_npz"]
 
 NPZ_LARGEST = 2**31
 """Bytes that the arrays of an .npz file may unpack to."""
-BLOCK = 2**20
-DEFLATE_MOST = 1032
-"""Deflate makes no more than this many bytes of one."""
 
 
 def read_npz(path: Path, box: Any, **options: Any) -> Halves:
@@ -43,7 +39,7 @@ def read_npz(path: Path, box: Any, **options: Any) -> Halves:
     ValueError
         For a file that is damaged, unpacks to more than 2 GiB, or has arrays that do not fit.
     """
-    arrays = _arrays(path)
+    arrays = read_arrays(path, NPZ_LARGEST, _key)
     halves = {key: arrays[key] for key in ("x_test", "y_test") if key in arrays}
     keys = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
     if not set(keys) <= set(arrays) or len(halves) == 1:
@@ -58,6 +54,12 @@ def read_npz(path: Path, box: Any, **options: Any) -> Halves:
         for X in (arrays[keys[0]], halves.get("x_test"))
     )
     return _checked(path, X, arrays[keys[1]], X_test, halves.get("y_test"), box=box, **options)
+
+
+def _key(name: str) -> str | None:
+    """How an array is called here, if it is one that is read."""
+    key = name.lower()
+    return key if key in ("x", "y", "x_train", "y_train", "x_test", "y_test") else None
 
 
 def read_csv(path: Path, target: str | None, box: Any, **options: Any) -> Halves:
@@ -94,61 +96,6 @@ def _checked(path: Path, *arrays: Any, **options: Any) -> Halves:
         return classified(*arrays, **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays by name, in lower case; checked before any memory is asked for."""
-    wanted = {"x", "y", "x_train", "y_train", "x_test", "y_test"}
-    found: dict[str, np.ndarray] = {}
-    left = NPZ_LARGEST
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for info in archive.infolist():
-                key = info.filename.removesuffix(".npy").lower()
-                if key not in wanted:
-                    continue
-                if key in found:
-                    raise ValueError(f"{key} twice")
-                left -= info.file_size
-                if left < 0:
-                    raise ValueError(f"arrays of more than {NPZ_LARGEST} bytes")
-                if info.file_size > DEFLATE_MOST * (info.compress_size + 1):
-                    raise ValueError(f"{info.filename} with a false size")
-                with archive.open(info) as member:
-                    found[key] = _array(member, info)
-    except FileNotFoundError:
-        raise
-    # Damaged bytes can make zipfile and NumPy raise nearly anything; all of it means one thing.
-    except Exception as error:
-        raise ValueError(f"{path}: expected an .npz file without objects, got {error}") from error
-    return found
-
-
-def _array(member: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{info.filename} compressed by method {info.compress_type}")
-    version = npy.read_magic(member)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"{info.filename} of version {version}")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(member)
-    if dtype.hasobject or dtype.kind not in "biufUS":
-        raise ValueError(f"{info.filename} of dtype {dtype}")
-    if not all(size >= 0 for size in shape):
-        raise ValueError(f"{info.filename} of shape {shape}")
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if expected != info.file_size - member.tell():
-        raise ValueError(f"{info.filename} of {info.file_size} bytes for shape {shape}")
-    # Memory is touched only as the bytes come.
-    content = np.empty(expected, np.uint8)
-    for start in range(0, expected + 1, BLOCK):  # one read more, which checks the sum
-        block = member.read(BLOCK)
-        content[start : start + len(block)] = np.frombuffer(block, np.uint8)
-    if member.read(1):
-        raise ValueError(f"{info.filename} with bytes behind its end")
-    if expected == 0:
-        return np.empty(shape, dtype)
-    return content.view(dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def _cells(path: Path, file: IO[str], target: str | None) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ notebooks: $(READY) ## write the .ipynb beside each notebook's Markdown
 docs: export OPENBLAS_NUM_THREADS = 1
 docs: export OMP_NUM_THREADS = 1
 docs: $(READY) ## build the documentation into build/html, running all notebooks
-	@rm -rf build/html
+	@rm -rf build/html docs/reference/api docs/tutorials
 	$(BIN)/sphinx-build -q -W --keep-going docs build/html
 
 docs-links: $(READY) ## check all links, anchors and alternative texts of the documentation in build/html

@@ -60,7 +60,7 @@ types: $(READY) ## check the types
 	$(BIN)/mypy
 
 notebooks: $(READY) ## write the .ipynb beside each notebook's Markdown
-	$(BIN)/jupytext --quiet --to ipynb notebooks/*.md
+	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.md
 
 # Notebooks run with the threads of one process each; a warning is an error.
 docs: export OPENBLAS_NUM_THREADS = 1

@@ -18,7 +18,7 @@ import numpy as np
 
 from refmmr.interop import matlab_variables
 from refmmr.interop.assembly import Assembly
-from refmmr.interop.state_dicts import fitting_sides
+from refmmr.interop.state_dicts import each_convolution, fitting_sides
 from refmmr.network import Conv2d, Network
 
 __all__ = ["read"]
@@ -135,7 +135,7 @@ def _assembled(
     if any(W.ndim == 4 for W in weights[n_convolutions:]) or n_convolutions == len(weights):
         raise ValueError(f"{source}: expected convolutions first and dense layers behind them")
     strides, paddings = (
-        _each(name, value, n_convolutions)
+        each_convolution(name, value, n_convolutions, source)
         for name, value in zip(("stride", "padding"), geometry, strict=True)
     )
     if not input_shape:
@@ -178,15 +178,6 @@ def _channels_first(W: np.ndarray, shape: tuple[int, ...], name: str, source: st
         )
     columns = W.reshape(len(W), height, width, channels).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(columns.reshape(len(W), -1))
-
-
-def _each(name: str, value: Any, n: int) -> list[Any]:
-    values = value if isinstance(value, list) else [value] * n
-    if len(values) != n:
-        raise ValueError(
-            f"{name}: expected a list of {n}, one for each convolution, got {len(values)}"
-        )
-    return values
 
 
 def _input_shape(convolutions: list[Conv2d], dense: np.ndarray, source: str) -> tuple[int, ...]:

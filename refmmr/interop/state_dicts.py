@@ -19,7 +19,7 @@ from refmmr.interop.assembly import Assembly
 from refmmr.network import Conv2d, Linear, Network
 from refmmr.reference.layers import Flatten
 
-__all__ = ["BATCHNORM_EPS", "Step", "fitting_sides", "from_state_dict", "steps"]
+__all__ = ["BATCHNORM_EPS", "Step", "each_convolution", "fitting_sides", "from_state_dict", "steps"]
 
 BATCHNORM_EPS = 1e-5
 """PyTorch's default: a state dict does not hold it."""
@@ -328,14 +328,19 @@ def _geometry(
                 f"{name}: expected one for the convolutions of {source}, {found}, because a state "
                 "dict does not hold it; got none"
             )
-        values = value if isinstance(value, list) else [value] * n
-        if len(values) != n:
-            raise ValueError(
-                f"{name}: expected a list of {n}, one for each convolution of {source}, "
-                f"got {len(values)}"
-            )
-        columns.append(values)
+        columns.append(each_convolution(name, value, n, source))
     return list(zip(*columns, strict=True))
+
+
+def each_convolution(name: str, value: Any, n: int, source: str) -> list[Any]:
+    """An option for each of n convolutions: a list as it is, anything else for all of them."""
+    values = value if isinstance(value, list) else [value] * n
+    if len(values) != n:
+        raise ValueError(
+            f"{name}: expected a list of {n}, one for each convolution of {source}, "
+            f"got {len(values)}"
+        )
+    return values
 
 
 def _input_shape(

@@ -5,6 +5,7 @@ files of each kind.  (ONNX has tests of its own, next to these.)
 """
 
 import contextlib
+import importlib
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,18 +32,34 @@ def written(name, write):
         return name, path.read_bytes()
 
 
+def foreign_safetensors(path):
+    numpy = importlib.import_module("safetensors.numpy")
+    norm = {f"1.{part}": np.ones(4, np.float32) for part in ("running_mean", "running_var")}
+    norm["1.num_batches_tracked"] = np.array(3)
+    weights = {"0.weight": np.ones((4, 3), np.float16), "3.weight": np.ones((2, 4), np.float32)}
+    numpy.save_file(weights | norm, path)
+
+
+def convolutional_mat(path):
+    shapes = {"conv1/weight": (2, 2, 1, 2), "conv1/bias": (1, 2), "logits/weight": (8, 2)}
+    shapes["logits/bias"] = (1, 2)
+    scipy_io.savemat(path, {name: RNG.normal(size=shape) for name, shape in shapes.items()})
+
+
 FILES = {
     "own npz": written("net.npz", lambda path: rm.save(SMALL, path)),
     "own npz with convolutions": written("net.npz", lambda path: rm.save(CONV, path)),
     "npz": written("net.npz", lambda path: np.savez(path, **STATE)),
     "compressed npz": written("net.npz", lambda path: np.savez_compressed(path, **STATE)),
     "mat": written("net.mat", lambda path: scipy_io.savemat(path, MATLAB)),
+    "mat with convolutions": written("net.mat", convolutional_mat),
     "compressed mat": written(
         "net.mat", lambda path: scipy_io.savemat(path, MATLAB, do_compression=True)
     ),
 }
 with contextlib.suppress(ImportError):  # the absence of safetensors is tested elsewhere
     FILES["own safetensors"] = written("net.safetensors", lambda path: rm.save(SMALL, path))
+    FILES["safetensors"] = written("net.safetensors", foreign_safetensors)
 
 PLACES = st.floats(0, 1, exclude_max=True)
 EDITS = st.lists(
@@ -84,7 +101,7 @@ def test_damaged_files(kind, edits):
         path = Path(folder, name)
         path.write_bytes(edited(content, edits))
         try:
-            # SciPy warns of some damage before it is refused.
+            # What overflows may warn before it is refused.
             with warnings.catch_warnings(action="ignore"):
                 net = rm.load(path)
         except ValueError as error:

@@ -83,8 +83,7 @@ $(AXE):
 	-cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION) && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js
 
 support-table: $(READY) ## write which kernel each backend has into docs/backends.md
-	$(BIN)/python -c 'import pathlib, refmmr.training; from refmmr import _backend; \
-		from refmmr.backends import support; support.write(pathlib.Path("docs/backends.md"), _backend.kernels())'
+	$(BIN)/python -c 'import pathlib; from refmmr.backends import support; support.write(pathlib.Path("docs/backends.md"))'
 
 bench: $(VENV)/.torch-ready ## time every backend and its rivals in PyTorch (REFMMR_DATA: folder of the data sets)
 	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }

@@ -30,7 +30,7 @@ WALKED = (
 )  # fmt: skip
 QUICK = [2, 16, 16, 2]
 BIAS = 0.1
-"""Standard deviation of the biases: with biases of 0 all walls of the first layer meet in 0."""
+"""Standard deviation of the biases: with biases of 0 all hyperplanes of the first layer meet in 0."""
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def best_backend() -> str:
 
 
 def random_network(sizes: list[int], seed: int = 0) -> rm.Network:
-    """He initialisation with small biases, so that the walls are in general position."""
+    """He initialisation with small biases, so that the hyperplanes are in general position."""
     start, rng = rm.Network.mlp(sizes, rng=seed), np.random.default_rng([seed, 1])
     layers = [
         rm.Linear(layer.W, BIAS * rng.normal(size=len(layer.b)))

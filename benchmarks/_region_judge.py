@@ -106,12 +106,12 @@ class Exact:
     def _area(self, rows: list[list[int]]) -> Fraction:
         """Area of what the half-planes leave of the square."""
         r = self.radius
-        corners = [(-r, -r), (r, -r), (r, r), (-r, r)]
+        vertices = [(-r, -r), (r, -r), (r, r), (-r, r)]
         for row in rows:
-            corners = clip(corners, *row)
-            if not corners:
+            vertices = clip(vertices, *row)
+            if not vertices:
                 return Fraction(0)
-        pairs = zip(corners, corners[1:] + corners[:1], strict=True)
+        pairs = zip(vertices, vertices[1:] + vertices[:1], strict=True)
         return sum((x0 * y1 - x1 * y0 for (x0, y0), (x1, y1) in pairs), Fraction(0)) / 2
 
     def _inner_point(self, rows: list[list[int]]) -> bool:
@@ -138,17 +138,17 @@ class Exact:
         return all(signs) and max(map(abs, point[:-1])) < self.radius
 
 
-def clip(corners: list[tuple[Fraction, Fraction]], a: int, b: int, c: int) -> list:
+def clip(vertices: list[tuple[Fraction, Fraction]], a: int, b: int, c: int) -> list:
     """The part of a convex polygon where a x + b y + c >= 0."""
-    values = [a * x + b * y + c for x, y in corners]
+    values = [a * x + b * y + c for x, y in vertices]
     if all(value >= 0 for value in values):
-        return corners
+        return vertices
     kept = []
-    for i, (here, value) in enumerate(zip(corners, values, strict=True)):
+    for i, (here, value) in enumerate(zip(vertices, values, strict=True)):
         j = i - 1
         if value * values[j] < 0:
             share = values[j] / (values[j] - value)
-            kept.append(tuple(p + share * (q - p) for p, q in zip(corners[j], here, strict=True)))
+            kept.append(tuple(p + share * (q - p) for p, q in zip(vertices[j], here, strict=True)))
         if value >= 0:
             kept.append(here)
     return kept

@@ -184,9 +184,11 @@ def regioncam_prepare(layers: Layers) -> Callable[[], Any]:
 
 
 def regioncam_patterns(found: Any, layers: Layers) -> np.ndarray:
-    """At the mean of each face's corners."""
-    corners = np.asarray(found.vertex_inputs, dtype=np.float64)
-    middles = [corners[np.asarray(face.vertex_ids, dtype=int)].mean(axis=0) for face in found.faces]
+    """At the mean of each face's vertices."""
+    vertices = np.asarray(found.vertex_inputs, dtype=np.float64)
+    middles = [
+        vertices[np.asarray(face.vertex_ids, dtype=int)].mean(axis=0) for face in found.faces
+    ]
     return patterns_at(np.array(middles), layers)
 
 

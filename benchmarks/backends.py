@@ -303,7 +303,7 @@ def explanation(report: dict) -> list[str]:
         f"float32, first training points of MNIST; median and best of rounds taken in turns. "
         f"The rivals are in `benchmarks/rivals.py`: `{GRAPH}` is the authors' graph, `{CAREFUL}` "
         f"what a careful user of PyTorch writes, and `{EXPERT}` an expert's version that builds a "
-        f"graph of the selected walls only; where there is no gradient `{CAREFUL}` stands for "
+        f"graph of the selected hyperplanes only; where there is no gradient `{CAREFUL}` stands for "
         f"both, and within the box there is only one, on the dense rows of `{GRAPH}`. Ratios are "
         "the time of a sample against theirs: below 1 is quicker. The floor "
         "is the arithmetic at the speed of a matrix "

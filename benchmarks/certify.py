@@ -37,7 +37,7 @@ import refmmr as rm
 from refmmr import demo
 from refmmr._backend import kernel
 from refmmr.attacks import minimal_attack
-from refmmr.reference import relaxations
+from refmmr.reference import backward_bound
 
 try:
     import torch
@@ -58,7 +58,7 @@ LIMIT = {"digits": 1.0, "fc1": 5.0, "lenet": 10.0}
 """Seconds a point for them."""
 RADIUS, TOLERANCE, ROUNDS = 0.1, 1e-5, 7
 
-margin_bounds = kernel(relaxations.margin_bounds)
+margin_bounds = kernel(backward_bound.margin_bounds)
 
 
 def main() -> None:

@@ -48,8 +48,8 @@ def section(job: _jobs.Job, rate: float) -> list[str]:
     step = _jobs.call(job, "numba", net, X, y)
     step()
     seconds = min(timed(step) for _ in range(CALLS))
-    walls = _floor.slopes(net, rm.distances(net, X, y, job.p), _jobs.options(job, net))
-    floor = _floor.operations(net, *walls, len(X)) / rate
+    hyperplanes = _floor.slopes(net, rm.distances(net, X, y, job.p), _jobs.options(job, net))
+    floor = _floor.operations(net, *hyperplanes, len(X)) / rate
     profile = cProfile.Profile()
     for _ in range(CALLS):
         profile.runcall(step)

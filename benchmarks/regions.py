@@ -289,7 +289,7 @@ def notes(networks: dict) -> Iterator[str]:
     """Who was wrong, by exact arithmetic, and who did not run."""
     yield "Activation patterns are compared too, also with those of random points, and those in"
     yield "dispute are checked exactly. The patterns of regioncam are those of the middle of the"
-    yield "faces: its corners are float32, and that of a sliver may lie in the next region."
+    yield "faces: its vertices are float32, and that of a sliver may lie in the next region."
     yield ""
     for name, row in networks.items():
         gaps = [said["gap"] for said in row["verdicts"].values() if said["gap"] is not None]

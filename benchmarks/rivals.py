@@ -17,12 +17,12 @@ around them.
 
 (c) ``expert``
     As fast as plain PyTorch operations allow, by knowing where the gradient is zero.  Distances
-    come first, by the operations of (b) but without a graph; then only the walls that the hinge
+    come first, by the operations of (b) but without a graph; then only the hyperplanes that the hinge
     selects are computed once more, with one.  What all samples share is taken out of the graphs of
     the chunks and carried back once.
 
 All compute what `refmmr.mmr_gradient` computes: masks are constant, ``|f|`` and the norm have
-derivative 0 at 0, a wall without a gradient is infinitely far, rows at the border of a padded
+derivative 0 at 0, a hyperplane without a gradient is infinitely far, rows at the border of a padded
 image are as short as they are.  ``tests/optional/test_rivals.py`` holds them against it.
 
 Without a gradient (b) and (c) are the same, so there is one of them for distances.
@@ -150,10 +150,10 @@ def dual_norm(rows: Tensor, p: float, dim: int = -1) -> Tensor:
     return torch.linalg.vector_norm(rows, ord=2 if p == 2 else 1, dim=dim)
 
 
-def wall_distance(value: Tensor, norm: Tensor) -> Tensor:
-    """``value / norm``, infinite where there is no wall."""
-    wall = norm > 0
-    return torch.where(wall, value / torch.where(wall, norm, 1), torch.inf)
+def hyperplane_distance(value: Tensor, norm: Tensor) -> Tensor:
+    """``value / norm``, infinite where there is no hyperplane."""
+    hyperplane = norm > 0
+    return torch.where(hyperplane, value / torch.where(hyperplane, norm, 1), torch.inf)
 
 
 def mean_hinge(d: Tensor, gamma: float, k: int) -> Tensor:
@@ -163,13 +163,13 @@ def mean_hinge(d: Tensor, gamma: float, k: int) -> Tensor:
 
 
 def total_loss(logits: Tensor, y: Tensor, d_B: Tensor, d_D: Tensor, o: Options) -> Tensor:
-    """Sum over the samples, of all their walls."""
+    """Sum over the samples, of all their hyperplanes."""
     loss = o.lam * (mean_hinge(d_B, o.gamma_b, o.k_b) + mean_hinge(d_D, o.gamma_d, o.k_d))
     return loss + o.weight * cross_entropy(logits, y) if o.weight else loss
 
 
 def selected(d: Tensor, gamma: float, k: int) -> tuple[Tensor, Tensor]:
-    """Sample and index of the walls that have a slope: among the k nearest, nearer than gamma."""
+    """Sample and index of the hyperplanes that have a slope: among the k nearest, nearer than gamma."""
     nearest = d.topk(min(k, d.shape[1]), dim=1, largest=False, sorted=False)
     sample, place = (nearest.values < gamma).nonzero(as_tuple=True)
     return sample, nearest.indices[sample, place]
@@ -198,7 +198,7 @@ def graph_backward(model: Model, X: Tensor, y: Tensor, o: Options) -> float:
     value = 0.0
     for some_X, some_y in zip(X.split(size), y.split(size), strict=True):
         loss = graph_loss(model, some_X, some_y, o) / len(X)
-        if loss.requires_grad:  # not where no wall exists
+        if loss.requires_grad:  # not where no hyperplane exists
             loss.backward()
         value += loss.item()
     return value
@@ -215,10 +215,10 @@ def graph_distances(model: Model, f: list[Tensor], y: Tensor, p: float) -> tuple
     n, rows = len(y), torch.arange(len(y))
     V = dense_columns(model, f)
     norms = [dual_norm(v, p, dim=1).expand(n, -1) for v in V[:-1]]
-    d_B = [wall_distance(g.flatten(1).abs(), norm) for g, norm in zip(f, norms, strict=False)]
+    d_B = [hyperplane_distance(g.flatten(1).abs(), norm) for g, norm in zip(f, norms, strict=False)]
     W = V[-1].expand(n, -1, -1)
     margins = f[-1][rows, y][:, None] - f[-1]
-    d_D = wall_distance(margins, dual_norm(W[rows, :, y][:, :, None] - W, p, dim=1))
+    d_D = hyperplane_distance(margins, dual_norm(W[rows, :, y][:, :, None] - W, p, dim=1))
     return torch.cat([*d_B, margins[:, :0]], dim=1), d_D
 
 
@@ -286,7 +286,7 @@ def _backward(method: _Careful, X: Tensor, y: Tensor, o: Options) -> float:
     value = 0.0
     for rows in method.chunks(len(X)):
         loss = method.loss(X[rows], y[rows], o) / len(X)
-        if loss.requires_grad:  # not where no wall is selected
+        if loss.requires_grad:  # not where no hyperplane is selected
             loss.backward()
         value += loss.item()
     method.finish()
@@ -294,7 +294,7 @@ def _backward(method: _Careful, X: Tensor, y: Tensor, o: Options) -> float:
 
 
 class _Careful:
-    """Distances to all walls, and the loss by one graph through all of them."""
+    """Distances to all hyperplanes, and the loss by one graph through all of them."""
 
     def __init__(self, model: Model, p: float) -> None:
         self.model, self.p = model, p
@@ -342,8 +342,8 @@ class _CarefulDense(_Careful):
         self.R = self.all_back(signs @ self.model.parameters[-1][0], len(self.masks) - 1)
         margins = (signs @ f[-1][:, :, None])[:, :, 0]
         values = [g.abs() for g in f[:-1]] or [margins[:, :0]]
-        d_B = wall_distance(torch.cat(values, 1), torch.cat(norms or values, 1))
-        return d_B, wall_distance(margins, dual_norm(self.R, self.p))
+        d_B = hyperplane_distance(torch.cat(values, 1), torch.cat(norms or values, 1))
+        return d_B, hyperplane_distance(margins, dual_norm(self.R, self.p))
 
     def all_back(self, rows: Tensor, k: int) -> Tensor:
         """All rows (n, m, N_k) of all samples, back from hidden layer k to the input."""
@@ -367,7 +367,7 @@ class _CarefulConvolutional(_Careful):
         outer, inner = (
             layer.pads(*size) for layer, size in zip(model.layers[:2], model.sizes[:2], strict=True)
         )
-        self.corner = tuple(
+        self.vertex = tuple(
             a[0] + step * b[0] for a, b, step in zip(outer, inner, first.stride, strict=True)
         )
         self.patch = (
@@ -419,7 +419,7 @@ class _CarefulConvolutional(_Careful):
                 self.model.net.unit_shapes[1][1:],
                 self.stride,
                 self.patch[1:],
-                self.corner,
+                self.vertex,
                 strict=True,
             )
         )
@@ -442,10 +442,12 @@ class _CarefulConvolutional(_Careful):
             norms.append(dual_norm(V, p, dim=1))
             if k < len(f) - 2:
                 V = (V * self.masks[k][:, None]) @ self.model.parameters[k + 1][0].T
-        d_B = wall_distance(torch.cat([g.flatten(1).abs() for g in f[:-1]], 1), torch.cat(norms, 1))
+        d_B = hyperplane_distance(
+            torch.cat([g.flatten(1).abs() for g in f[:-1]], 1), torch.cat(norms, 1)
+        )
         signs = self.signs(y)
         R = ((signs @ self.model.parameters[-1][0]) * self.masks[-1][:, None]) @ V.transpose(1, 2)
-        return d_B, wall_distance((signs @ f[-1][:, :, None])[:, :, 0], dual_norm(R, p))
+        return d_B, hyperplane_distance((signs @ f[-1][:, :, None])[:, :, 0], dual_norm(R, p))
 
     def dense_rows(self, rows: Tensor) -> Tensor:
         """Columns of the dense layer behind the convolutions, (n, d, N_3): sums of patches."""
@@ -468,7 +470,7 @@ def expert_backward(model: Model, X: Tensor, y: Tensor, o: Options) -> float:
 
 
 class _Expert(_Careful):
-    """Distances to all walls without a graph, then the loss of the selected ones with it.
+    """Distances to all hyperplanes without a graph, then the loss of the selected ones with it.
 
     What all samples share is cut from the graph: the chunks add up its gradient, and `finish`
     carries the sum on to the weights once.
@@ -615,7 +617,7 @@ def box_distances(
 
 
 def box_distance(x: Tensor, w: Tensor, value: Tensor, p: float, lo: float, hi: float) -> Tensor:
-    """Signed l_p distance of one point to many walls within a box: the level that meets each.
+    """Signed l_p distance of one point to many hyperplanes within a box: the level that meets each.
 
     Coordinates move by ``min(reach, level * pace)``; sorted by the level at which they stop, what
     they gain is linear between two stops.

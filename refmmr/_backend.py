@@ -1,7 +1,8 @@
 """The switch: which implementation runs behind a public function.
 
-A public function calls ``kernel(reference function)``.  A backend registers a faster twin with the
-same signature through `implements`; where it has none, the reference runs.
+A public function calls a kernel (`refmmr._kernels` lists them all).  A backend registers a faster
+twin of the reference function, with the same signature, through `implements`.  Where cupy has no
+twin that of numba runs, if numba is installed; else the reference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _twins: dict[str, dict[str, Callable[..., Any]]] = {"numpy": {}}
-_kernels: list[str] = []
 _process: str | None = None
 _loading: set[str] = set()
 _lock = threading.RLock()
@@ -76,30 +76,49 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 class Kernel(Generic[P, R]):
-    """A function that runs the current backend's twin of a reference function, or that itself."""
+    """A function that runs the current backend's twin of a reference function, or that itself.
 
-    def __init__(self, reference: Callable[P, R]) -> None:
+    Attributes
+    ----------
+    reference : callable
+    twins : tuple of str
+        The backends that have a twin.
+    """
+
+    def __init__(self, reference: Callable[P, R], twins: tuple[str, ...] = ()) -> None:
         functools.update_wrapper(self, reference)
-        self.reference, self.name = reference, _name(reference)
+        self.reference, self.twins, self.name = reference, twins, _name(reference)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it."""
+        return self._chosen()(*args, **kwargs)
+
+    def _chosen(self) -> Callable[P, R]:
         backend = get_backend()
         twin = _twins[backend].get(self.name)
-        if twin is None and backend != "numpy" and os.environ.get("REFMMR_STRICT") == "1":
+        if twin is not None or backend == "numpy":
+            return twin or self.reference
+        if os.environ.get("REFMMR_STRICT") == "1":
             raise NotImplementedError(f"REFMMR_STRICT: backend {backend} has no {self.name}")
-        return (twin or self.reference)(*args, **kwargs)
+        if "numba" in self.twins and backends.problem("numba") is None:
+            _ready("numba", "backend")
+            return _twins["numba"][self.name]
+        return self.reference
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return kernel, (self.reference,)
+        return kernel, (self.reference, *self.twins)
 
 
-def kernel(reference: Callable[P, R]) -> Kernel[P, R]:
-    """Make the function that users' calls go through; `kernels` lists it from then on."""
-    made = Kernel(reference)
-    if made.name not in _kernels:
-        _kernels.append(made.name)
-    return made
+def kernel(reference: Callable[P, R], *twins: str) -> Kernel[P, R]:
+    """Make the function that users' calls go through.
+
+    Parameters
+    ----------
+    reference : callable
+    *twins : str
+        Names of the backends that have a twin of it.
+    """
+    return Kernel(reference, twins)
 
 
 def implements(backend: str, reference: Callable[..., Any]) -> Callable[[Callable], Callable]:
@@ -110,11 +129,6 @@ def implements(backend: str, reference: Callable[..., Any]) -> Callable[[Callabl
         return twin
 
     return register
-
-
-def kernels() -> list[str]:
-    """Names of the reference functions behind all kernels made so far."""
-    return sorted(_kernels)
 
 
 def _known() -> list[str]:

@@ -7,18 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refmmr import _kernels, _minimal_attack
 from refmmr import _validate as check
-from refmmr._backend import kernel
 from refmmr.network import Network
-from refmmr.reference import attacks as _attacks
-from refmmr.reference import minimal_attack as _minimal
-from refmmr.reference import network as _network
+from refmmr.reference.pgd import margins, project
 
 __all__ = ["minimal_attack", "pgd"]
-
-_run_pgd = kernel(_attacks.pgd)
-_run_margin_gradients = kernel(_minimal.margin_gradients)
-_run_logits = kernel(_network.logits)
 
 
 def pgd(
@@ -93,10 +87,10 @@ def pgd(
     keep_last = check.check_choice("keep", keep, ("best", "last")) == "last"
     limits = check.inward(check.check_box(box, X), X.dtype)
     rng = check.check_rng(rng)
-    best = _run_pgd(net, X, y, p, eps, steps, step_size, limits, X, keep_last)
+    best = _kernels.pgd(net, X, y, p, eps, steps, step_size, limits, X, keep_last)
     for _ in range(restarts - 1):
         start = _random_start(rng, X, p, eps, limits)
-        Z = _run_pgd(net, X, y, p, eps, steps, step_size, limits, start, keep_last)
+        Z = _kernels.pgd(net, X, y, p, eps, steps, step_size, limits, start, keep_last)
         better = check.beside(X, _margins(net, Z, y) < _margins(net, best, y))
         best = np.where(better.reshape(-1, *[1] * (X.ndim - 1)), Z, best)
     return best
@@ -172,13 +166,12 @@ def minimal_attack(
     restarts = check.check_count("restarts", restarts, 1)
     limits = check.check_box(box, X)
     rng = check.check_rng(rng)
-    look = _run_margin_gradients
-    return _minimal.minimal_attack(net, X, y, p, limits, steps, restarts, rng, look)
+    return _minimal_attack.minimal_attack(net, X, y, p, limits, steps, restarts, rng)
 
 
 def _margins(net, Z, y):
     """Margins of points that may be on a device, on the host."""
-    return _attacks.margins(check.on_host(_run_logits(net, Z)), check.on_host(y))
+    return margins(check.on_host(_kernels.logits(net, Z)), check.on_host(y))
 
 
 def _random_start(rng, X, p, eps, box):
@@ -186,4 +179,4 @@ def _random_start(rng, X, p, eps, box):
     there, X = X, check.on_host(X)
     box = None if box is None else tuple(map(check.on_host, box))
     direction = rng.uniform(-eps, eps, X.shape) if p == np.inf else rng.standard_normal(X.shape)
-    return check.beside(there, _attacks.project(X, X + direction.astype(X.dtype), p, eps, box))
+    return check.beside(there, project(X, X + direction.astype(X.dtype), p, eps, box))

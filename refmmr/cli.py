@@ -17,7 +17,7 @@ import numpy as np
 
 import refmmr as rm
 from refmmr import backends, datasets
-from refmmr._backend import get_backend, kernels, set_backend
+from refmmr._backend import get_backend, set_backend
 from refmmr.backends import support, threads
 from refmmr.certify import METHODS
 from refmmr.regions import export
@@ -166,7 +166,7 @@ def _interruptible(command: Callable) -> Callable:
 def main() -> None:
     """Linear regions of ReLU networks: train with MMR, certify, draw.
 
-    A ReLU network is affine on polytopes.  The distance of a point to the walls of its polytope and
+    A ReLU network is affine on polytopes.  The distance of a point to the hyperplanes of its polytope and
     to the decision boundary proves how far an attacker must move it; MMR training pushes both away.
 
     Start with 'refmmr demo'.
@@ -341,9 +341,9 @@ def certify(
         click.echo(f"one line a point in {out}")
     if picture is not None:
         _headless()
-        from refmmr import plot
+        from refmmr.display import figures
 
-        plot.save(result.plot(), picture)
+        figures.save(result.plot(), picture)
         click.echo(f"curve drawn in {picture}")
 
 
@@ -383,7 +383,7 @@ def regions(
     In the unit square for a network of two inputs, else in the plane through three test points.
     """
     _headless()
-    from refmmr import plot
+    from refmmr.display import figures
 
     marked, names = None, None
     if net.input_shape == (2,):
@@ -405,11 +405,11 @@ def regions(
         click.echo(f"{title}, written to {out}")
         return
     if color == "lines":
-        ax = plot.bent_lines(cx, points=marked, labels=names)
+        ax = figures.bent_lines(cx, points=marked, labels=names)
     else:
-        ax = plot.regions(cx, color, points=marked, labels=names)
+        ax = figures.regions(cx, color, points=marked, labels=names)
     ax.set_title(title)
-    plot.save(ax, out)
+    figures.save(ax, out)
     click.echo(f"{title}, drawn in {out}")
 
 
@@ -440,7 +440,7 @@ def info() -> None:
         click.echo(f"  {name}: {backends.describe(name) if error is None else error}")
     click.echo("kernels")
     importlib.import_module("refmmr.training")  # the last module that makes any
-    rows = support.table(kernels())
+    rows = support.table()
     width = max(len(row[0]) for row in rows)
     for kernel, *marks in rows:
         click.echo(f"  {kernel:<{width}}  " + "  ".join(f"{mark:<5}" for mark in marks).rstrip())

@@ -120,7 +120,7 @@ def run(
     }
     io.write_text(out / "results.json", json.dumps(report, indent=1) + "\n")
     _draw(out, rows, data, complexes, plane)
-    from refmmr import report as page
+    from refmmr.display import report as page
 
     io.write_text(out / "report.html", page.html(report, out))
     say(f"networks, results.json, figures and report.html are in {out}")
@@ -169,7 +169,7 @@ def _slices(
     right = ~np.any([row.result.misclassified for row in rows], axis=0)
     chosen = [np.flatnonzero(right & (data.y_test == digit))[0] for digit in (3, 5, 8)]
     x0, x1, x2 = data.X_test[chosen]
-    # Wide enough to see the walls that MMR has pushed away from the points.
+    # Wide enough to see the hyperplanes that MMR has pushed away from the points.
     points = Slice(x0, x1, x2).points
     low, high = points.min(axis=0), points.max(axis=0)
     spare = MARGIN * (high - low).max()
@@ -187,25 +187,25 @@ def _draw(
 ) -> None:
     from matplotlib import pyplot as plt
 
-    from refmmr import plot
+    from refmmr.display import figures
 
     names = ("a 3", "a 5", "an 8")
     figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
     for ax, (name, cx) in zip(axes, complexes.items(), strict=True):
-        plot.bent_lines(cx, ax, points=plane.points, labels=names)
+        figures.bent_lines(cx, ax, points=plane.points, labels=names)
         ax.set_title(f"trained {name}, number of linear regions in this plane: {len(cx)}")
         ax.legend(loc="lower left", fontsize=9, framealpha=0.9)
-    plot.save(figure, out / "regions.png")
+    figures.save(figure, out / "regions.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 6), layout="constrained")
     for ax, (name, cx) in zip(axes, complexes.items(), strict=True):
-        plot.regions(cx, "class", ax, points=plane.points, labels=names)
+        figures.regions(cx, "class", ax, points=plane.points, labels=names)
         ax.set_title(f"trained {name}: predicted class")
         ax.legend(loc="lower right", fontsize=8)
-    plot.save(figure, out / "classes.png")
+    figures.save(figure, out / "classes.png")
 
     certificates = {row.scheme: row.result.certificates for row in rows}
-    plot.save(plot.radii(certificates, EPS), out / "radii.png")
+    figures.save(figures.radii(certificates, EPS), out / "radii.png")
 
     row = examples_of(rows)
     c = row.result.certificates
@@ -217,7 +217,7 @@ def _draw(
         c.lower[shown], c.upper[shown], c.exact[shown], c.adversarial[shown], c.p, c.method
     )
     predictions = row.net.predict(picked.adversarial)
-    figure = plot.adversarial_examples(
+    figure = figures.adversarial_examples(
         data.X_test[shown], data.y_test[shown], picked, predictions, (8, 8)
     )
-    plot.save(figure, out / "adversarial.png")
+    figures.save(figure, out / "adversarial.png")

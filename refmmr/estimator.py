@@ -86,7 +86,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    There is no ``sample_weight``: the regularizer counts the k_B nearest of all walls of a sample,
+    There is no ``sample_weight``: the regularizer counts the k_B nearest of all hyperplanes of a sample,
     and a certificate is about one sample; only the mean over the batch could be weighted, and a
     larger share of a sample's copies in X says the same.
 

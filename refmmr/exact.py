@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from refmmr.reference import layers as _layers
-from refmmr.reference import network as _network
+from refmmr.reference.network import Network
 
 __all__ = ["exact_network", "fractions"]
 
@@ -26,7 +25,7 @@ def fractions(array: Any) -> np.ndarray:
     return np.array(numbers, dtype=object).reshape(array.shape)
 
 
-def exact_network(net: _network.Network) -> _network.Network:
+def exact_network(net: Network) -> Network:
     """The same network on fractions: a `refmmr.reference.network.Network` without rounding.
 
     Parameters
@@ -38,13 +37,4 @@ def exact_network(net: _network.Network) -> _network.Network:
     refmmr.reference.network.Network
         Its methods take and give object arrays such as `fractions` makes.
     """
-    layers: list[_layers.Layer] = []
-    for layer in net.layers:
-        if isinstance(layer, _layers.Conv2d):
-            W, b = fractions(layer.W), fractions(layer.b)
-            layers.append(_layers.Conv2d(W, b, layer.stride, layer.padding))
-        elif isinstance(layer, _layers.Linear):
-            layers.append(_layers.Linear(fractions(layer.W), fractions(layer.b)))
-        else:
-            layers.append(layer)
-    return _network.Network(layers, net.input_shape)
+    return net.map(fractions)

@@ -7,22 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refmmr import _kernels
 from refmmr import _validate as check
-from refmmr._backend import kernel
 from refmmr.network import Network
 from refmmr.reference import affine as _affine
-from refmmr.reference import distances as _distances
-from refmmr.reference import mmr as _mmr
 from refmmr.reference.affine import LinearRegion
 from refmmr.reference.distances import Distances
 from refmmr.reference.mmr import MMR
 from refmmr.reference.network import Gradients
 
 __all__ = ["MMR", "Distances", "LinearRegion", "distances", "linear_region", "mmr", "mmr_gradient"]
-
-_run_distances = kernel(_distances.distances)
-_run_mmr = kernel(_mmr.mmr)
-_run_mmr_gradient = kernel(_mmr.mmr_gradient)
 
 
 def linear_region(net: Network, x: ArrayLike) -> LinearRegion:
@@ -81,16 +75,16 @@ def distances(
     p : {1, 2, inf}
         The norm.
     box : (lo, hi) or None
-        Measure within ``lo <= z <= hi`` (numbers, or arrays of the shape of an input), where walls
+        Measure within ``lo <= z <= hi`` (numbers, or arrays of the shape of an input), where hyperplanes
         are as far or farther; None: in the whole space.
 
     Returns
     -------
     Distances
-        ``.boundary``, shape (n, N), to the wall ``f_k(z)_i = 0`` of each hidden unit, taken as it
+        ``.boundary``, shape (n, N), to the hyperplane ``f_k(z)_i = 0`` of each hidden unit, taken as it
         continues from the point's own region; ``.decision``, shape (n, K), to the decision boundary
         with each class, negative on its wrong side, inf in the class's own column.  Infinite where
-        there is no such wall (or the box misses it).  In the units of the input, in l_p.
+        there is no such hyperplane (or the box misses it).  In the units of the input, in l_p.
 
     Raises
     ------
@@ -112,7 +106,7 @@ def distances(
     array([[inf, 0.8]])
     """
     X, y, p = _batch(net, X, y, p)
-    return _run_distances(net, X, y, p, check.check_box(box, X))
+    return _kernels.distances(net, X, y, p, check.check_box(box, X))
 
 
 def mmr(
@@ -151,7 +145,7 @@ def mmr(
     Returns
     -------
     MMR
-        ``.value``, ``.boundary_term`` and ``.decision_term``, each of shape (n,).  A wall that does
+        ``.value``, ``.boundary_term`` and ``.decision_term``, each of shape (n,).  A hyperplane that does
         not exist costs nothing.
 
     Raises
@@ -172,7 +166,7 @@ def mmr(
     array([0.5])
     """
     X, y, p = _batch(net, X, y, p)
-    return _run_mmr(net, X, y, p, *_margins(net, gamma_b, gamma_d, k_b, k_d))
+    return _kernels.mmr(net, X, y, p, *_margins(net, gamma_b, gamma_d, k_b, k_d))
 
 
 def mmr_gradient(
@@ -202,7 +196,7 @@ def mmr_gradient(
     `refmmr.reference.mmr` tells the derivation.
     """
     X, y, p = _batch(net, X, y, p)
-    return _run_mmr_gradient(net, X, y, p, *_margins(net, gamma_b, gamma_d, k_b, k_d))
+    return _kernels.mmr_gradient(net, X, y, p, *_margins(net, gamma_b, gamma_d, k_b, k_d))
 
 
 def _batch(

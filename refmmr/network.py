@@ -9,16 +9,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from refmmr import _kernels
 from refmmr import _validate as check
-from refmmr._backend import kernel
 from refmmr.reference import layers as _layers
 from refmmr.reference import network as _network
 from refmmr.reference.layers import Flatten
 
 __all__ = ["Conv2d", "Flatten", "Linear", "Network"]
-
-_run_logits = kernel(_network.logits)
-_run_pattern = kernel(_network.activation_pattern)
 
 
 def _parameters(W: ArrayLike, b: ArrayLike, axes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -314,7 +311,7 @@ class Network(_network.Network):
 
     def __call__(self, X: ArrayLike) -> np.ndarray:
         """Logits: ``(n, *input_shape) -> (n, K)``."""
-        return _run_logits(self, check.check_inputs(self, X))
+        return _kernels.logits(self, check.check_inputs(self, X))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Class of the largest logit (the first of equals): ``(n, *input_shape) -> (n,)``."""
@@ -325,7 +322,7 @@ class Network(_network.Network):
 
         Units are laid out layer by layer; in a convolutional layer channel by channel, row by row.
         """
-        return _run_pattern(self, check.check_inputs(self, X))
+        return _kernels.activation_pattern(self, check.check_inputs(self, X))
 
     def astype(self, dtype: DTypeLike) -> Self:
         """The same network with weights of another dtype, float32 or float64."""
@@ -361,7 +358,7 @@ class Network(_network.Network):
         return f"Network({self.input_shape}: {', '.join(names)})"
 
     def _repr_html_(self) -> str:
-        from refmmr import html
+        from refmmr.display import html
 
         return html.network(self)
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: random networks, points, walls and boxes for property tests.
+"""Hypothesis strategies: random networks, points, hyperplanes and boxes for property tests.
 
 They draw a shape and a seed and let NumPy fill in the numbers, which spreads them better than
 drawing each number by itself.  With ``dyadic=True`` all numbers are small multiples of 1/4: sums
@@ -51,7 +51,7 @@ __all__ = [
     "norms",
 ]
 
-FLAWS = ("zero row", "no wall", "twin", "opposite", "dead", "no bias")
+FLAWS = ("zero row", "no hyperplane", "twin", "opposite", "dead", "no bias")
 """What may be degenerate about a dyadic layer; see `_spoil`."""
 
 STRIDES = ((1, 1), (1, 2), (2, 1), (2, 2))
@@ -199,7 +199,7 @@ def batches(
 def hyperplanes(
     draw: DrawFn, dimension: int, *, dyadic: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Affine functions ``value + <w, delta>`` of a step delta; their zeros are the wall.
+    """Affine functions ``value + <w, delta>`` of a step delta; their zeros are the hyperplane.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def _spoil(W: np.ndarray, b: np.ndarray, rng: np.random.Generator, flaws: Set[st
         i, j = rng.integers(len(W), size=2)
         if flaw == "zero row":  # a constant
             W[i] = 0
-        elif flaw == "no wall":  # the constant 0
+        elif flaw == "no hyperplane":  # the constant 0
             W[i], b[i] = 0, 0
         elif flaw == "twin":
             W[i], b[i] = W[j], b[j]

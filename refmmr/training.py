@@ -25,29 +25,17 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from refmmr import _kernels, backends, io
 from refmmr import _validate as check
-from refmmr import backends, html, io
-from refmmr._backend import get_backend, kernel, use_backend
+from refmmr._backend import get_backend, use_backend
 from refmmr._optional import require
+from refmmr.display import html
 from refmmr.network import Network
 from refmmr.reference import adam as _adam
-from refmmr.reference import attacks as _attacks
-from refmmr.reference import layers as _layers
-from refmmr.reference import loss as _loss
-from refmmr.reference import mmr as _mmr
-from refmmr.reference import network as _network
-from refmmr.reference import wong_kolter as _wong_kolter
 
 __all__ = ["SCHEMES", "History", "fit"]
 
 SCHEMES = ("plain", "at", "mmr", "mmr+at", "kw")
-
-_loss_gradient = kernel(_loss.loss_gradient)
-_mmr_gradient = kernel(_mmr.mmr_gradient)
-_robust_loss_gradient = kernel(_wong_kolter.robust_loss_gradient)
-_pgd = kernel(_attacks.pgd)
-_logits = kernel(_network.logits)
-_update = kernel(_adam.update)
 
 
 class History:
@@ -299,21 +287,6 @@ def _needed(name: str, value: Any, needed: bool, scheme: str) -> float:
     return check.check_number(name, value)
 
 
-def _working_copy(net: Network, put: backends.Transfer) -> _network.Network:
-    """The same network on copies of its weights, where the backend computes, unchecked."""
-    layers: list[_layers.Layer] = []
-    for layer in net.layers:
-        if isinstance(layer, _layers.Flatten):
-            layers.append(layer)
-            continue
-        W, b = (put(array.copy(order="C")) for array in (layer.W, layer.b))
-        if isinstance(layer, _layers.Conv2d):
-            layers.append(_layers.Conv2d(W, b, layer.stride, layer.padding))
-        else:
-            layers.append(_layers.Linear(W, b))
-    return _network.Network(layers, net.input_shape)
-
-
 class _Run:
     """A training in progress: the network, the optimiser and the history, as of the last epoch."""
 
@@ -335,8 +308,9 @@ class _Run:
         self.put, self.get = backends.transfer(self.backend)
         self.X, self.y = self.put(plan.X), self.put(plan.y)
         self.box = plan.box and tuple(self.put(side) for side in plan.box)
-        self.working = _working_copy(net, self.put)
-        self.adam = _adam.Adam(self.working.parameters, _update)
+        # A copy of the weights, where the backend computes, without the checks of `Network`.
+        self.working = net.map(lambda array: self.put(array.copy(order="C")))
+        self.adam = _adam.Adam(self.working.parameters)
         self.fingerprint = plan.fingerprint(net, validated) if self.path else ""
         if self.path and self.path.exists():
             self._resume(self.path)
@@ -405,22 +379,24 @@ class _Run:
         X, y = self.X[rows], self.y[rows]
         if plan.adversarial:
             some = slice((len(X) + 1) // 2)
-            X[some] = _pgd(
+            X[some] = _kernels.pgd(
                 self.working, X[some], y[some], plan.p, plan.eps, plan.pgd_steps,
                 2 * plan.eps / plan.pgd_steps, self.box, X[some], True,
             )  # fmt: skip
         error = self._error(X, y)
         mmr = robust_error = 0.0
         if plan.bounded:
-            cross_entropy, robust_error, gradients = _robust_loss_gradient(
+            cross_entropy, robust_error, gradients = _kernels.robust_loss_gradient(
                 self.working, X, y, plan.p, settings["eps"]
             )
         else:
-            cross_entropy, gradients = _loss_gradient(self.working, X, y)
+            cross_entropy, gradients = _kernels.loss_gradient(self.working, X, y)
         if plan.regularized:
             k_b, lam = int(settings["k_b"]), settings["lam"]
             gamma_b, gamma_d = plan.gamma
-            mmr, more = _mmr_gradient(self.working, X, y, plan.p, gamma_b, gamma_d, k_b, plan.k_d)
+            mmr, more = _kernels.mmr_gradient(
+                self.working, X, y, plan.p, gamma_b, gamma_d, k_b, plan.k_d
+            )
             gradients = [
                 (dW + lam * more_W, db + lam * more_b)
                 for (dW, db), (more_W, more_b) in zip(gradients, more, strict=True)
@@ -430,11 +406,15 @@ class _Run:
                 f"training diverged in epoch {len(self.history) + 1}: cross-entropy "
                 f"{cross_entropy}, MMR {mmr}; a smaller lr may help"
             )
-        self.adam.step(gradients, settings["lr"])
+        adam = self.adam
+        _kernels.adam_update(
+            adam.arrays, adam.means, adam.squares, _adam.flat(gradients),
+            adam.next_scale(settings["lr"]),
+        )  # fmt: skip
         return np.array([cross_entropy, mmr, error, robust_error])
 
     def _error(self, X: np.ndarray, y: np.ndarray) -> float:
-        return float((_logits(self.working, X).argmax(axis=1) != y).mean())
+        return float((_kernels.logits(self.working, X).argmax(axis=1) != y).mean())
 
     def network(self) -> Network:
         """The network as it is now."""

@@ -240,7 +240,7 @@ class Kernels(SphinxDirective):
         """Write the table."""
         for module in ("training", "certify", "regions", "attacks"):
             importlib.import_module(f"refmmr.{module}")
-        heading, *rows = support.table(_backend.kernels())
+        heading, *rows = support.table()
         lines = ["| " + " | ".join(heading) + " |", "| --- " * len(heading) + "|"]
         for kernel, *marks in rows:
             name = f"`{kernel}`"

@@ -59,10 +59,10 @@ def draw(found, plane, X, colours, path: Path) -> None:
     for ax, (name, (cx, radii)) in zip(axes, found.items(), strict=True):
         pieces = cx.class_polygons()
         faces = [CLASS_COLORS[winner % len(CLASS_COLORS)] for winner, _ in pieces]
-        corners = [polygon for _, polygon in pieces]
+        vertices = [polygon for _, polygon in pieces]
         ax.add_collection(
             PolyCollection(
-                corners, facecolors=faces, alpha=colours["fill"], linewidths=0, rasterized=True
+                vertices, facecolors=faces, alpha=colours["fill"], linewidths=0, rasterized=True
             )
         )
         ax.add_collection(

@@ -13,12 +13,11 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from refmmr import _validate as check
-from refmmr import html
-from refmmr._backend import kernel
 from refmmr._optional import require
 from refmmr.attacks import minimal_attack
-from refmmr.certify import region, relaxation
-from refmmr.certify.region import Bounds
+from refmmr.certify.bounds import linear, region
+from refmmr.certify.bounds.region import Bounds
+from refmmr.display import html
 from refmmr.network import Network
 
 __all__ = ["METHODS", "Certificates", "Method", "certify"]
@@ -28,8 +27,6 @@ EXACT = 1e-6
 
 BLOCK = 128
 """Points between two steps of the progress bar."""
-
-_region_bounds = kernel(region.region_bounds)
 
 
 class Method(NamedTuple):
@@ -46,8 +43,6 @@ class Method(NamedTuple):
 
     def load(self) -> Callable[..., Bounds]:
         """The function behind it."""
-        if self == METHODS["region"]:
-            return _region_bounds
         function: Callable[..., Bounds] = getattr(
             importlib.import_module(self.module), self.function
         )
@@ -56,20 +51,20 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "region": Method(region.__name__, "region_bounds", goal=False, finds=True),
-    "ibp": Method(relaxation.__name__, "ibp_bounds"),
-    "fast-lin": Method(relaxation.__name__, "fast_lin_bounds"),
-    "kw": Method(relaxation.__name__, "fast_lin_bounds"),
-    "crown": Method(relaxation.__name__, "crown_bounds"),
+    "ibp": Method(linear.__name__, "ibp_bounds"),
+    "fast-lin": Method(linear.__name__, "fast_lin_bounds"),
+    "kw": Method(linear.__name__, "fast_lin_bounds"),
+    "crown": Method(linear.__name__, "crown_bounds"),
     "lp": Method(
-        "refmmr.certify.triangle", "lp_bounds", norms=(1, np.inf), batched=False,
+        "refmmr.certify.bounds.lp", "lp_bounds", norms=(1, np.inf), batched=False,
         options=("max_seconds",),
     ),
     "search": Method(
-        "refmmr.certify.search", "search_bounds", batched=False, finds=True, guided=True,
+        "refmmr.certify.bounds.search", "search_bounds", batched=False, finds=True, guided=True,
         options=("max_regions", "max_seconds"),
     ),
     "mip": Method(
-        "refmmr.certify.mip", "mip_bounds", norms=(1, np.inf), batched=False, finds=True,
+        "refmmr.certify.bounds.mip", "mip_bounds", norms=(1, np.inf), batched=False, finds=True,
         guided=True, options=("max_seconds",),
     ),
 }  # fmt: skip
@@ -86,7 +81,7 @@ class Certificates:
         Certified radius: no point of the box nearer than this has another class.  0 for points that
         are misclassified, infinite where the whole box has one class.  Rounded down: it holds in
         real arithmetic (but where a mixed-integer program has the last word, see
-        `refmmr.certify.mip`).
+        `refmmr.certify.bounds.mip`).
     upper : ndarray, shape (n,)
         Distance of the nearest adversarial example that was found; infinite where none was.
     exact : ndarray of bool, shape (n,)
@@ -187,7 +182,7 @@ def certify(
     method : str
         One of, from cheap to dear:
 
-        - "region": the distances to the walls of the point's own linear region and to the decision
+        - "region": the distances to the hyperplanes of the point's own linear region and to the decision
           boundaries of the affine map there;
         - "ibp": interval bounds;
         - "fast-lin", also called "kw": linear bounds with the slopes of Wong and Kolter;
@@ -296,7 +291,7 @@ def bounds(
 
 def _examples(net, X, y, p, box):
     """Distances and adversarial examples: the region's where they are minimal, else an attack's."""
-    found = _region_bounds(net, X, y, p, box)
+    found = region.region_bounds(net, X, y, p, box)
     upper, adversarial = found.upper.copy(), found.adversarial.copy()
     some = ~is_exact(found.lower, upper)
     if some.any():

@@ -8,14 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr import _validate as check
-from refmmr._backend import kernel
-from refmmr.certify import region
+from refmmr.certify.bounds import region
 from refmmr.network import Network
 from refmmr.reference.universal import hull_radius, union_radius
 
 __all__ = ["certify_universal"]
-
-_region_bounds = kernel(region.region_bounds)
 
 
 def certify_universal(
@@ -96,7 +93,7 @@ def certify_universal(
 
 def _radii(net, X, y, box):
     """Certified radii in l_1 and in l_inf."""
-    return [_region_bounds(net, X, y, p, box).lower for p in (1, np.inf)]
+    return [region.region_bounds(net, X, y, p, box).lower for p in (1, np.inf)]
 
 
 def _check_any_p(p: Any) -> float:

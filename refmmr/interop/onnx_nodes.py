@@ -10,9 +10,9 @@ from refmmr.interop.onnx_tensors import quote, refuse
 __all__ = ["CONSTANTS", "OPERATORS", "Node", "parse"]
 
 REASONS = {
-    "MaxPool": "a maximum of units is no ReLU of them: the regions have other walls",
-    "GlobalMaxPool": "a maximum of units is no ReLU of them: the regions have other walls",
-    "Max": "a maximum of units is no ReLU of them: the regions have other walls",
+    "MaxPool": "a maximum of units is no ReLU of them: the regions have other hyperplanes",
+    "GlobalMaxPool": "a maximum of units is no ReLU of them: the regions have other hyperplanes",
+    "Max": "a maximum of units is no ReLU of them: the regions have other hyperplanes",
     "Transpose": "images have to be (n, channels, height, width) from the input on",
     "If": "it has graphs inside it",
     "Loop": "it has graphs inside it",

@@ -25,7 +25,7 @@ LEFT_OUT = (
 NO_PADS = ((0, 0), (0, 0))
 
 MAX_POOL = (
-    "; the maximum of units is no affine map with a ReLU, so its regions have other walls: "
+    "; the maximum of units is no affine map with a ReLU, so its regions have other hyperplanes: "
     "a convolution with a stride can stand in its place"
 )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from refmmr.reference.network import Gradients
@@ -19,7 +17,7 @@ def update(
     gradients: list[np.ndarray],
     scale: float,
 ) -> None:
-    """Move each array by ``-scale * m / sqrt(v)``, after its means m, v have heard the gradient.
+    """Move each array by ``-scale * m / sqrt(v)``, once the gradient is in its means m and v.
 
     All lists have one array per parameter; the first three are changed in place.
     """
@@ -41,21 +39,25 @@ class Adam:
     ----------
     parameters : list of (W, b)
         Changed in place by `step`.
-    update : callable
-        `update`, or a twin of it.
     """
 
-    def __init__(self, parameters: Gradients, update: Callable[..., None] = update) -> None:
-        self.arrays = [array for pair in parameters for array in pair]
+    def __init__(self, parameters: Gradients) -> None:
+        self.arrays = flat(parameters)
         self.means = [np.zeros_like(array) for array in self.arrays]
         self.squares = [np.zeros_like(array) for array in self.arrays]
         self.steps = 0
-        self.update = update
 
     def step(self, gradients: Gradients, lr: float) -> None:
         """Move all parameters once."""
+        update(self.arrays, self.means, self.squares, flat(gradients), self.next_scale(lr))
+
+    def next_scale(self, lr: float) -> float:
+        """Count a step; lr with the start of both running means at 0 corrected for."""
         self.steps += 1
         first, second = BETAS
-        scale = lr * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
-        flat = [array for pair in gradients for array in pair]
-        self.update(self.arrays, self.means, self.squares, flat, scale)
+        return lr * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)
+
+
+def flat(gradients: Gradients) -> list[np.ndarray]:
+    """Pairs ``(dW, db)`` as one list of arrays."""
+    return [array for pair in gradients for array in pair]

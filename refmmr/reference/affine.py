@@ -1,4 +1,4 @@
-"""The linear region of a point: the affine map V z + a that the network is there, and its walls.
+"""The linear region of a point: the affine map V z + a that the network is there, and its hyperplanes.
 
 With the masks of x frozen the network is affine: ``f_k(z) = V_k z + a_k`` for every z in the
 polytope
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference.network import Network, Pass, flat
+from refmmr.reference.network import ForwardCache, Network, flat
 
 CHUNK_BYTES = 2**26
 """Probes are sent in groups of samples so that no array of them is larger than this."""
@@ -47,7 +47,7 @@ class LinearRegion(NamedTuple):
     def contains(self, Z: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
         """Which points lie in the region: ``(n, *input_shape) -> (n,)`` bool.
 
-        A point on a wall belongs to it.  `tolerance` is how far, in l_2, a point may stick out.
+        A point on a hyperplane belongs to it.  `tolerance` is how far, in l_2, a point may stick out.
         """
         A, b = self.halfspaces
         Z = self._flat(Z)
@@ -82,7 +82,7 @@ def basis(net: Network, dtype: np.dtype) -> np.ndarray:
     return np.eye(d, dtype=dtype).reshape(d, *net.input_shape)
 
 
-def probe(net: Network, masks: Sequence[np.ndarray], directions: np.ndarray) -> Pass:
+def probe(net: Network, masks: Sequence[np.ndarray], directions: np.ndarray) -> ForwardCache:
     """Push directions through the frozen network of each sample.
 
     Parameters
@@ -95,7 +95,7 @@ def probe(net: Network, masks: Sequence[np.ndarray], directions: np.ndarray) -> 
 
     Returns
     -------
-    Pass
+    ForwardCache
         ``outputs[k]`` has shape (n, m, *unit_shape): ``V_k`` of each sample times each direction.
         The first layer comes before the first mask, so all samples share it: shape (1, m, ...).
     """

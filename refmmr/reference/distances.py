@@ -1,7 +1,7 @@
-"""The distances of a batch to the walls around it: d_B and d_D.
+"""The distances of a batch to the hyperplanes around it: d_B and d_D.
 
 Around x a network is affine (`refmmr.reference.affine`), so each hidden unit and each pair of
-classes has a flat wall there, where its pre-activation or its margin is 0.  How far a flat wall is,
+classes has a flat hyperplane there, where its pre-activation or its margin is 0.  How far a flat hyperplane is,
 `refmmr.reference.hyperplanes` tells.
 """
 
@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.reference.affine import basis, chunks, probe
-from refmmr.reference.hyperplanes import cheapest_moves, dual_norm, hyperplane_distance
-from refmmr.reference.network import Network, Pass, flat
+from refmmr.reference.hyperplanes import dual_norm, hyperplane_distance, shortest_step_in_box
+from refmmr.reference.network import ForwardCache, Network, flat
 
 
 class Distances(NamedTuple):
-    """Distances of a batch of points to the walls around them, in l_p."""
+    """Distances of a batch of points to the hyperplanes around them, in l_p."""
 
-    boundary: np.ndarray  # (n, N), to the wall of each hidden unit
+    boundary: np.ndarray  # (n, N), to the hyperplane of each hidden unit
     decision: np.ndarray  # (n, K), signed, to the decision boundary with each class
 
 
@@ -55,29 +55,33 @@ def distances(
 
 
 def _distances(net, X, y, p, box):
-    walls = walls_around(net, X, y)
+    hyperplanes = hyperplanes_around(net, X, y)
     if box is None:
-        boundary = np.abs(hyperplane_distance(walls.f, walls.boundary_norms(p)))
-        decision = hyperplane_distance(walls.margin, dual_norm(walls.R, p, axis=1))
+        boundary = np.abs(hyperplane_distance(hyperplanes.f, hyperplanes.boundary_norms(p)))
+        decision = hyperplane_distance(hyperplanes.margin, dual_norm(hyperplanes.R, p, axis=1))
     else:
         lo, hi = (np.broadcast_to(side, net.input_shape).reshape(-1) for side in box)
         lo, hi = lo.astype(X.dtype), hi.astype(X.dtype)
         x = X.reshape(len(X), 1, -1)
-        boundary, _ = cheapest_moves(x, walls.boundary_gradients, walls.f, lo, hi, p)
-        decision, _ = cheapest_moves(x, walls.R.swapaxes(1, 2), walls.margin, lo, hi, p)
+        boundary, _ = shortest_step_in_box(
+            x, hyperplanes.boundary_gradients, hyperplanes.f, lo, hi, p
+        )
+        decision, _ = shortest_step_in_box(
+            x, hyperplanes.R.swapaxes(1, 2), hyperplanes.margin, lo, hi, p
+        )
     decision[np.arange(len(X)), y] = np.inf
     return Distances(np.abs(boundary), decision)
 
 
-class Walls(NamedTuple):
-    """The affine functions whose zeros are the walls around each sample of a batch."""
+class Hyperplanes(NamedTuple):
+    """The affine functions whose zeros are the hyperplanes around each sample of a batch."""
 
     f: np.ndarray  # (n, N), pre-activations of the hidden units
     V: list[np.ndarray]  # per hidden layer (n or 1, d, N_k): column i is the gradient of unit i
     margin: np.ndarray  # (n, K), f_y - f_s
     R: np.ndarray  # (n, d, K), V_y - V_s
-    trail: Pass  # the forward pass of the samples
-    probes: Pass  # the forward pass of the basis vectors
+    cache: ForwardCache  # the forward pass of the samples
+    probes: ForwardCache  # the forward pass of the basis vectors
 
     @property
     def boundary_gradients(self) -> np.ndarray:
@@ -102,19 +106,19 @@ class Walls(NamedTuple):
         return flat([dual_norm(v, p, axis=1) for v in self.V])
 
 
-def walls_around(net: Network, X: np.ndarray, y: np.ndarray) -> Walls:
+def hyperplanes_around(net: Network, X: np.ndarray, y: np.ndarray) -> Hyperplanes:
     """Values and gradients of all hidden units and margins at each sample."""
-    trail = net.forward(X)
-    probes = probe(net, trail.masks, basis(net, X.dtype))
+    cache = net.forward(X)
+    probes = probe(net, cache.masks, basis(net, X.dtype))
     columns = probes.outputs
     n, rows = len(X), np.arange(len(X))
-    logits = trail.outputs[-1].reshape(n, -1)
+    logits = cache.outputs[-1].reshape(n, -1)
     V = np.broadcast_to(columns[-1], (n, *columns[-1].shape[1:])).reshape(n, X[0].size, -1)
-    return Walls(
-        f=flat(trail.outputs[:-1]) if net.n_hidden else logits[:, :0],
+    return Hyperplanes(
+        f=flat(cache.outputs[:-1]) if net.n_hidden else logits[:, :0],
         V=[column.reshape(*column.shape[:2], -1) for column in columns[:-1]],
         margin=logits[rows, y][:, None] - logits,
         R=V[rows, :, y][:, :, None] - V,
-        trail=trail,
+        cache=cache,
         probes=probes,
     )

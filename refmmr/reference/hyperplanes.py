@@ -1,13 +1,13 @@
-"""How far to a wall: point to hyperplane in l_p, free and within a box.
+"""How far to a hyperplane: point to hyperplane in l_p, free and within a box.
 
-A wall is ``{ z : value + <w, z - x> = 0 }``, where `value` is the affine function at x.  Moving by
+A hyperplane is ``{ z : value + <w, z - x> = 0 }``, where `value` is the affine function at x.  Moving by
 delta changes it by ``<w, delta>``, and Hoelder's inequality says how much a move of length
 ``||delta||_p = r`` can do at best: ``r ||w||_q`` with ``1/p + 1/q = 1``.  So the distance is
 ``|value| / ||w||_q``.
 
 Within a box, coordinate j can only move by ``reach_j`` in its useful direction.  The cheapest way
-to the wall is then one-dimensional (`cheapest_moves`): raise a water level until the wall is met,
-each coordinate stopping at the box; the level meets the wall on a piece where everything is linear,
+to the hyperplane is then one-dimensional (`shortest_step_in_box`): raise a water level until the hyperplane is met,
+each coordinate stopping at the box; the level meets the hyperplane on a piece where everything is linear,
 so it is found exactly, by one sort.
 """
 
@@ -34,7 +34,7 @@ def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
 
 
 def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
-    """``value / ||w||_q``, with the sign of `value`; infinite where w = 0, for there is no wall.
+    """``value / ||w||_q``, with the sign of `value`; infinite where w = 0, for there is no hyperplane.
 
     Parameters
     ----------
@@ -43,18 +43,18 @@ def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
     w_norm : ndarray
         Dual norm of its gradient; broadcasts against `value`.
     """
-    wall = w_norm > 0
+    hyperplane = w_norm > 0
     endless = np.where(value < 0, -np.inf, np.inf).astype(value.dtype)
-    return np.where(wall, value / np.where(wall, w_norm, 1), endless)
+    return np.where(hyperplane, value / np.where(hyperplane, w_norm, 1), endless)
 
 
-def free_moves(w: np.ndarray, value: np.ndarray, p: float) -> np.ndarray:
-    """The shortest step delta onto the wall, ``value + <w, delta> = 0``: where Hoelder is tight.
+def shortest_step(w: np.ndarray, value: np.ndarray, p: float) -> np.ndarray:
+    """The shortest step delta onto the hyperplane, ``value + <w, delta> = 0``: where Hoelder is tight.
 
     Parameters
     ----------
     w : ndarray, shape (..., d)
-        Gradients of the walls, not zero.
+        Gradients of the hyperplanes, not zero.
     value : ndarray, shape (...)
         The affine functions at the point.
     p : {1, 2, inf}
@@ -76,10 +76,10 @@ def free_moves(w: np.ndarray, value: np.ndarray, p: float) -> np.ndarray:
     return delta
 
 
-def cheapest_moves(
+def shortest_step_in_box(
     x: np.ndarray, w: np.ndarray, value: np.ndarray, lo: np.ndarray, hi: np.ndarray, p: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The shortest step onto the wall that stays in the box ``lo <= x + delta <= hi``.
+    """The shortest step onto the hyperplane that stays in the box ``lo <= x + delta <= hi``.
 
     Minimise ``||delta||_p`` subject to ``value + <w, delta> = 0`` and the box.  Every useful move
     goes against the sign of ``value * w``; it has a size ``0 <= m_j <= reach_j`` and gains
@@ -88,7 +88,7 @@ def cheapest_moves(
     Parameters
     ----------
     x, w : ndarray, shape (..., d)
-        Points in the box, and gradients of the walls.
+        Points in the box, and gradients of the hyperplanes.
     value : ndarray, shape (...)
         The affine functions at x.
     lo, hi : ndarray, broadcast against x
@@ -98,7 +98,7 @@ def cheapest_moves(
     Returns
     -------
     distance : ndarray, shape (...)
-        ``||delta||_p``, with the sign of `value`; infinite where the box misses the wall (and where
+        ``||delta||_p``, with the sign of `value`; infinite where the box misses the hyperplane (and where
         w = 0).
     delta : ndarray, shape (..., d)
         The step; zero where there is none.

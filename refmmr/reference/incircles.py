@@ -10,7 +10,7 @@ BLOCK = 2**18
 """About how many numbers there are in an intermediate array."""
 
 
-def inradii(starts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def inradii(starts: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest circle (l_2) within each convex polygon.
 
     A circle with center c lies on the inner side of a line ``<n, z> <= h`` with ``||n|| = 1`` if
@@ -26,7 +26,7 @@ def inradii(starts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
 
     Parameters
     ----------
-    starts, corners : ndarray, shapes (R + 1,), (C, 2)
+    starts, vertices : ndarray, shapes (R + 1,), (C, 2)
 
     Returns
     -------
@@ -41,13 +41,13 @@ def inradii(starts: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
         alike = np.flatnonzero(counts == m)
         size = max(1, BLOCK // (m + 8) ** 2)
         for block in (alike[first : first + size] for first in range(0, len(alike), size)):
-            polygons = corners[starts[block][:, None] + np.arange(m)]
+            polygons = vertices[starts[block][:, None] + np.arange(m)]
             centers[block], radii[block] = _incircles(polygons)
     return centers, radii
 
 
 def _incircles(polygons):
-    """`inradii` of polygons with the same number of corners, (R, m, 2)."""
+    """`inradii` of polygons with the same number of vertices, (R, m, 2)."""
     middle = polygons.mean(axis=1)
     normals, heights = _lines(polygons, middle)
     sides = heights[:, -4:]  # of the bounding box: right, top, left, bottom
@@ -72,7 +72,7 @@ def _incircles(polygons):
 def _lines(polygons, middle):
     """Lines ``<n, z - middle> = h``: normals (R, m + 4, 2), outward, and heights (R, m + 4).
 
-    They go along the edges, then around the bounding box.  Each is at the height of the corner that
+    They go along the edges, then around the bounding box.  Each is at the height of the vertex that
     is farthest out: at the edge's own ends, unless the edge is as short as a rounding error and its
     direction is anything.  Then its line is kept from cutting off a part of the polygon.
     """

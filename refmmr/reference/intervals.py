@@ -34,8 +34,8 @@ def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bound
     """
     if k > 0:
         lower, upper = np.maximum(lower, 0), np.maximum(upper, 0)
-    for layer in net.layers[net.affine[k - 1] + 1 if k else 0 : net.affine[k]]:
-        lower, upper = layer.apply(lower), layer.apply(upper)
+    for i in net.span(k)[:-1]:
+        lower, upper = net.layers[i].apply(lower), net.layers[i].apply(upper)
     layer = net.affine_layers[k]
     size = layer.with_weights(np.abs(layer.W), np.abs(layer.b))
     center, radius = (lower + upper) / 2, (upper - lower) / 2

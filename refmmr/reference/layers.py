@@ -15,11 +15,14 @@ axis, an image layer on the last three, ``(channels, height, width)``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+
+Map = Callable[[np.ndarray], np.ndarray]
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 """((top, bottom), (left, right))"""
@@ -60,6 +63,10 @@ class Linear:
     def with_weights(self, W: np.ndarray, b: np.ndarray) -> Linear:
         """The same layer with other weights."""
         return Linear(W, b)
+
+    def map(self, f: Map) -> Linear:
+        """The same layer on ``f(W)`` and ``f(b)``."""
+        return Linear(f(self.W), f(self.b))
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one output."""
@@ -126,6 +133,10 @@ class Conv2d:
         """The same layer with other weights."""
         return Conv2d(W, b, self.stride, self.padding)
 
+    def map(self, f: Map) -> Conv2d:
+        """The same layer on ``f(W)`` and ``f(b)``."""
+        return Conv2d(f(self.W), f(self.b), self.stride, self.padding)
+
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one output image."""
         _, height, width = input_shape
@@ -166,6 +177,10 @@ class Flatten:
     def transpose(self, g: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
         """Fold back: ``(..., c h w) -> (..., c, h, w)``."""
         return g.reshape(*g.shape[:-1], *input_shape)
+
+    def map(self, f: Map) -> Flatten:
+        """The layer itself: it has no weights."""
+        return self
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Length of the vector."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from refmmr.reference.network import Gradients, Network, Pass
+from refmmr.reference.network import ForwardCache, Gradients, Network
 
 LogitGradient = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -63,8 +63,8 @@ def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gr
     value : float
     gradients : list of (dW, db), one per affine layer
     """
-    trail, logits, deltas = _forward_and_back(net, X, y, cross_entropy_gradient)
-    gradients = net.weight_gradients(trail, [delta / len(X) for delta in deltas])
+    cache, logits, deltas = _forward_and_back(net, X, y, cross_entropy_gradient)
+    gradients = net.weight_gradients(cache, [delta / len(X) for delta in deltas])
     return float(cross_entropy(logits, y).mean()), gradients
 
 
@@ -93,13 +93,51 @@ def input_gradient(
     return logits, net.input_gradient(deltas)
 
 
+def margin_gradients(
+    net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and the gradients of the margins against some rivals, by one backward pass each.
+
+    All rivals of a sample share the masks of its one forward pass.
+
+    Parameters
+    ----------
+    net : Network
+    Z : ndarray, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+    rivals : ndarray of int, shape (n, r)
+        Classes other than y.
+
+    Returns
+    -------
+    logits : ndarray, shape (n, K)
+    gradients : ndarray, shape (n, r, d)
+        Of ``f_y - f_s`` for each rival s.
+    """
+    n, r = rivals.shape
+    cache = net.forward(Z)
+    df = np.zeros((n, r, net.n_classes), dtype=Z.dtype)
+    rows, columns = np.ogrid[:n, :r]
+    df[rows, columns, y[:, None]] = 1
+    df[rows, columns, rivals] = -1
+    # One long batch of n * r rows: matrix products like that.
+    outputs, masks = (
+        [np.repeat(array, r, axis=0) for array in arrays] for arrays in (cache.outputs, cache.masks)
+    )
+    repeated = ForwardCache(cache.inputs, outputs, masks)
+    last = df.reshape(n * r, *net.shapes[-1])
+    deltas = net.backward(repeated, [*(None for _ in net.unit_shapes), last])
+    gradients = net.input_gradient(deltas).reshape(n, r, -1)
+    return cache.outputs[-1].reshape(n, -1), gradients
+
+
 def _forward_and_back(
     net: Network, X: np.ndarray, y: np.ndarray, logit_gradient: LogitGradient
-) -> tuple[Pass, np.ndarray, list[np.ndarray]]:
+) -> tuple[ForwardCache, np.ndarray, list[np.ndarray]]:
     """The pass, its logits, and each sample's own gradient to all pre-activations."""
-    trail = net.forward(X)
-    logits = trail.outputs[-1].reshape(len(X), -1)
+    cache = net.forward(X)
+    logits = cache.outputs[-1].reshape(len(X), -1)
     # A loss reads the logits and no other layer.
-    direct = logit_gradient(logits, y).reshape(trail.outputs[-1].shape)
-    deltas = net.backward(trail, [*(None for _ in net.unit_shapes), direct])
-    return trail, logits, deltas
+    df = logit_gradient(logits, y).reshape(cache.outputs[-1].shape)
+    deltas = net.backward(cache, [*(None for _ in net.unit_shapes), df])
+    return cache, logits, deltas

@@ -5,14 +5,14 @@ For one sample (Croce, Andriushchenko, Hein 2019)
     MMR = 1/k_B sum_{j <= k_B} max(0, 1 - d_B^(j) / gamma_B)
         + 1/k_D sum_{j <= k_D} max(0, 1 - d_D^(j) / gamma_D),
 
-with d^(j) the j-th smallest distance: push the nearest walls away, until they are gamma far.
+with d^(j) the j-th smallest distance: push the nearest hyperplanes away, until they are gamma far.
 
 The gradient goes three steps back.
 
-1. From the hinge to the distance: ``-1 / (k gamma)`` for the selected walls nearer than gamma.
-2. From the distance ``d = |f| / ||v||_q`` to the wall: ``dd/df = sign(f) / ||v||`` and
+1. From the hinge to the distance: ``-1 / (k gamma)`` for the selected hyperplanes nearer than gamma.
+2. From the distance ``d = |f| / ||v||_q`` to the hyperplane: ``dd/df = sign(f) / ||v||`` and
    ``dd/dv = -|f| / ||v||^2 * grad ||v||``.
-3. From the walls to the weights: f is what the *sample* gives at that unit, and the entries of v
+3. From the hyperplanes to the weights: f is what the *sample* gives at that unit, and the entries of v
    are what the *probes* give there.  So it is backprop twice: once over the sample, once over the
    probes.
 
@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.reference.affine import chunks
-from refmmr.reference.distances import Walls, distances, walls_around
+from refmmr.reference.distances import Hyperplanes, distances, hyperplanes_around
 from refmmr.reference.hyperplanes import dual_norm, hyperplane_distance
 from refmmr.reference.network import Gradients, Network, unflat
 
@@ -105,31 +105,34 @@ def mmr_gradient(
 
 def _mmr_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
     """Sum of the values over the samples, and the gradient of that sum."""
-    walls = walls_around(net, X, y)
-    boundary_norms, decision_norms = walls.boundary_norms(p), dual_norm(walls.R, p, axis=1)
-    d_B = hyperplane_distance(np.abs(walls.f), boundary_norms)
-    d_D = hyperplane_distance(walls.margin, decision_norms)
+    hyperplanes = hyperplanes_around(net, X, y)
+    boundary_norms, decision_norms = (
+        hyperplanes.boundary_norms(p),
+        dual_norm(hyperplanes.R, p, axis=1),
+    )
+    d_B = hyperplane_distance(np.abs(hyperplanes.f), boundary_norms)
+    d_D = hyperplane_distance(hyperplanes.margin, decision_norms)
     d_D[np.arange(len(y)), y] = np.inf
     values = _mean_hinge(d_B, gamma_b, k_b) + _mean_hinge(d_D, gamma_d, k_d)
 
     slope_B, slope_D = _hinge_slope(d_B, gamma_b, k_b), _hinge_slope(d_D, gamma_d, k_d)
-    df, dV_norms = _wall_slopes(slope_B, d_B, boundary_norms)
-    dmargin, dR_norms = _wall_slopes(slope_D, d_D, decision_norms)
-    dR = dR_norms[:, None, :] * dual_norm_gradient(walls.R, p, axis=1)
+    df, dV_norms = _hyperplane_slopes(slope_B, d_B, boundary_norms)
+    dmargin, dR_norms = _hyperplane_slopes(slope_D, d_D, decision_norms)
+    dR = dR_norms[:, None, :] * dual_norm_gradient(hyperplanes.R, p, axis=1)
 
     sample_side = [
-        *unflat(np.sign(walls.f) * df, net.unit_shapes),
+        *unflat(np.sign(hyperplanes.f) * df, net.unit_shapes),
         _margins_to_logits(dmargin, y),
     ]
     probe_side = [
-        *_boundary_gradients(walls, p, dV_norms),
-        _as_shared(_margins_to_logits(dR, y), walls.probes.outputs[-1]),
+        *_boundary_gradients(hyperplanes, p, dV_norms),
+        _as_shared(_margins_to_logits(dR, y), hyperplanes.probes.outputs[-1]),
     ]
-    return float(values.sum()), _two_backprops(net, walls, sample_side, probe_side)
+    return float(values.sum()), _two_backprops(net, hyperplanes, sample_side, probe_side)
 
 
-def _wall_slopes(slope, d, norms):
-    """Step 2: gradients to the value ``|f|`` and to the norm ``||v||`` of each wall.
+def _hyperplane_slopes(slope, d, norms):
+    """Step 2: gradients to the value ``|f|`` and to the norm ``||v||`` of each hyperplane.
 
     ``d = |f| / ||v||``, so ``dd/d|f| = 1 / ||v||`` and ``dd/d||v|| = -d / ||v||``; where the hinge
     has no slope d may be infinite and must not be touched.
@@ -144,24 +147,24 @@ def _margins_to_logits(dmargin: np.ndarray, y: np.ndarray) -> np.ndarray:
     return dlogits
 
 
-def _boundary_gradients(walls: Walls, p: float, dnorms: np.ndarray) -> list[np.ndarray]:
+def _boundary_gradients(hyperplanes: Hyperplanes, p: float, dnorms: np.ndarray) -> list[np.ndarray]:
     """Gradient to V of each hidden layer, (n or 1, d, N_k)."""
-    per_layer = unflat(dnorms, [(v.shape[2],) for v in walls.V])
+    per_layer = unflat(dnorms, [(v.shape[2],) for v in hyperplanes.V])
     return [
         _as_shared(dnorm, v)[:, None, :] * dual_norm_gradient(v, p, axis=1)
-        for v, dnorm in zip(walls.V, per_layer, strict=True)
+        for v, dnorm in zip(hyperplanes.V, per_layer, strict=True)
     ]
 
 
-def _two_backprops(net, walls, sample_side, probe_side):
+def _two_backprops(net, hyperplanes, sample_side, probe_side):
     """Step 3: backprop over the samples, and over the probes.
 
     The probes meet no bias, so they have nothing to say about db.
     """
     sums = []
-    for trail, direct in ((walls.trail, sample_side), (walls.probes, probe_side)):
-        shaped = [g.reshape(f.shape) for g, f in zip(direct, trail.outputs, strict=True)]
-        sums.append(net.weight_gradients(trail, net.backward(trail, shaped)))
+    for cache, df in ((hyperplanes.cache, sample_side), (hyperplanes.probes, probe_side)):
+        shaped = [g.reshape(f.shape) for g, f in zip(df, cache.outputs, strict=True)]
+        sums.append(net.weight_gradients(cache, net.backward(cache, shaped)))
     return [(dW + dW_probes, db) for (dW, db), (dW_probes, _) in zip(*sums, strict=True)]
 
 
@@ -180,7 +183,7 @@ def dual_norm_gradient(w: np.ndarray, p: float, axis: int) -> np.ndarray:
 def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
     """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of each row.
 
-    A wall that is not there (infinitely far, on either side) costs nothing.
+    A hyperplane that is not there (infinitely far, on either side) costs nothing.
     """
     if d.shape[1] == 0:
         return np.zeros_like(d, shape=len(d))
@@ -192,7 +195,7 @@ def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
 def _hinge_slope(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
     """Derivative of `_mean_hinge` to each distance: ``-1 / (k gamma)`` or 0.
 
-    Of walls equally far the first ones count among the k nearest.
+    Of hyperplanes equally far the first ones count among the k nearest.
     """
     slope = np.zeros_like(d)
     if d.shape[1] > 0:
@@ -204,7 +207,7 @@ def _hinge_slope(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a / b``, and 0 where b = 0: a wall that does not exist has no gradient."""
+    """``a / b``, and 0 where b = 0: a hyperplane that does not exist has no gradient."""
     return np.where(b > 0, a / np.where(b > 0, b, 1), 0)
 
 

@@ -14,18 +14,19 @@ plane) can be sent through the masks that x chose.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference.layers import Flatten, Layer
+from refmmr.reference.layers import Flatten, Layer, Map
 
 Gradients = list[tuple[np.ndarray, np.ndarray]]
 """One ``(dW, db)`` per affine layer, as the parameters are one ``(W, b)`` each."""
 
 
-class Pass(NamedTuple):
-    """What one pass through the network leaves behind for the way back."""
+class ForwardCache(NamedTuple):
+    """What the forward pass keeps for the backward pass."""
 
     inputs: list[np.ndarray]  # the input of every layer
     outputs: list[np.ndarray]  # f_k for k = 1, ..., L + 1, shape (n, ..., *shape of layer k)
@@ -55,6 +56,23 @@ class Network:
         self.affine = [i for i, layer in enumerate(self.layers) if not isinstance(layer, Flatten)]
         self.unit_shapes = [self.shapes[i + 1] for i in self.affine[:-1]]
 
+    def map(self, f: Map) -> Network:
+        """The same network on ``f(W)`` and ``f(b)`` of every layer with weights."""
+        return Network([layer.map(f) for layer in self.layers], self.input_shape)
+
+    def span(self, k: int) -> range:
+        """Positions in `layers` from behind one ReLU to the next: of affine layer k, from 0.
+
+        The last is the layer with weights; only what lays an image out comes before it.
+        """
+        return range(self.affine[k - 1] + 1 if k else 0, self.affine[k] + 1)
+
+    @property
+    def unit_slices(self) -> list[slice]:
+        """Where the units of each hidden layer are among all N."""
+        ends = np.cumsum([0, *(int(np.prod(shape)) for shape in self.unit_shapes)]).tolist()
+        return [slice(start, end) for start, end in pairwise(ends)]
+
     @property
     def n_hidden(self) -> int:
         """Number of hidden units, N."""
@@ -72,7 +90,7 @@ class Network:
 
     def forward(
         self, X: np.ndarray, masks: Sequence[np.ndarray] | None = None, *, bias: bool = True
-    ) -> Pass:
+    ) -> ForwardCache:
         """Push points, or directions, through the network.
 
         Parameters
@@ -87,7 +105,7 @@ class Network:
 
         Returns
         -------
-        Pass
+        ForwardCache
             Inputs of all layers, pre-activations ``f_1, ..., f_{L+1}`` and masks.
         """
         inputs: list[np.ndarray] = []
@@ -102,46 +120,46 @@ class Network:
                 if i != self.affine[-1]:
                     used.append(g > 0 if masks is None else masks[len(used)])
                     g = g * used[-1]
-        return Pass(inputs, outputs, used)
+        return ForwardCache(inputs, outputs, used)
 
-    def backward(self, trail: Pass, direct: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-        """Carry gradients back from the pre-activations that a loss reads to all of them.
+    def backward(self, cache: ForwardCache, df: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """Propagate gradients back from the pre-activations that a loss reads to all of them.
 
         Parameters
         ----------
-        trail : Pass
-            What `forward` left behind.
-        direct : sequence of (ndarray or None), one per affine layer
-            What the loss J feels of ``f_k`` directly (the cross-entropy reads only the logits, MMR
-            reads all layers).  None is zero.
+        cache : ForwardCache
+            Of `forward`.
+        df : sequence of (ndarray or None), one per affine layer
+            Partial derivatives of the loss J with respect to ``f_k``, the other layers held fixed
+            (the cross-entropy reads only the logits, MMR reads all layers).  None is zero.
 
         Returns
         -------
         list of ndarray, one per affine layer
-            ``delta_k = dJ / df_k``, also through the layers behind: ``delta_k = direct_k +
+            ``delta_k = dJ / df_k``, also through the layers behind: ``delta_k = df_k +
             s_k * (W_{k+1}^T delta_{k+1})``.
         """
-        deltas = [_or_zero(direct[-1], trail.outputs[-1])]
+        deltas = [_or_zero(df[-1], cache.outputs[-1])]
         for k in reversed(range(len(self.affine) - 1)):
             g = deltas[0]
-            for i in reversed(range(self.affine[k] + 1, self.affine[k + 1] + 1)):
+            for i in reversed(self.span(k + 1)):
                 g = self.layers[i].transpose(g, self.shapes[i])
-            g = g * trail.masks[k]
-            if len(trail.outputs[k]) < len(g):  # all samples shared this one pass
+            g = g * cache.masks[k]
+            if len(cache.outputs[k]) < len(g):  # all samples shared this one pass
                 g = g.sum(axis=0, keepdims=True)
-            deltas.insert(0, g if direct[k] is None else g + direct[k])
+            deltas.insert(0, g if df[k] is None else g + df[k])
         return deltas
 
-    def weight_gradients(self, trail: Pass, deltas: Sequence[np.ndarray]) -> Gradients:
+    def weight_gradients(self, cache: ForwardCache, deltas: Sequence[np.ndarray]) -> Gradients:
         """``dJ / dW_k = delta_k g_{k-1}^T`` and ``dJ / db_k = delta_k``, summed over samples."""
-        inputs = [trail.inputs[i] for i in self.affine]
+        inputs = [cache.inputs[i] for i in self.affine]
         layers = zip(self.affine_layers, inputs, deltas, strict=True)
         return [layer.gradient(g, delta) for layer, g, delta in layers]
 
     def input_gradient(self, deltas: Sequence[np.ndarray]) -> np.ndarray:
         """``dJ / dx = W_1^T delta_1``, shape of the input of the pass."""
         g = deltas[0]
-        for i in reversed(range(self.affine[0] + 1)):
+        for i in reversed(self.span(0)):
             g = self.layers[i].transpose(g, self.shapes[i])
         return g
 

@@ -2,9 +2,9 @@
 
 The largest circle within a polygon is found in `refmmr.reference.incircles`.
 
-Many polygons are two arrays: `corners` (C, 2), one polygon after the other, each counter-clockwise,
-and `starts` (R + 1,), where each begins; polygon i is ``corners[starts[i] : starts[i + 1]]``, with
-one corner at least.
+Many polygons are two arrays: `vertices` (C, 2), one polygon after the other, each counter-clockwise,
+and `starts` (R + 1,), where each begins; polygon i is ``vertices[starts[i] : starts[i + 1]]``, with
+one vertex at least.
 
 Where a complex of regions is cut finely, its polygons are often slivers, and edges may be as short
 as a rounding error, so that nothing is known about their direction.  Hence nothing relies on the
@@ -12,14 +12,14 @@ direction of a single short edge:
 
 - inside or outside is told by counting edges that a ray crosses, and a short edge is hardly ever
   met, whereas the line through it might cut the polygon in two;
-- a middle is a mean of corners with weights that are not negative (`centroids`).
+- a middle is a mean of vertices with weights that are not negative (`centroids`).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from refmmr.reference.hyperplanes import dual_norm, free_moves, norm
+from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step
 
 BLOCK = 2**14
 """Numbers in an intermediate array: so few that it stays in the cache."""
@@ -123,7 +123,7 @@ def slides(edge: np.ndarray, p: float) -> np.ndarray:
     minimum over ``0 <= t <= 1`` is the minimum over the whole line, moved to the nearer end.
 
     The shortest way from x to the line has the same direction for all x: that of the free move v
-    of the line's normal (`refmmr.reference.hyperplanes.free_moves`).  In l_1 it is along one axis,
+    of the line's normal (`refmmr.reference.hyperplanes.shortest_step`).  In l_1 it is along one axis,
     so one coordinate difference is 0 in the end; in l_inf both differences are equally large; in
     l_2 it is perpendicular.  Hence t is a linear function of x, ``<w, x - a>``, that does not
     change along v and grows by 1 along the edge: w is v turned by a right angle.  As no l_p norm
@@ -141,17 +141,19 @@ def slides(edge: np.ndarray, p: float) -> np.ndarray:
     """
     point = np.abs(edge).max(axis=-1) < SHORT
     safe = np.where(point[..., None], 1, edge)
-    w = free_moves(safe, np.full(edge.shape[:-1], -1.0), p)
+    w = shortest_step(safe, np.full(edge.shape[:-1], -1.0), p)
     return np.where(point[..., None], 0, w)
 
 
-def to_polygons(point: np.ndarray, starts: np.ndarray, corners: np.ndarray, p: float) -> np.ndarray:
+def to_polygons(
+    point: np.ndarray, starts: np.ndarray, vertices: np.ndarray, p: float
+) -> np.ndarray:
     """Distance in l_p from one point to each convex polygon.
 
     Parameters
     ----------
     point : ndarray, shape (2,)
-    starts, corners : ndarray, shapes (R + 1,), (C, 2)
+    starts, vertices : ndarray, shapes (R + 1,), (C, 2)
         The polygons.
     p : {1, 2, inf}
 
@@ -160,55 +162,55 @@ def to_polygons(point: np.ndarray, starts: np.ndarray, corners: np.ndarray, p: f
     ndarray, shape (R,)
         0 inside.
     """
-    ends = corners[_after(starts)]
-    to_edges = norm(point - nearest_points(point, corners, ends, p), p)
+    ends = vertices[_after(starts)]
+    to_edges = norm(point - nearest_points(point, vertices, ends, p), p)
     # Inside, a ray to the right leaves once; outside it meets no edge, or enters and leaves.
-    up = ends[:, 1] > corners[:, 1]
-    meets = (corners[:, 1] > point[1]) != (ends[:, 1] > point[1])
-    right = (cross(ends - corners, point - corners) > 0) == up
+    up = ends[:, 1] > vertices[:, 1]
+    meets = (vertices[:, 1] > point[1]) != (ends[:, 1] > point[1])
+    right = (cross(ends - vertices, point - vertices) > 0) == up
     inside = np.logical_xor.reduceat(meets & right, starts[:-1])
     return np.where(inside, 0, np.minimum.reduceat(to_edges, starts[:-1]))
 
 
-def areas(starts: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Areas of polygons, (R + 1,), (C, 2) to (R,): as sums of triangles at the first corner."""
-    fan, _ = _fans(starts, corners)
+def areas(starts: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+    """Areas of polygons, (R + 1,), (C, 2) to (R,): as sums of triangles at the first vertex."""
+    fan, _ = _fans(starts, vertices)
     return np.add.reduceat(fan, starts[:-1]) / 2
 
 
-def centroids(starts: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Centers of mass of convex polygons, or the mean of the corners where there is no area.
+def centroids(starts: np.ndarray, vertices: np.ndarray) -> np.ndarray:
+    """Centers of mass of convex polygons, or the mean of the vertices where there is no area.
 
-    A polygon is a fan of triangles at its first corner, and its center of mass is the mean of
+    A polygon is a fan of triangles at its first vertex, and its center of mass is the mean of
     theirs, weighted by area.  Rounding may spoil the weights of a sliver, but with weights that are
     not negative the mean is still a point of the polygon.
 
     Parameters
     ----------
-    starts, corners : ndarray, shapes (R + 1,), (C, 2)
+    starts, vertices : ndarray, shapes (R + 1,), (C, 2)
 
     Returns
     -------
     ndarray, shape (R, 2)
     """
-    fan, from_first = _fans(starts, corners)
+    fan, from_first = _fans(starts, vertices)
     weights = np.maximum(fan, 0)
     total = np.add.reduceat(weights, starts[:-1])[:, None]
     thirds = (from_first + from_first[_after(starts)]) / 3
     weighted = np.add.reduceat(weights[:, None] * thirds, starts[:-1])
     mean = np.add.reduceat(from_first, starts[:-1]) / np.diff(starts)[:, None]
     flat = total == 0
-    return corners[starts[:-1]] + np.where(flat, mean, weighted / np.where(flat, 1, total))
+    return vertices[starts[:-1]] + np.where(flat, mean, weighted / np.where(flat, 1, total))
 
 
-def _fans(starts, corners):
-    """Twice the area between edges and the first corner, (C,); corners seen from there, (C, 2)."""
-    from_first = corners - np.repeat(corners[starts[:-1]], np.diff(starts), axis=0)
+def _fans(starts, vertices):
+    """Twice the area between edges and the first vertex, (C,); vertices seen from there, (C, 2)."""
+    from_first = vertices - np.repeat(vertices[starts[:-1]], np.diff(starts), axis=0)
     return cross(from_first, from_first[_after(starts)]), from_first
 
 
 def _after(starts):
-    """Index of the corner after each corner of its polygon, (C,)."""
+    """Index of the vertex after each vertex of its polygon, (C,)."""
     after = np.arange(1, starts[-1] + 1)
     after[starts[1:] - 1] = starts[:-1]
     return after

@@ -42,12 +42,12 @@ def roundings(net: Network) -> list[int]:
 
 def absolute(net: Network) -> Network:
     """The network of absolute weights and biases."""
-    return _with_each(net, np.abs)
+    return net.map(np.abs)
 
 
 def indicator(net: Network) -> Network:
     """The network with a 1 for every weight and bias that is not 0: it counts paths."""
-    return _with_each(net, lambda weights: 1.0 * (weights != 0))
+    return net.map(lambda weights: 1.0 * (weights != 0))
 
 
 def value_errors(
@@ -72,14 +72,6 @@ def gradient_errors(net: Network, masks: Sequence[np.ndarray]) -> list[np.ndarra
     The bound is 0 where no weight leads to the unit: it is constant on the whole region.
     """
     return _bounds(net, np.ones((1, *net.input_shape)), masks, bias=False)
-
-
-def _with_each(net, change):
-    """The same layers, with all weights and biases changed."""
-    layers = list(net.layers)
-    for i, layer in zip(net.affine, net.affine_layers, strict=True):
-        layers[i] = layer.with_weights(change(layer.W), change(layer.b))
-    return Network(layers, net.input_shape)
 
 
 def _bounds(net, inputs, masks, bias, extra=0):

@@ -16,7 +16,7 @@ searches through many regions) prove their ball and nothing more: the union is a
 
     1 / r  =  max { ||w||_q :  ||w||_inf <= 1 / e_1,  ||w||_1 <= 1 / e_inf }.
 
-A convex function is largest at a corner: as many entries ``1 / e_1`` as the l_1 norm allows, that
+A convex function is largest at a vertex: as many entries ``1 / e_1`` as the l_1 norm allows, that
 is k of them, and one with what is left.  With ``e_1 / e_inf = k + t``, k whole and ``0 <= t < 1``,
 
     r  =  e_1 / (k + t^q)^(1/q).

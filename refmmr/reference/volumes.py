@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from refmmr.reference.regions import Regions, touching
+from refmmr.reference.enumeration import Regions, touching
 
 
-def area(corners: np.ndarray) -> np.ndarray:
+def area(vertices: np.ndarray) -> np.ndarray:
     """Areas of polygons, (..., m, 2) to (...): half the sum of the cross products of edges."""
-    x, y = np.moveaxis(corners - corners[..., :1, :], -1, 0)
+    x, y = np.moveaxis(vertices - vertices[..., :1, :], -1, 0)
     return (x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1) / 2
 
 
 def volumes(regions: Regions) -> np.ndarray:
     """Volume of each region, (R,): the length of an interval, the area of a polygon."""
     n, found = regions.points.shape[1], []
-    for i, (start, stop) in enumerate(pairwise(regions.corner_starts.tolist())):
-        points = regions.points[regions.corners[start:stop]]
+    for i, (start, stop) in enumerate(pairwise(regions.vertex_starts.tolist())):
+        points = regions.points[regions.vertices[start:stop]]
         found.append(area(points) if n == 2 else volume(points, touching(regions, i)))
     return np.array(found)
 
@@ -33,9 +33,9 @@ def volume(points: np.ndarray, touches: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     points : ndarray, shape (m, n)
-        Its corners.
+        Its vertices.
     touches : ndarray of bool, shape (m, F)
-        Which corner lies on which facet.
+        Which vertex lies on which facet.
     """
     n = points.shape[1]
     edges = [points[list(rest)] - points[first] for first, *rest in simplices(touches)]
@@ -43,16 +43,16 @@ def volume(points: np.ndarray, touches: np.ndarray) -> np.ndarray:
 
 
 def simplices(touches: np.ndarray) -> Iterator[tuple[int, ...]]:
-    """Cut a polytope into simplices, given which corner touches which facet (Cohen and Hickey).
+    """Cut a polytope into simplices, given which vertex touches which facet (Cohen and Hickey).
 
-    Take a corner; every simplex of a facet that does not touch it makes a simplex with it; and
+    Take a vertex; every simplex of a facet that does not touch it makes a simplex with it; and
     the simplices of a facet are found in the same way.
     """
     yield from _simplices(touches, np.arange(len(touches)))
 
 
 def _simplices(touches, face):
-    """Simplices of the face with these corners, as tuples of corners."""
+    """Simplices of the face with these vertices, as tuples of vertices."""
     if len(face) == 1:
         yield (int(face[0]),)
         return

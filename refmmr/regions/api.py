@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from refmmr import _kernels
 from refmmr import _validate as check
-from refmmr._backend import kernel
 from refmmr.exact import exact_network
 from refmmr.network import Network
-from refmmr.reference import regions as _regions
+from refmmr.reference import enumeration as _regions
 from refmmr.regions.budget import Budget, check_cost, first_regions
 from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain
@@ -20,13 +20,12 @@ from refmmr.regions.graph import RegionGraph
 
 __all__ = ["enumerate_regions"]
 
-_enumerate = kernel(_regions.enumerate_regions)
 
 MOST_SPLIT = 8
 """Dimensions up to which splitting is quicker than walking."""
 
 MOST_CORNERS = 16
-"""Dimensions up to which the corners of a box fit in memory."""
+"""Dimensions up to which the vertices of a box fit in memory."""
 
 
 def enumerate_regions(
@@ -47,9 +46,9 @@ def enumerate_regions(
     domain : Box, Slice or Segment
         A box of the input space, a rectangle of a plane through it, or a line.
     method : {"auto", "split", "walk"}
-        "split" cuts polytopes layer by layer and knows all corners, of which there are many in high
+        "split" cuts polytopes layer by layer and knows all vertices, of which there are many in high
         dimensions.  "walk" goes from region to region through facets, found by linear programs
-        (HiGHS), and knows no corners.  "auto" splits up to 8 dimensions.
+        (HiGHS), and knows no vertices.  "auto" splits up to 8 dimensions.
     exact : bool
         Decide every sign in exact rational arithmetic, by the reference, whatever the backend; for
         small networks.  Otherwise signs are decided in float64, up to the rounding error of each
@@ -111,7 +110,7 @@ def _choose(method: str, exact: bool, domain: AffineDomain) -> str:
     if method == "split" and domain.dimension > MOST_CORNERS:
         raise ValueError(
             f"method: expected at most {MOST_CORNERS} dimensions to split, got a domain of "
-            f"{domain.dimension}, a box of 2^{domain.dimension} corners; walk instead"
+            f"{domain.dimension}, a box of 2^{domain.dimension} vertices; walk instead"
         )
     return method
 
@@ -134,7 +133,7 @@ def _split(
             exactly = domain.arrays(exact=True)
             regions = _regions.enumerate_regions(exact_network(net), exactly, go_on, most)
         else:
-            regions = _enumerate(net, domain.arrays(), go_on, most)
+            regions = _kernels.enumerate_regions(net, domain.arrays(), go_on, most)
     if budget.max_regions is not None and len(regions.patterns) > budget.max_regions:
         regions = first_regions(regions, budget.max_regions)
     return RegionComplex(net, domain, regions)

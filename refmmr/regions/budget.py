@@ -14,8 +14,8 @@ import numpy as np
 
 from refmmr import _validate as check
 from refmmr.network import Network
-from refmmr.reference import regions as _regions
-from refmmr.reference.regions import Domain, Regions
+from refmmr.reference import enumeration as _regions
+from refmmr.reference.enumeration import Domain, Regions
 
 __all__ = ["Budget", "first_regions", "most_regions"]
 
@@ -106,17 +106,17 @@ def most_regions(net: Network, domain: Domain) -> tuple[int, int]:
 
 
 def first_regions(regions: Regions, count: int) -> Regions:
-    """The first regions of many, marked as not complete; only their corners are kept."""
-    end, facet_end = regions.corner_starts[count], regions.facet_starts[count]
-    kept, corners = np.unique(regions.corners[:end], return_inverse=True)
+    """The first regions of many, marked as not complete; only their vertices are kept."""
+    end, facet_end = regions.vertex_starts[count], regions.facet_starts[count]
+    kept, vertices = np.unique(regions.vertices[:end], return_inverse=True)
     return Regions(
         points=regions.points[kept],
         uncertain=regions.uncertain[kept],
-        corner_starts=regions.corner_starts[: count + 1],
-        corners=corners,
+        vertex_starts=regions.vertex_starts[: count + 1],
+        vertices=vertices,
         touches=regions.touches[:end],
         facet_starts=regions.facet_starts[: count + 1],
-        walls=regions.walls[:facet_end],
+        hyperplanes=regions.hyperplanes[:facet_end],
         patterns=regions.patterns[:count],
         maps=regions.maps[:count],
         complete=False,

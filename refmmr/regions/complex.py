@@ -1,4 +1,4 @@
-"""The complex of all linear regions: a graph of regions that also knows every corner."""
+"""The complex of all linear regions: a graph of regions that also knows every vertex."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refmmr import _kernels
 from refmmr import _validate as check
-from refmmr import html
-from refmmr._backend import kernel
+from refmmr.display import html
 from refmmr.exact import exact_network
 from refmmr.network import Network
-from refmmr.reference import regions as _regions
-from refmmr.reference import volumes, winners
+from refmmr.reference import class_pieces, volumes
+from refmmr.reference import enumeration as _regions
+from refmmr.reference.class_pieces import ClassPiece
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.faces import face_counts
 from refmmr.regions.facets import Facets, facet_table
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DecisionBoundary", "RegionComplex"]
 
-_measure = kernel(volumes.volumes)
-
 
 class DecisionBoundary(NamedTuple):
     """Pieces of the set where two classes tie for the largest logit.
@@ -48,7 +47,7 @@ class DecisionBoundary(NamedTuple):
     ----------
     pieces : ndarray or list of ndarray
         In the plane the segments, shape (m, 2, 2): start and end of each, in coordinates of the
-        domain.  In n dimensions a list of m arrays (k, n): the corners of a polytope of n - 1
+        domain.  In n dimensions a list of m arrays (k, n): the vertices of a polytope of n - 1
         dimensions.
     classes : ndarray, shape (m, 2)
         The two classes, the smaller first.
@@ -64,7 +63,7 @@ class DecisionBoundary(NamedTuple):
 
 
 class RegionComplex(RegionGraph):
-    """All linear regions of a network in a domain, with their corners.
+    """All linear regions of a network in a domain, with their vertices.
 
     Attributes
     ----------
@@ -75,14 +74,14 @@ class RegionComplex(RegionGraph):
         Activation pattern of each region, as bits
         (`numpy.packbits` with ``bitorder="little"``).
     points : ndarray, shape (V, n)
-        All corners, each once, in the domain's coordinates.
-    corners : Ragged of int
-        Numbers of the corners of each region, rows of `points`; in the plane counter-clockwise.
+        All vertices, each once, in the domain's coordinates.
+    vertices : Ragged of int
+        Numbers of the vertices of each region, rows of `points`; in the plane counter-clockwise.
     uncertain : ndarray of bool, shape (V,)
-        Corners where the sign of some unit was within its rounding error, and was taken for 0.  If
-        there is none, all signs at the computed corners are proved.
+        Vertices where the sign of some unit was within its rounding error, and was taken for 0.  If
+        there is none, all signs at the computed vertices are proved.
     exact_points : ndarray of fractions.Fraction or None
-        The corners without rounding, if all signs were decided in exact arithmetic; likewise
+        The vertices without rounding, if all signs were decided in exact arithmetic; likewise
         `exact_volumes`.
     complete : bool
         False if a budget or the user ended the enumeration early: then some regions are missing.
@@ -97,7 +96,7 @@ class RegionComplex(RegionGraph):
         self.net, self.domain = net, domain
         if regions.points.dtype == object:
             self.exact_points, self._exact = regions.points, regions
-            # Sizes of slivers would be lost in the rounding of their corners.
+            # Sizes of slivers would be lost in the rounding of their vertices.
             self.exact_volumes = volumes.volumes(regions)
             self.volumes = self.exact_volumes.astype(np.float64)
             regions = regions._replace(
@@ -106,12 +105,12 @@ class RegionComplex(RegionGraph):
         self.raw = regions
         self.packed_patterns, self.complete = regions.patterns, regions.complete
         self.points, self.uncertain = regions.points, regions.uncertain
-        self.corners = Ragged(regions.corner_starts, regions.corners)
+        self.vertex_numbers = Ragged(regions.vertex_starts, regions.vertices)
 
     @cached_property
     def vertices(self) -> Ragged:
-        """Corners of each region, arrays (m, n); in the plane counter-clockwise."""
-        return Ragged(self.corners.starts, self.points[self.corners.flat])
+        """Vertices of each region, arrays (m, n); in the plane counter-clockwise."""
+        return Ragged(self.vertex_numbers.starts, self.points[self.vertex_numbers.flat])
 
     @cached_property
     def affine_maps(self) -> AffineMaps:
@@ -120,7 +119,7 @@ class RegionComplex(RegionGraph):
 
     @property
     def breakpoints(self) -> np.ndarray:
-        """Where a line enters and leaves regions, rising: its two ends and all corners between.
+        """Where a line enters and leaves regions, rising: its two ends and all vertices between.
 
         Raises
         ------
@@ -139,7 +138,7 @@ class RegionComplex(RegionGraph):
 
         Areas of a plane in squared units of the input; of a `Segment` shares of its length.
         """
-        return np.maximum(_measure(self.raw), 0)
+        return np.maximum(_kernels.volumes(self.raw), 0)
 
     @property
     def areas(self) -> np.ndarray:
@@ -148,9 +147,9 @@ class RegionComplex(RegionGraph):
 
     @cached_property
     def centers(self) -> np.ndarray:  # type: ignore[override]
-        """The mean of the corners of each region, (n_regions, n)."""
-        sums = np.add.reduceat(self.vertices.flat, self.corners.starts[:-1])
-        return sums / self.corners.sizes[:, None]
+        """The mean of the vertices of each region, (n_regions, n)."""
+        sums = np.add.reduceat(self.vertices.flat, self.vertex_numbers.starts[:-1])
+        return sums / self.vertex_numbers.sizes[:, None]
 
     @cached_property
     def _facets(self) -> tuple[Facets, int]:
@@ -184,7 +183,7 @@ class RegionComplex(RegionGraph):
         return verify(self)
 
     def euler_characteristic(self) -> int:
-        """Corners minus edges plus faces ...: 1 if the cells fit together to a box.
+        """Vertices minus edges plus faces ...: 1 if the cells fit together to a box.
 
         All faces are counted, which takes milliseconds a region in more than two dimensions.
         """
@@ -233,7 +232,7 @@ class RegionComplex(RegionGraph):
         -------
         pandas.DataFrame
             Columns: winner (class at the centre), volume, inradius (of the largest l_2 ball),
-            facets, corners, active (number of active units), jacobian_norm (largest l_2 stretch
+            facets, vertices, active (number of active units), jacobian_norm (largest l_2 stretch
             of the logits, with respect to the domain's coordinates).
 
         Raises
@@ -247,39 +246,39 @@ class RegionComplex(RegionGraph):
         return html.regions(self)
 
     def summary(self) -> dict[str, Any]:
-        """A few numbers about the complex: counts, sizes, uncertain corners."""
+        """A few numbers about the complex: counts, sizes, uncertain vertices."""
         volumes = self.volumes
         return {
             "regions": len(self),
             "regions_by_layer": self.layer_counts.tolist(),
-            "corners": len(self.points),
-            "facets": len(self.facets.walls),
+            "vertices": len(self.points),
+            "facets": len(self.facets.hyperplanes),
             "mean_facets": float(self.facets_of.sizes.mean()),
             "smallest_volume": float(volumes.min()),
             "median_volume": float(np.median(volumes)),
             "largest_volume": float(volumes.max()),
-            "uncertain_corners": int(self.uncertain.sum()),
+            "uncertain_vertices": int(self.uncertain.sum()),
             "complete": self.complete,
         }
 
     # ---- Who wins.
 
     @cached_property
-    def class_pieces(self) -> tuple[list[winners.ClassPiece], np.ndarray]:
+    def class_pieces(self) -> tuple[list[ClassPiece], np.ndarray]:
         """Regions where more than one class may win, cut by winner; the points they use.
 
         In fractions, if the complex is exact.
         """
         which = self._contested.tolist()
         if self._exact is None:
-            return winners.class_pieces(self.net, self.raw, self.domain.arrays(), which)
+            return class_pieces.class_pieces(self.net, self.raw, self.domain.arrays(), which)
         net, arrays = exact_network(self.net), self.domain.arrays(exact=True)
-        return winners.class_pieces(net, self._exact, arrays, which)
+        return class_pieces.class_pieces(net, self._exact, arrays, which)
 
     @cached_property
     def _contested(self) -> np.ndarray:
-        """Regions where no class is clearly ahead of all others at every corner."""
-        owner = self.corners.owners()
+        """Regions where no class is clearly ahead of all others at every vertex."""
+        owner = self.vertex_numbers.owners()
         errors = self._logit_errors
         contested = np.zeros(len(self), dtype=bool)
         step = max(1, 2**22 // self.net.n_classes)
@@ -295,14 +294,14 @@ class RegionComplex(RegionGraph):
         return np.flatnonzero(contested)
 
     def class_polygons(self) -> list[tuple[int, np.ndarray]]:
-        """Regions cut by the class that wins: pairs (class, corners (m, n))."""
+        """Regions cut by the class that wins: pairs (class, vertices (m, n))."""
         pieces, points = self.class_pieces
         whole = np.ones(len(self), dtype=bool)
         whole[self._contested] = False
         winners, vertices = self.classes, self.vertices
         points = points.astype(np.float64)
         found = [(int(winners[i]), vertices[i]) for i in np.flatnonzero(whole).tolist()]
-        return found + [(piece.winner, points[piece.cell.corners]) for piece in pieces]
+        return found + [(piece.winner, points[piece.cell.vertices]) for piece in pieces]
 
     def decision_boundary(self) -> DecisionBoundary:
         """Exact pieces of the set where two classes tie for the largest logit.
@@ -318,57 +317,57 @@ class RegionComplex(RegionGraph):
         pieces, points = self.class_pieces
         found: dict[tuple, list[int]] = {}
         for piece in pieces:
-            for place, corners, pair in self._ties(piece, points):
-                found.setdefault((place, *pair), corners)
+            for place, vertices, pair in self._ties(piece, points):
+                found.setdefault((place, *pair), vertices)
         points = points.astype(np.float64)
-        parts = [points[corners] for corners in found.values()]
+        parts = [points[vertices] for vertices in found.values()]
         classes = np.array([key[1:] for key in found], dtype=int).reshape(-1, 2)
         if self.dimension == 2:
             return DecisionBoundary(np.array(parts).reshape(-1, 2, 2), classes)
         return DecisionBoundary(parts, classes)
 
     def _ties(
-        self, piece: winners.ClassPiece, points: np.ndarray
+        self, piece: ClassPiece, points: np.ndarray
     ) -> Iterator[tuple[Hashable, list[int], tuple[int, int]]]:
-        """Facets of a piece along which another class ties: (place, corners, (class, class)) each.
+        """Facets of a piece along which another class ties: (place, vertices, (class, class)) each.
 
         Two classes tie on one polytope at most in each place, which is the inside of a region or a
-        facet between two.  Each class's piece may report it, with corners of other numbers where
+        facet between two.  Each class's piece may report it, with vertices of other numbers where
         a third class ends the tie.
         """
         cell, n_classes = piece.cell, self.net.n_classes
         touches = _regions.cell_touches(cell)
         rows = (self._exact or self.raw).maps[piece.region]
-        logits = points[cell.corners] @ rows[:-1] + rows[-1]
+        logits = points[cell.vertices] @ rows[:-1] + rows[-1]
         errors = self._logit_errors if self._exact is None else np.zeros(n_classes)
         lead = logits[:, piece.winner, None] - logits
         equal = np.abs(lead) <= 2 * (errors + errors[piece.winner])
         facets = self._facet_names(piece.region)
-        for facet, wall in enumerate(cell.walls.tolist()):
+        for facet, hyperplane in enumerate(cell.hyperplanes.tolist()):
             on = touches[:, facet]
             rivals = equal[on].all(axis=0) & ~equal.all(axis=0)
-            if wall >= self.net.n_hidden:
+            if hyperplane >= self.net.n_hidden:
                 # A cut through the region: its two classes tie, and perhaps others.
-                rivals[list(divmod(wall - self.net.n_hidden, n_classes))] = True
+                rivals[list(divmod(hyperplane - self.net.n_hidden, n_classes))] = True
                 rivals[piece.winner] = False
-            place = facets.get(wall, piece.region)
-            corners = _in_order(cell, facet, on)
+            place = facets.get(hyperplane, piece.region)
+            vertices = _in_order(cell, facet, on)
             for rival in np.flatnonzero(rivals).tolist():
-                yield place, corners, (min(piece.winner, rival), max(piece.winner, rival))
+                yield place, vertices, (min(piece.winner, rival), max(piece.winner, rival))
 
     def _facet_names(self, region: int) -> dict[int, frozenset[int]]:
-        """The corners of each facet of a region, by its wall."""
+        """The vertices of each facet of a region, by its hyperplane."""
         cell = _regions.region_cell(self.raw, region)
         touches = _regions.cell_touches(cell)
         return {
-            wall: frozenset(cell.corners[touches[:, facet]].tolist())
-            for facet, wall in enumerate(cell.walls.tolist())
+            hyperplane: frozenset(cell.vertices[touches[:, facet]].tolist())
+            for facet, hyperplane in enumerate(cell.hyperplanes.tolist())
         }
 
-    # ---- Walls.
+    # ---- Hyperplanes.
 
     def bent_lines(self) -> tuple[np.ndarray, np.ndarray]:
-        """The walls of a plane: where each unit changes sign, a line that bends at those before.
+        """The hyperplanes of a plane: where each unit changes sign, a line that bends at those before.
 
         Returns
         -------
@@ -383,13 +382,13 @@ class RegionComplex(RegionGraph):
         """
         self.check_plane("bent_lines")
         facets, units = self.flips()
-        return self.points[self.facets.corners.flat.reshape(-1, 2)[facets]], units
+        return self.points[self.facets.vertices.flat.reshape(-1, 2)[facets]], units
 
     def bent_hyperplane(self, unit: int) -> list[np.ndarray]:
-        """The facets where a hidden unit changes sign, corners (k, n) of each."""
+        """The facets where a hidden unit changes sign, vertices (k, n) of each."""
         unit = check.check_count("unit", unit, 0, self.net.n_hidden - 1)
         facets, units = self._flips
-        return [self.points[self.facets.corners[i]] for i in facets[units == unit].tolist()]
+        return [self.points[self.facets.vertices[i]] for i in facets[units == unit].tolist()]
 
     @cached_property
     def _flips(self) -> tuple[np.ndarray, np.ndarray]:
@@ -403,8 +402,8 @@ class RegionComplex(RegionGraph):
             )
 
     def plot(self, color: str = "region", ax: Axes | None = None, **options: Any) -> Axes:
-        """Draw the regions of a plane; see `refmmr.plot.regions`."""
-        from refmmr.plot import regions as draw
+        """Draw the regions of a plane; see `refmmr.display.figures.regions`."""
+        from refmmr.display.figures import regions as draw
 
         self.check_plane("plot")
         return draw(self, color=color, ax=ax, **options)
@@ -445,7 +444,7 @@ class RegionComplex(RegionGraph):
 
 
 def _in_order(cell: _regions.Cell, facet: int, on: np.ndarray) -> list[int]:
-    """Numbers of the corners of a facet; of a polygon's edge from start to end."""
+    """Numbers of the vertices of a facet; of a polygon's edge from start to end."""
     if isinstance(cell, _regions.Polygon):
-        return [int(cell.corners[facet]), int(cell.corners[(facet + 1) % len(cell.corners)])]
-    return cell.corners[on].tolist()
+        return [int(cell.vertices[facet]), int(cell.vertices[(facet + 1) % len(cell.vertices)])]
+    return cell.vertices[on].tolist()

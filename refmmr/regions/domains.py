@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from refmmr import _validate as check
 from refmmr.exact import fractions
-from refmmr.reference.regions import Domain
+from refmmr.reference.enumeration import Domain
 
 __all__ = ["Box", "Segment", "Slice"]
 
@@ -22,7 +22,7 @@ class AffineDomain:
     directions : ndarray, shape (n, *input_shape)
         ``x = origin + z[0] directions[0] + ... + z[n - 1] directions[n - 1]``.
     rectangle : (ndarray, ndarray), shapes (n,)
-        Lower and upper corner of the box.
+        Lower and upper vertex of the box.
     """
 
     origin: np.ndarray
@@ -75,7 +75,7 @@ class Box(AffineDomain):
     Parameters
     ----------
     lo, hi : array_like, shape (n,)
-        Corners, ``lo < hi``.
+        Vertices, ``lo < hi``.
 
     Examples
     --------

@@ -104,13 +104,13 @@ def page(content: dict[str, Any]) -> str:
 def payload(cx: RegionComplex) -> dict[str, Any]:
     """Everything that the page shows, ready for JSON.
 
-    Points that corners and segments share are listed once, and named by their place in the list.
+    Points that vertices and segments share are listed once, and named by their place in the list.
     """
     lo, hi = cx.domain.rectangle
     segments, units = cx.bent_lines()
     boundary = cx.decision_boundary()
-    rings = np.concatenate([np.reshape(corners, (-1, 2)) for corners in cx.vertices])
-    points, (corners, bent_ends, boundary_ends) = _pool(rings, segments, boundary.segments)
+    rings = np.concatenate([np.reshape(vertices, (-1, 2)) for vertices in cx.vertices])
+    points, (vertices, bent_ends, boundary_ends) = _pool(rings, segments, boundary.segments)
     return {
         "complete": bool(cx.complete),
         "rectangle": [float(side) for side in (*lo, *hi)],
@@ -118,8 +118,8 @@ def payload(cx: RegionComplex) -> dict[str, Any]:
         "regions": len(cx),
         "classes": int(cx.net.n_classes),
         "points": encode(points, "<f8"),
-        "corners": encode(corners, "<u4"),
-        "sizes": encode([len(corners) for corners in cx.vertices], "<u4"),
+        "vertices": encode(vertices, "<u4"),
+        "sizes": encode([len(vertices) for vertices in cx.vertices], "<u4"),
         "areas": encode(cx.areas, "<f8"),
         "winners": encode(cx.classes, "<u4"),
         "patterns": encode(np.packbits(cx.patterns, axis=1), "u1"),

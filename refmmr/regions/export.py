@@ -87,9 +87,11 @@ def save_geojson(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
 def _region_features(cx: RegionComplex) -> Iterator[dict[str, Any]]:
     points = cx.points.tolist()
     neighbours = _neighbours(cx)
-    columns = zip(cx.corners, cx.classes.tolist(), cx.areas.tolist(), _patterns(cx), strict=True)
-    for i, (corners, winner, area, pattern) in enumerate(columns):
-        ring = [points[corner] for corner in corners.tolist()]
+    columns = zip(
+        cx.vertex_numbers, cx.classes.tolist(), cx.areas.tolist(), _patterns(cx), strict=True
+    )
+    for i, (vertices, winner, area, pattern) in enumerate(columns):
+        ring = [points[vertex] for vertex in vertices.tolist()]
         properties = {
             "id": i,
             "class": winner,
@@ -199,7 +201,7 @@ def svg(
         '<g transform="scale(1 -1)">',
         *_region_paths(cx, fills, names),
         *(_pieces_of_others(cx) if color == "class" else ()),
-        f'<path class="walls" d="{_lines(cx.points[cx.facets.corners.flat])}"/>',
+        f'<path class="hyperplanes" d="{_lines(cx.points[cx.facets.vertices.flat])}"/>',
     ]
     if boundary:
         parts.append(f'<path class="boundary" d="{_lines(cx.decision_boundary().segments)}"/>')
@@ -229,9 +231,9 @@ def save_svg(cx: RegionComplex, path: str | os.PathLike[str], **options: Any) ->
 
 def _region_paths(cx: RegionComplex, fills: list[int], names: list[str]) -> Iterator[str]:
     points = _places(cx.points)
-    columns = zip(cx.corners, fills, cx.classes.tolist(), cx.areas.tolist(), strict=True)
-    for i, (corners, fill, winner, area) in enumerate(columns):
-        ring = _ring(points, corners)
+    columns = zip(cx.vertex_numbers, fills, cx.classes.tolist(), cx.areas.tolist(), strict=True)
+    for i, (vertices, fill, winner, area) in enumerate(columns):
+        ring = _ring(points, vertices)
         text = f"region {i}, class {names[winner]}, area {area:.6g}"
         yield f'<path class="c{fill}" d="{ring}"><title>{text}</title></path>'
 
@@ -244,7 +246,7 @@ def _pieces_of_others(cx: RegionComplex) -> Iterator[str]:
     for piece in pieces:
         if piece.winner != cx.classes[piece.region]:
             fill = piece.winner % len(CLASS_COLORS)
-            rings.setdefault(fill, []).append(_ring(points, piece.cell.corners))
+            rings.setdefault(fill, []).append(_ring(points, piece.cell.vertices))
     for fill, found in sorted(rings.items()):
         yield f'<path class="c{fill} part" d="{"".join(found)}"/>'
 
@@ -272,8 +274,8 @@ def _style(color: str, pixel: float, n_regions: int) -> str:
     thin = 0.6 if n_regions < 1000 else 0.25
     dark = "".join(f"  {rule}\n" for rule in _colors(color, *DARK))
     return (
-        ".refmmr .walls, .refmmr .boundary, .refmmr .part { pointer-events: none }\n"
-        f".refmmr .walls {{ fill: none; stroke-width: {thin * pixel:.6g}; stroke-opacity: 0.6 }}\n"
+        ".refmmr .hyperplanes, .refmmr .boundary, .refmmr .part { pointer-events: none }\n"
+        f".refmmr .hyperplanes {{ fill: none; stroke-width: {thin * pixel:.6g}; stroke-opacity: 0.6 }}\n"
         f".refmmr .boundary {{ fill: none; stroke-width: {2.2 * pixel:.6g}; "
         "stroke-linecap: round }\n"
         + "".join(f"{rule}\n" for rule in _colors(color, *LIGHT))
@@ -284,7 +286,7 @@ def _style(color: str, pixel: float, n_regions: int) -> str:
 def _colors(color: str, ground: str, ink: str, strength: float) -> Iterator[str]:
     """Rules of the style sheet that tell colours."""
     yield f".refmmr .ground {{ fill: {ground} }}"
-    yield f".refmmr .walls, .refmmr .boundary {{ stroke: {ink} }}"
+    yield f".refmmr .hyperplanes, .refmmr .boundary {{ stroke: {ink} }}"
     palette = {"class": CLASS_COLORS, "region": SHADES, "none": (ground,)}[color]
     for i, one in enumerate(palette):
         yield f".refmmr .c{i} {{ fill: {_mixed(one, ground, strength)} }}"
@@ -301,8 +303,8 @@ def _places(points: np.ndarray) -> list[str]:
     return [f"{x:.10g} {y:.10g}" for x, y in points.tolist()]
 
 
-def _ring(points: list[str], corners: np.ndarray) -> str:
-    return f"M{'L'.join([points[corner] for corner in corners.tolist()])}Z"
+def _ring(points: list[str], vertices: np.ndarray) -> str:
+    return f"M{'L'.join([points[vertex] for vertex in vertices.tolist()])}Z"
 
 
 def _lines(ends: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Faces of all dimensions: corners, edges, ..., facets, regions."""
+"""Faces of all dimensions: vertices, edges, ..., facets, regions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refmmr.reference import regions as _regions
+from refmmr.reference import enumeration as _regions
 
 if TYPE_CHECKING:
     from refmmr.regions.complex import RegionComplex
@@ -15,22 +15,22 @@ __all__ = ["face_counts"]
 
 
 def face_counts(cx: RegionComplex) -> np.ndarray:
-    """Number of faces of each dimension, (n + 1,): corners first, regions last."""
+    """Number of faces of each dimension, (n + 1,): vertices first, regions last."""
     n = cx.dimension
     ends = [len(cx.points), len(cx)]
     if n == 1:
         return np.array(ends)
     if n == 2:
-        return np.array([ends[0], len(cx.facets.walls), ends[1]])
+        return np.array([ends[0], len(cx.facets.hyperplanes), ends[1]])
     faces: list[set[tuple[int, ...]]] = [set() for _ in range(n + 1)]
-    for i, corners in enumerate(cx.corners):
+    for i, vertices in enumerate(cx.vertex_numbers):
         for dimension, on in faces_of(_regions.touching(cx.raw, i)):
-            faces[dimension].add(tuple(sorted(corners[list(on)].tolist())))
+            faces[dimension].add(tuple(sorted(vertices[list(on)].tolist())))
     return np.array([len(same) for same in faces])
 
 
 def faces_of(touches: np.ndarray) -> list[tuple[int, frozenset[int]]]:
-    """All faces of a polytope, itself included: (dimension, its corners) of each.
+    """All faces of a polytope, itself included: (dimension, its vertices) of each.
 
     A face is what some facets have in common; so faces are found by meeting each with each facet.
     Its dimension is one more than the largest of the faces on it.
@@ -38,7 +38,7 @@ def faces_of(touches: np.ndarray) -> list[tuple[int, frozenset[int]]]:
     Parameters
     ----------
     touches : ndarray of bool, shape (m, F)
-        Which corner lies on which facet.
+        Which vertex lies on which facet.
     """
     facets = [frozenset(np.flatnonzero(on).tolist()) for on in touches.T]
     found = {frozenset(range(len(touches)))}

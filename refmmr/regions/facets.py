@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference.regions import WORD, Regions
+from refmmr.reference.enumeration import WORD, Regions
 from refmmr.regions.ragged import Ragged
 
 __all__ = ["Facets", "facet_table"]
@@ -17,23 +17,23 @@ class Facets(NamedTuple):
 
     Attributes
     ----------
-    walls : ndarray of int, shape (F,)
+    hyperplanes : ndarray of int, shape (F,)
         The hidden unit that is 0 on the facet (the first of them, as a rule, where several share
         it), or ``-1 - 2 axis`` and ``-2 - 2 axis`` on the domain's lower and upper face.
     cells : ndarray of int, shape (F, 2)
         The regions on both sides, the smaller first; -1 behind the domain's faces.
-    corners : Ragged of int
-        Numbers of the facet's corners, rows of `points`; in the plane from start to end, with the
+    vertices : Ragged of int
+        Numbers of the facet's vertices, rows of `points`; in the plane from start to end, with the
         first region on the left.
     """
 
-    walls: np.ndarray
+    hyperplanes: np.ndarray
     cells: np.ndarray
-    corners: Ragged
+    vertices: Ragged
 
 
 def facet_table(regions: Regions) -> tuple[Facets, int]:
-    """Match the facets of all regions by their corners.
+    """Match the facets of all regions by their vertices.
 
     Returns
     -------
@@ -42,55 +42,55 @@ def facet_table(regions: Regions) -> tuple[Facets, int]:
         How many facets are neither on the domain's face nor matched with exactly one other; 0
         unless the enumeration was stopped or rounding has spoiled it.
     """
-    corners = _corners_of_facets(regions)
+    vertices = _vertices_of_facets(regions)
     owner = np.repeat(np.arange(len(regions.patterns)), np.diff(regions.facet_starts))
-    order, group = _alike(corners)
+    order, group = _alike(vertices)
     # Of alike facets, which follow each other in `order`, the first stands for all.
     first = np.flatnonzero(np.diff(group, prepend=-1))
     sizes = np.diff(np.append(first, len(order)))
     one, other = order[first], order[np.minimum(first + 1, len(order) - 1)]
     cells = np.stack([owner[one], np.where(sizes > 1, owner[other], -1)], axis=1)
-    walls = regions.walls[one]
-    unmatched = int((sizes > 2).sum() + ((sizes == 1) & (walls >= 0)).sum())
+    hyperplanes = regions.hyperplanes[one]
+    unmatched = int((sizes > 2).sum() + ((sizes == 1) & (hyperplanes >= 0)).sum())
     by_first = np.argsort(one, kind="stable")
     chosen = one[by_first]
-    return Facets(walls[by_first], cells[by_first], _select(corners, chosen)), unmatched
+    return Facets(hyperplanes[by_first], cells[by_first], _select(vertices, chosen)), unmatched
 
 
-def _corners_of_facets(regions: Regions) -> Ragged:
-    """Numbers of the corners of each facet of each region."""
+def _vertices_of_facets(regions: Regions) -> Ragged:
+    """Numbers of the vertices of each facet of each region."""
     if regions.points.shape[1] == 2:
-        # Facet i of a polygon is its edge from corner i to corner i + 1.
-        after = np.arange(1, len(regions.corners) + 1)
-        after[regions.corner_starts[1:] - 1] = regions.corner_starts[:-1]
-        ends = np.stack([regions.corners, regions.corners[after]], axis=1)
+        # Facet i of a polygon is its edge from vertex i to vertex i + 1.
+        after = np.arange(1, len(regions.vertices) + 1)
+        after[regions.vertex_starts[1:] - 1] = regions.vertex_starts[:-1]
+        ends = np.stack([regions.vertices, regions.vertices[after]], axis=1)
         return Ragged(np.arange(0, 2 * len(ends) + 1, 2), ends.ravel())
-    owner = np.repeat(np.arange(len(regions.patterns)), np.diff(regions.corner_starts))
-    facets, corners = [], []
+    owner = np.repeat(np.arange(len(regions.patterns)), np.diff(regions.vertex_starts))
+    facets, vertices = [], []
     most = int(np.diff(regions.facet_starts).max())
     for bit in range(most):
         word = regions.touches[:, bit // WORD] >> np.uint64(bit % WORD)
         on = np.flatnonzero(word & np.uint64(1))
         facets.append(regions.facet_starts[owner[on]] + bit)
-        corners.append(regions.corners[on])
-    facet, corner = np.concatenate(facets), np.concatenate(corners)
+        vertices.append(regions.vertices[on])
+    facet, vertex = np.concatenate(facets), np.concatenate(vertices)
     order = np.argsort(facet, kind="stable")
-    counts = np.bincount(facet, minlength=len(regions.walls))
-    return Ragged(np.append(0, np.cumsum(counts)), corner[order])
+    counts = np.bincount(facet, minlength=len(regions.hyperplanes))
+    return Ragged(np.append(0, np.cumsum(counts)), vertex[order])
 
 
-def _alike(corners: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """Order that brings facets with the same corners together, and which are the same.
+def _alike(vertices: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Order that brings facets with the same vertices together, and which are the same.
 
-    Sets are compared by two sums of 64 random bits a corner: different sets have the same sums with
+    Sets are compared by two sums of 64 random bits a vertex: different sets have the same sums with
     a probability of about 1e-38 a pair.
     """
     rng = np.random.default_rng(0)
-    n = int(corners.flat.max(initial=0)) + 1
-    keys = [corners.sizes.astype(np.uint64)]
+    n = int(vertices.flat.max(initial=0)) + 1
+    keys = [vertices.sizes.astype(np.uint64)]
     for _ in range(2):
         bits = rng.integers(0, 2**64, n, dtype=np.uint64)
-        keys.append(np.add.reduceat(bits[corners.flat], corners.starts[:-1]))
+        keys.append(np.add.reduceat(bits[vertices.flat], vertices.starts[:-1]))
     order = np.lexsort(keys)
     changes = np.zeros(len(order), dtype=bool)
     for key in keys:

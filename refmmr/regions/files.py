@@ -1,6 +1,6 @@
 """A complex of regions to a file and back: .npz, and nothing in it that could run.
 
-The file holds the network, the domain and the arrays of `refmmr.reference.regions.Regions`, each
+The file holds the network, the domain and the arrays of `refmmr.reference.enumeration.Regions`, each
 under its own name.  Fractions of exact complexes are text: numerator and denominator in base 16,
 which takes numbers of any length, as ``b"-1/2"``.
 """
@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from refmmr import io
 from refmmr.network import Network
-from refmmr.reference.regions import WORD, Regions
+from refmmr.reference.enumeration import WORD, Regions
 from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain, Box, Segment, Slice
 
@@ -74,7 +74,7 @@ def load_regions(path: str | os.PathLike[str]) -> RegionComplex:
     """Read a complex that `save_regions` wrote.
 
     Nothing in the file is executed: pickled objects are refused.  What is in it is checked to be a
-    complex, in which every number of a corner, a unit or a facet means something; whether these
+    complex, in which every number of a vertex, a unit or a facet means something; whether these
     are the regions of the network is not.
 
     Parameters
@@ -204,7 +204,7 @@ def _regions(arrays: Mapping[str, np.ndarray], net: Network, n: int) -> Regions:
     patterns = _field(arrays, "patterns", np.uint8, (None, -(-net.n_hidden // 8)))
     starts = (len(patterns) + 1,)
     facet_starts = _field(arrays, "facet_starts", np.int64, starts)
-    corners = _field(arrays, "corners", np.int64, (None,))
+    vertices = _field(arrays, "vertices", np.int64, (None,))
     uncertain = _field(arrays, "uncertain", np.bool_, (None,))
     # Most facets of a cell; what they say about starts that go down does not matter, these fail.
     most = int(np.diff(facet_starts).max(initial=0))
@@ -212,11 +212,11 @@ def _regions(arrays: Mapping[str, np.ndarray], net: Network, n: int) -> Regions:
     return Regions(
         points=_numbers(arrays, "points", (len(uncertain), n)),
         uncertain=uncertain,
-        corner_starts=_field(arrays, "corner_starts", np.int64, starts),
-        corners=corners,
-        touches=_field(arrays, "touches", np.uint64, (len(corners), words)),
+        vertex_starts=_field(arrays, "vertex_starts", np.int64, starts),
+        vertices=vertices,
+        touches=_field(arrays, "touches", np.uint64, (len(vertices), words)),
         facet_starts=facet_starts,
-        walls=_field(arrays, "walls", np.int64, (None,)),
+        hyperplanes=_field(arrays, "hyperplanes", np.int64, (None,)),
         patterns=patterns,
         maps=_field(arrays, "maps", np.float64, (len(patterns), n + 1, net.n_classes)),
         complete=_flag(arrays, "complete"),
@@ -224,7 +224,7 @@ def _regions(arrays: Mapping[str, np.ndarray], net: Network, n: int) -> Regions:
 
 
 def _check_regions(regions: Regions, net: Network, n: int) -> None:
-    """That all numbers mean something: of corners, of facets and of units.
+    """That all numbers mean something: of vertices, of facets and of units.
 
     Raises
     ------
@@ -234,13 +234,13 @@ def _check_regions(regions: Regions, net: Network, n: int) -> None:
     _check_finite("points", regions.points)
     _check_finite("maps", regions.maps)
     least = 3 if n == 2 else 1
-    _check_starts("corner_starts", regions.corner_starts, len(regions.corners), least)
-    _check_starts("facet_starts", regions.facet_starts, len(regions.walls), least)
-    _check_range("corners", regions.corners, 0, len(regions.points))
-    _check_range("walls", regions.walls, -2 * n, net.n_hidden)
+    _check_starts("vertex_starts", regions.vertex_starts, len(regions.vertices), least)
+    _check_starts("facet_starts", regions.facet_starts, len(regions.hyperplanes), least)
+    _check_range("vertices", regions.vertices, 0, len(regions.points))
+    _check_range("hyperplanes", regions.hyperplanes, -2 * n, net.n_hidden)
     if n == 2:
-        if (regions.corner_starts != regions.facet_starts).any():
-            raise ValueError("facet_starts: expected as many edges as corners of each polygon")
+        if (regions.vertex_starts != regions.facet_starts).any():
+            raise ValueError("facet_starts: expected as many edges as vertices of each polygon")
     else:
         _check_touches(regions)
     spare = net.n_hidden % 8
@@ -266,12 +266,12 @@ def _check_range(name: str, numbers: np.ndarray, low: int, stop: int) -> None:
 
 
 def _check_touches(regions: Regions) -> None:
-    """Walls of a region rise; its corners touch all of its facets, and no others."""
-    rises = np.diff(regions.walls) > 0
+    """Hyperplanes of a region rise; its vertices touch all of its facets, and no others."""
+    rises = np.diff(regions.hyperplanes) > 0
     rises[regions.facet_starts[1:-1] - 1] = True
     if not rises.all():
-        raise ValueError("walls: expected numbers that rise in each region, got others")
-    touched = np.bitwise_or.reduceat(regions.touches, regions.corner_starts[:-1])
+        raise ValueError("hyperplanes: expected numbers that rise in each region, got others")
+    touched = np.bitwise_or.reduceat(regions.touches, regions.vertex_starts[:-1])
     for word in range(touched.shape[1]):
         facets = np.clip(np.diff(regions.facet_starts) - word * WORD, 0, WORD)
         # Shifted by all its bits a word is 0.

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.network import Network
-from refmmr.reference import regions as _regions
+from refmmr.reference import enumeration as _regions
 from refmmr.reference.network import flat, unflat
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.facets import Facets
@@ -55,7 +55,7 @@ class RegionGraph:
         (`numpy.packbits` with ``bitorder="little"``).
     facets : Facets
         Facets that matter (none is redundant), each once, with the regions on both sides; their
-        corners are not known.
+        vertices are not known.
     centers : ndarray, shape (n_regions, n)
         A point inside each region, in the domain's coordinates.
     radii : ndarray, shape (n_regions,)
@@ -69,8 +69,8 @@ class RegionGraph:
     def __init__(self, net: Network, domain: AffineDomain, walk: Walk) -> None:
         self.net, self.domain = net, domain
         self.packed_patterns = _packed(walk.patterns)
-        nowhere = Ragged(np.zeros(len(walk.walls) + 1, int), np.zeros(0, int))
-        self.facets = Facets(walk.walls, walk.cells, nowhere)
+        nowhere = Ragged(np.zeros(len(walk.hyperplanes) + 1, int), np.zeros(0, int))
+        self.facets = Facets(walk.hyperplanes, walk.cells, nowhere)
         self.centers, self.radii = walk.centers, walk.radii
         self.undecided, self.complete = walk.undecided, walk.complete
 
@@ -173,28 +173,28 @@ class RegionGraph:
         b : ndarray, shape (m,)
         """
         i = check.check_count("i", i, 0, len(self) - 1)
-        walls = self.facets.walls[self.facets_of[i]]
+        hyperplanes = self.facets.hyperplanes[self.facets_of[i]]
         _, maps = next(self._maps_of_units(np.array([i])))
-        return self._rows(walls, self.patterns_of([i])[0], maps[0])
+        return self._rows(hyperplanes, self.patterns_of([i])[0], maps[0])
 
     def patterns_of(self, which: Sequence[int] | np.ndarray | slice) -> np.ndarray:
         """Activation patterns of some regions, (m, n_hidden) bool."""
         return _unpacked(self.packed_patterns[which], self.net.n_hidden)
 
     def _rows(
-        self, walls: np.ndarray, pattern: np.ndarray, maps: np.ndarray
+        self, hyperplanes: np.ndarray, pattern: np.ndarray, maps: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Half-spaces of some walls on a region; maps (n + 1, units)."""
+        """Half-spaces of some hyperplanes on a region; maps (n + 1, units)."""
         n = self.dimension
-        A, b = np.empty((len(walls), n)), np.empty(len(walls))
-        units = walls >= 0
-        outward = np.where(pattern[walls[units]], -1.0, 1.0)
-        A[units] = (maps[:n, walls[units]] * outward).T
-        b[units] = -maps[n, walls[units]] * outward
+        A, b = np.empty((len(hyperplanes), n)), np.empty(len(hyperplanes))
+        units = hyperplanes >= 0
+        outward = np.where(pattern[hyperplanes[units]], -1.0, 1.0)
+        A[units] = (maps[:n, hyperplanes[units]] * outward).T
+        b[units] = -maps[n, hyperplanes[units]] * outward
         lengths = np.linalg.norm(A[units], axis=1)
         A[units] /= lengths[:, None]
         b[units] /= lengths
-        axis, upper = np.divmod(-1 - walls[~units], 2)
+        axis, upper = np.divmod(-1 - hyperplanes[~units], 2)
         A[~units] = np.eye(n)[axis] * np.where(upper, 1, -1)[:, None]
         lo, hi = self.domain.rectangle
         b[~units] = np.where(upper, hi[axis], -lo[axis])
@@ -229,7 +229,7 @@ class RegionGraph:
         Returns
         -------
         ndarray of int, shape (m,)
-            A point on a wall belongs to one of the regions beside it.  -1 also where a region is
+            A point on a hyperplane belongs to one of the regions beside it.  -1 also where a region is
             missing because the enumeration is not complete.
         """
         Z = check.check_array("Z", Z, 2).astype(np.float64)
@@ -249,7 +249,7 @@ class RegionGraph:
         return {pattern.tobytes(): i for i, pattern in enumerate(self.packed_patterns)}
 
     def _beside(self, z: np.ndarray) -> int:
-        """A region beside z, a point on a wall whose own pattern no region has.
+        """A region beside z, a point on a hyperplane whose own pattern no region has.
 
         One step, as small as you like, towards some other point of the domain decides the units
         that are 0 at z: those are active that grow along the way.
@@ -291,7 +291,7 @@ class RegionGraph:
         """The dual graph: a node a region, an edge a facet between two.
 
         Nodes have the attributes ``pattern`` (a string of 0 and 1) and ``winner`` (the class),
-        edges have ``wall`` (the unit).
+        edges have ``hyperplane`` (the unit).
 
         Raises
         ------
@@ -303,9 +303,9 @@ class RegionGraph:
             text = "".join("01"[int(bit)] for bit in pattern)
             graph.add_node(i, pattern=text, winner=int(winner))
         inner = self.facets.cells[:, 1] >= 0
-        walls = self.facets.walls[inner].tolist()
-        for (i, j), wall in zip(self.neighbours.tolist(), walls, strict=True):
-            graph.add_edge(i, j, wall=wall)
+        hyperplanes = self.facets.hyperplanes[inner].tolist()
+        for (i, j), hyperplane in zip(self.neighbours.tolist(), hyperplanes, strict=True):
+            graph.add_edge(i, j, hyperplane=hyperplane)
         return graph
 
 

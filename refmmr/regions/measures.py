@@ -59,13 +59,13 @@ def regions_meeting_ball(cx: RegionComplex, z: ArrayLike, radius: float, p: floa
     if cx.dimension == 2:
         gaps = polygons.to_polygons(z, cx.vertices.starts, cx.vertices.flat, p)
         return np.flatnonzero(gaps <= radius)
-    starts, corners = cx.vertices.starts[:-1], cx.vertices.flat
-    lo, hi = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
-    # The box around a region is nearer than the region, its corners are not.
+    starts, vertices = cx.vertices.starts[:-1], cx.vertices.flat
+    lo, hi = np.minimum.reduceat(vertices, starts), np.maximum.reduceat(vertices, starts)
+    # The box around a region is nearer than the region, its vertices are not.
     near = np.linalg.norm(np.maximum(0, np.maximum(lo - z, z - hi)), ord=p, axis=1) <= radius
     from refmmr.regions import polytopes  # brings SciPy along
 
-    nearest = np.minimum.reduceat(np.linalg.norm(corners - z, ord=p, axis=1), starts)
+    nearest = np.minimum.reduceat(np.linalg.norm(vertices - z, ord=p, axis=1), starts)
     meets = near & (nearest <= radius)
     for i in np.flatnonzero(near & ~meets).tolist():
         meets[i] = polytopes.distance(*cx.halfspaces(i), z, p) <= radius
@@ -92,7 +92,7 @@ def to_frame(cx: RegionComplex) -> pandas.DataFrame:
             "volume": cx.volumes,
             "inradius": inradii(cx),
             "facets": cx.facets_of.sizes,
-            "corners": cx.corners.sizes,
+            "vertices": cx.vertex_numbers.sizes,
             "active": cx.patterns.sum(axis=1),
             "jacobian_norm": np.linalg.norm(cx.affine_maps.V, ord=2, axis=(1, 2)),
         }

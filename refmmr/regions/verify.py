@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from refmmr.reference.enumeration import value_errors
 from refmmr.reference.network import flat, unflat
-from refmmr.reference.regions import value_errors
 from refmmr.regions.faces import face_counts
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ CHUNK = 1024
 """Regions, or facets, whose units are in memory together."""
 
 SLACK = 1e-9
-"""How far a corner may be off, as a share of the domain's size."""
+"""How far a vertex may be off, as a share of the domain's size."""
 
 COUNTABLE = 2000
 """So many regions of more than two dimensions have their faces counted."""
@@ -36,16 +36,16 @@ class Verification(NamedTuple):
         Sum of all volumes over the domain's, minus 1; NaN if the complex is not complete.
     euler_characteristic : int or None
         1 for a box that is cut into cells; None if it was not counted.
-    uncertain_corners : int
-        Corners where a sign was within its rounding error, and was taken for 0.
+    uncertain_vertices : int
+        Vertices where a sign was within its rounding error, and was taken for 0.
     thin_regions : int
-        Regions so thin that floats cannot tell on which side of some wall their centre is.
+        Regions so thin that floats cannot tell on which side of some hyperplane their centre is.
     """
 
     problems: list[str]
     volume_defect: float
     euler_characteristic: int | None
-    uncertain_corners: int
+    uncertain_vertices: int
     thin_regions: int
 
     @property
@@ -57,7 +57,7 @@ class Verification(NamedTuple):
         text = "all invariants hold" if self.ok else "; ".join(self.problems)
         return (
             f"{text} (volumes add up to 1 {self.volume_defect:+.1e}, Euler characteristic "
-            f"{self.euler_characteristic}, {self.uncertain_corners} uncertain corners, "
+            f"{self.euler_characteristic}, {self.uncertain_vertices} uncertain vertices, "
             f"{self.thin_regions} thin regions)"
         )
 
@@ -87,7 +87,7 @@ def verify(cx: RegionComplex) -> Verification:
 
 
 def _centres(cx):
-    """Regions whose centre is on the wrong side of a wall; and on neither, in floats."""
+    """Regions whose centre is on the wrong side of a hyperplane; and on neither, in floats."""
     bounds = value_errors(cx.net, cx.domain.arrays())[:-1]
     errors = flat([np.zeros((1, 0)), *(bound[None] for bound in bounds)])
     wrong = thin = 0
@@ -109,13 +109,13 @@ def _facet_problems(cx):
     same = off = 0
     inner = np.flatnonzero(facets.cells[:, 1] >= 0)
     size = float(np.linalg.norm(cx.domain.rectangle[1] - cx.domain.rectangle[0]))
-    middles = np.add.reduceat(cx.points[facets.corners.flat], facets.corners.starts[:-1])
-    middles /= facets.corners.sizes[:, None]
+    middles = np.add.reduceat(cx.points[facets.vertices.flat], facets.vertices.starts[:-1])
+    middles /= facets.vertices.sizes[:, None]
     for start in range(0, len(inner), CHUNK):
         some = inner[start : start + CHUNK]
         one, other = (cx.patterns_of(side) for side in facets.cells[some].T)
         flipped = one ^ other
-        same += int((~flipped[np.arange(len(some)), facets.walls[some]]).sum())
+        same += int((~flipped[np.arange(len(some)), facets.hyperplanes[some]]).sum())
         values = _values(cx, middles[some], one)
         largest = SLACK * size * _steepness(cx, one)
         off += int((flipped & (np.abs(values) > largest)).any(axis=1).sum())

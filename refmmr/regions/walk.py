@@ -66,7 +66,9 @@ class Walk(NamedTuple):
     patterns: np.ndarray  # (R, N) bool
     centers: np.ndarray  # (R, n): centre of the largest l_2 ball inside each region
     radii: np.ndarray  # (R,): its radius
-    walls: np.ndarray  # (F,) int: unit of each facet; the box: -1 - 2 axis below, -2 - 2 axis above
+    hyperplanes: (
+        np.ndarray
+    )  # (F,) int: unit of each facet; the box: -1 - 2 axis below, -2 - 2 axis above
     cells: np.ndarray  # (F, 2) int: regions on both sides; -1 outside the box, or not visited
     undecided: int  # facets and regions that are thinner than can be told
     complete: bool  # all that can be reached was visited
@@ -96,7 +98,7 @@ def walk(
     directions : ndarray, shape (n, *input_shape)
         The point z of the box is the input ``origin + sum_k z_k directions_k``.
     lo, hi : ndarray, shape (n,)
-        Corners of the box, ``lo < hi``.
+        Vertices of the box, ``lo < hi``.
     start : ndarray, shape (n,), optional
         A point of the first region; if not given, the centre of the box.
     max_regions : int, optional
@@ -109,7 +111,7 @@ def walk(
     Returns
     -------
     Walk
-        Where several units share a wall it is named after the first of them.  Of a facet that
+        Where several units share a hyperplane it is named after the first of them.  Of a facet that
         leads to a region not visited, or too thin, the second cell is -1.
     """
     space = _Space(net, origin, directions, lo, hi)
@@ -183,7 +185,7 @@ class _Space:
 
 
 class _Polytope:
-    """A region: ``A u >= b``, m = N + 2 n rows of length 1; b is -inf where there is no wall.
+    """A region: ``A u >= b``, m = N + 2 n rows of length 1; b is -inf where there is no hyperplane.
 
     Rows 0 to N - 1 are the units', the others the faces of the box in the order of their labels.
     """
@@ -193,24 +195,24 @@ class _Polytope:
         N, n = len(V), space.n
         lengths = np.sqrt((V * V).sum(axis=1))
         # A row within its own rounding error of 0 is that of a constant.
-        walls = lengths > space.errors
-        signs = np.where(pattern, 1, -1) / np.where(walls, lengths, 1)
-        errors = np.where(walls, space.errors / np.where(walls, lengths, 1), 0)
+        hyperplanes = lengths > space.errors
+        signs = np.where(pattern, 1, -1) / np.where(hyperplanes, lengths, 1)
+        errors = np.where(hyperplanes, space.errors / np.where(hyperplanes, lengths, 1), 0)
         self.half = space.half
         self.A = np.zeros((N + 2 * n, n))
-        self.A[:N] = V * (signs * walls)[:, None]
+        self.A[:N] = V * (signs * hyperplanes)[:, None]
         self.A[N + np.arange(0, 2 * n, 2), np.arange(n)] = 1
         self.A[N + np.arange(1, 2 * n, 2), np.arange(n)] = -1
-        self.b = np.append(np.where(walls, -a * signs, -np.inf), -np.repeat(space.half, 2))
-        # Two walls closer than this are one; a point farther than this from a wall is beside it.
+        self.b = np.append(np.where(hyperplanes, -a * signs, -np.inf), -np.repeat(space.half, 2))
+        # Two hyperplanes closer than this are one; a point farther than this from a hyperplane is beside it.
         self.twin = np.append(TINY + errors, np.full(2 * n, TINY))
         self.blur = np.append(2 * TINY + 3 * errors, np.full(2 * n, 2 * TINY))
         self.noise = np.append(NOISE + errors, np.full(2 * n, NOISE))
         # How near to 0 a unit's value must be at a point of a facet to be 0 on all of it.
         self.zero = 2 * space.errors + TINY * lengths
         self._drop_twins(N)
-        self.walls = np.isfinite(self.b)
-        self.floor = np.where(self.walls, self.b, 0)
+        self.hyperplanes = np.isfinite(self.b)
+        self.floor = np.where(self.hyperplanes, self.b, 0)
 
     def _drop_twins(self, units: int) -> None:
         """Of rows that are equal keep the box's, or else the first."""
@@ -352,7 +354,7 @@ class _Facets:
         self.depths = P.slacks(center)
         self.points = np.zeros_like(P.A)
         self.real = np.zeros(len(P.b), dtype=bool)
-        self.open = P.walls.copy()
+        self.open = P.hyperplanes.copy()
         self.undecided = 0
         self._old_proofs = proofs
         self._proofs: list[tuple[np.ndarray, np.ndarray]] = []
@@ -362,7 +364,7 @@ class _Facets:
     def find(self, programs: _Programs) -> None:
         """Decide about all rows."""
         P = self.P
-        self.shoot(-P.A[P.walls])
+        self.shoot(-P.A[P.hyperplanes])
         for proofs in self._old_proofs:
             self._close(proofs.rows, proofs.multipliers(len(P.b)))
         self._inside_simplex()
@@ -495,7 +497,7 @@ class _Survey:
         self.numbers: dict[bytes, int] = {}
         self.places: list[_Place | None] = []  # None: visited
         self.regions: list[tuple[np.ndarray, np.ndarray, float] | None] = []  # None: too thin
-        self.facets: list[tuple[int, int, int]] = []  # wall and both places
+        self.facets: list[tuple[int, int, int]] = []  # hyperplane and both places
         self.count = 0
         self.undecided = 0
 
@@ -505,7 +507,7 @@ class _Survey:
         return len(self.places) - len(self.regions)
 
     def begin(self, z: np.ndarray) -> None:
-        """See the region at a point of the box, (n,), or beside it if that is on a wall."""
+        """See the region at a point of the box, (n,), or beside it if that is on a hyperplane."""
         space = self.space
         u = (z - space.middle) / space.scale
         step = np.random.default_rng(0).uniform(-space.half, space.half) - u
@@ -540,7 +542,7 @@ class _Survey:
             self._pass(*place.door)
             return
         basis = self.programs.highs.getBasis()
-        known = [unit for unit in place.entries if P.walls[unit]]
+        known = [unit for unit in place.entries if P.hyperplanes[unit]]
         facets = _Facets(P, center, known, place.proofs)
         facets.find(self.programs)
         self.places[here] = None

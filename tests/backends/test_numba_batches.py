@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
-from refmmr import attacks, training
+from refmmr import _kernels
 from refmmr.backends import threads
 from refmmr.reference import adam
 
@@ -28,7 +28,7 @@ def with_dense(layers, input_shape, sizes):
 def biased(net):
     """The same network with random biases, as after a training.
 
-    Without them all walls meet in 0, and whether the unit box touches one there is up to rounding.
+    Without them all hyperplanes meet in 0, and whether the unit box touches one there is up to rounding.
     """
     rng = np.random.default_rng(3)
     return net.with_parameters([(W, rng.uniform(-0.5, 0.5, b.shape)) for W, b in net.parameters])
@@ -80,7 +80,7 @@ CALLS = {
     "mmr_gradient, p=1": lambda net, X, y: rm.mmr_gradient(net, X, y, 1, **GAMMAS),
     "mmr_gradient, p=2": lambda net, X, y: rm.mmr_gradient(net, X, y, 2, **GAMMAS),
     "mmr_gradient, p=inf": lambda net, X, y: rm.mmr_gradient(net, X, y, np.inf, **GAMMAS),
-    "loss_gradient": lambda net, X, y: training._loss_gradient(net, X, y),
+    "loss_gradient": lambda net, X, y: _kernels.loss_gradient(net, X, y),
     "pgd": lambda net, X, y: rm.pgd(net, X, y, 2, eps=0.3, steps=5),
     "pgd, restarts": lambda net, X, y: rm.pgd(net, X, y, 1, eps=1, steps=3, restarts=2, box=None),
 }
@@ -109,7 +109,7 @@ def call(request):
 def inputs(net, n):
     rng = np.random.default_rng(n)
     X = rng.uniform(0, 1, (n, *net.input_shape))
-    X[0] = np.round(X[0])  # in a corner of the box
+    X[0] = np.round(X[0])  # in a vertex of the box
     return X, rng.integers(net.n_classes, size=n)
 
 
@@ -229,7 +229,7 @@ def test_start_and_box_of_an_attack_stay_as_they_are():
     before = [array.tobytes() for array in (X, start, *box)]
     with rm.use_backend("numba"):
         for last in (False, True):
-            Z = attacks._run_pgd(net, X, y, 2, 0.3, 3, 0.1, box, start, last)
+            Z = _kernels.pgd(net, X, y, 2, 0.3, 3, 0.1, box, start, last)
             assert not np.shares_memory(Z, start)
             assert not np.array_equal(Z, start)
     assert [array.tobytes() for array in (X, start, *box)] == before
@@ -254,7 +254,7 @@ def test_results_are_not_the_memory_of_the_next_call(call):
     ids=["dense", "convolutional"],
 )
 def test_networks_larger_than_the_cache(net, n, dtype, call):
-    """Rows come in several groups of samples, positions and walls."""
+    """Rows come in several groups of samples, positions and hyperplanes."""
     net = net.astype(dtype)
     X, y = inputs(net, n)
     X = X.astype(dtype)
@@ -273,7 +273,7 @@ def test_adam_on_several_threads(thread_count, dtype):
     adam.update(*exact, 0.01)
     found = [[array.copy() for array in arrays] for arrays in start]
     with rm.use_backend("numba"):
-        training._update(*found, 0.01)
+        _kernels.adam_update(*found, 0.01)
     for arrays, others in zip(found, exact, strict=True):
         assert_allclose(arrays[0], others[0], rtol=8 * np.finfo(dtype).eps, atol=0)
 
@@ -286,7 +286,7 @@ def test_adam_on_arrays_of_any_arrangement(arrangement):
     adam.update(*expected, 0.01)
     found = [[arrangements(array)[arrangement] for array in arrays] for arrays in start]
     with rm.use_backend("numba"):
-        training._update(*found, 0.01)
+        _kernels.adam_update(*found, 0.01)
     assert_close(flat(found), flat(expected), 1e-15)
 
 

@@ -12,20 +12,20 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import _backend, testing
 from refmmr.backends import threads
-from refmmr.reference import regions as reference
+from refmmr.reference import enumeration as reference
 from refmmr.reference import volumes as measure
 from refmmr.testing import exact_network
 
 numba = pytest.importorskip("numba", reason="the numba backend needs numba")
 
 with rm.use_backend("numba"):
-    from refmmr.backends._numba import corners as names
+    from refmmr.backends._numba import enumeration as twin
     from refmmr.backends._numba import maps as maps_twin
-    from refmmr.backends._numba import regions as twin
+    from refmmr.backends._numba import vertices as names
     from refmmr.backends._numba import volumes as volumes_twin
 
 SEEDS = st.integers(0, 2**32 - 1)
-NUMBERS = ("corner_starts", "corners", "touches", "facet_starts", "walls", "patterns")
+NUMBERS = ("vertex_starts", "vertices", "touches", "facet_starts", "hyperplanes", "patterns")
 
 
 def box(n):
@@ -79,7 +79,7 @@ def one_and_three_threads(request, monkeypatch):
 
 
 def test_is_registered():
-    assert "refmmr.reference.regions.enumerate_regions" in _backend._twins["numba"]
+    assert "refmmr.reference.enumeration.enumerate_regions" in _backend._twins["numba"]
 
 
 @given(testing.networks(max_width=9) | testing.conv_networks(), SEEDS, st.integers(1, 3))
@@ -90,13 +90,13 @@ def test_networks(net, seed, n):
 @settings(max_examples=150)
 @given(testing.dyadic_networks(), SEEDS, st.integers(1, 4))
 def test_dyadic_networks(net, seed, n):
-    """Zero rows, twins, opposites, dead units, walls through one corner or along a facet."""
+    """Zero rows, twins, opposites, dead units, hyperplanes through one vertex or along a facet."""
     domain = subspace(np.random.default_rng(seed), net.input_shape, n, dyadic=True)
     assert_same(net, domain, tolerance=1e-12)
 
 
 def coarse(rng, n, width=6):
-    """Weights of a coarse grid: many walls meet in points."""
+    """Weights of a coarse grid: many hyperplanes meet in points."""
     sizes = [n, *rng.integers(2, width, rng.integers(1, 3)), 3]
     layers = [
         rm.Linear(rng.integers(-4, 5, (m, k)) / 4, rng.integers(-4, 5, m) / 4 * rng.integers(2))
@@ -123,7 +123,7 @@ def test_regions_that_are_not_simple(seed, n):
     "sizes", [[2, 70, 2], [2, 24, 24, 2], [2, 12, 12, 12, 12, 2], [3, 12, 12, 2], [4, 7, 6, 2]]
 )
 def test_wide_and_deep(sizes):
-    """More pieces, corners and names than the first buffers hold; several words of bits."""
+    """More pieces, vertices and names than the first buffers hold; several words of bits."""
     found = assert_same(dense(np.random.default_rng(0), sizes), box(sizes[0]))
     assert len(found.patterns) > 300
 
@@ -133,7 +133,7 @@ def test_no_hidden_layer(n):
     assert len(assert_same(rm.Network.mlp([n, 3], rng=0), box(n)).patterns) == 1
 
 
-def test_no_wall_in_the_domain():
+def test_no_hyperplane_in_the_domain():
     net = rm.Network(
         [rm.Linear([[1, 1], [0, 0], [0, 0]], [9, 0, -1]), rm.Linear([[1] * 3], [0])], 2
     )
@@ -160,11 +160,11 @@ def test_updated_maps_are_those_of_the_patterns(seed):
     cx = rm.RegionComplex(net, rm.Box([-1, -1], [1, 1]), found)
     fresh = rm.RegionGraph.affine_maps.func(cx)
     errors = reference.value_errors(net, box(2))[-1]
-    corners = cx.points[cx.corners.flat]
-    owner = cx.corners.owners()
+    vertices = cx.points[cx.vertex_numbers.flat]
+    owner = cx.vertex_numbers.owners()
     for (V, a), (W, b) in [(cx.affine_maps, fresh)]:
-        values = np.einsum("ckn,cn->ck", V[owner], corners) + a[owner]
-        others = np.einsum("ckn,cn->ck", W[owner], corners) + b[owner]
+        values = np.einsum("ckn,cn->ck", V[owner], vertices) + a[owner]
+        others = np.einsum("ckn,cn->ck", W[owner], vertices) + b[owner]
         assert (np.abs(values - others) <= errors).all()
 
 
@@ -186,11 +186,11 @@ def test_a_map_is_made_afresh_before_its_error_bound_is_used_up():
 
 @given(SEEDS, st.integers(1, 300))
 def test_names(seed, n):
-    """Cuts of the same edge by the same unit are the same corner."""
+    """Cuts of the same edge by the same unit are the same vertex."""
     rng = np.random.default_rng(seed)
     cuts = rng.integers(0, 6, (n, 3))
     doubtful = rng.random(n) < 0.1
-    corners = -1 - rng.integers(0, n, 20)
+    vertices = -1 - rng.integers(0, n, 20)
     table, count = names.no_names(2), 0
     numbers = []
     for start in range(0, n, 100):  # in several runs
@@ -208,7 +208,7 @@ def test_names(seed, n):
         assert tuple(table.cuts[place]) == name
         same = [cut == name for cut in map(tuple, cuts.tolist())]
         assert table.doubtful[place] == doubtful[same].any()
-    assert corners.max() < 0
+    assert vertices.max() < 0
 
 
 @given(SEEDS, st.lists(st.integers(1, 150), min_size=1, max_size=4))

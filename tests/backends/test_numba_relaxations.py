@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import testing
 from refmmr._backend import kernel
-from refmmr.reference import relaxations
+from refmmr.reference import backward_bound
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 
-RUN_LAYERS = kernel(relaxations.layer_bounds)
-RUN_MARGINS = kernel(relaxations.margin_bounds)
+RUN_LAYERS = kernel(backward_bound.layer_bounds)
+RUN_MARGINS = kernel(backward_bound.margin_bounds)
 NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
 RADII = st.sampled_from([1e-6, 1e-2, 0.3, 2.0, 100.0])
 
@@ -27,7 +27,7 @@ def scale(net, X, radii):
         yield size
 
 
-@pytest.mark.parametrize("rule", relaxations.RULES)
+@pytest.mark.parametrize("rule", backward_bound.RULES)
 @given(st.data())
 @settings(deadline=None, max_examples=60)
 def test_same_bounds(rule, data):
@@ -43,13 +43,13 @@ def test_same_bounds(rule, data):
         margins = RUN_MARGINS(net, X, y, p, radii, box, rule)
     sizes = list(scale(net, X, radii))
     for size, found, expected in zip(
-        sizes, layers, relaxations.layer_bounds(net, X, p, radii, box, rule), strict=True
+        sizes, layers, backward_bound.layer_bounds(net, X, p, radii, box, rule), strict=True
     ):
         for mine, theirs in zip(found, expected, strict=True):
             assert mine.shape == theirs.shape
             off = np.abs(mine - theirs).reshape(len(X), -1).max(axis=1)
             assert (off <= 1e-9 * size).all()
-    expected = relaxations.margin_bounds(net, X, y, p, radii, box, rule)
+    expected = backward_bound.margin_bounds(net, X, y, p, radii, box, rule)
     np.testing.assert_array_equal(np.isinf(margins), np.isinf(expected))
     finite = np.isfinite(expected)
     off = np.where(finite, margins, 0) - np.where(finite, expected, 0)
@@ -65,7 +65,7 @@ def test_many_samples_on_several_threads(p):
     y = net.predict(X)
     radii = rng.uniform(0.001, 0.05, len(X))
     box = (np.zeros(40), np.ones(40))
-    expected = relaxations.margin_bounds(net, X[-3:], y[-3:], p, radii[-3:], box, "crown")
+    expected = backward_bound.margin_bounds(net, X[-3:], y[-3:], p, radii[-3:], box, "crown")
     with rm.use_backend("numba"):
         found = RUN_MARGINS(net, X, y, p, radii, box, "crown")
         alone = RUN_MARGINS(net, X[:1], y[:1], p, radii[:1], box, "crown")

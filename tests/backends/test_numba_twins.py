@@ -15,13 +15,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 import refmmr as rm
 from refmmr import _backend, testing
 from refmmr._backend import kernel
-from refmmr.reference import adam, affine, attacks, distances, hyperplanes, loss, mmr, network
+from refmmr.reference import adam, affine, distances, hyperplanes, loss, mmr, network, pgd
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 
 KERNELS = (
     adam.update,
-    attacks.pgd,
+    pgd.pgd,
     distances.distances,
     loss.loss_gradient,
     mmr.mmr,
@@ -145,12 +145,12 @@ def dtypes():
 
 
 class Sizes:
-    """The exact walls, and how far off an implementation in this precision may be."""
+    """The exact hyperplanes, and how far off an implementation in this precision may be."""
 
     def __init__(self, net, X, y, dtype):
         exact = net.astype(np.float64)
-        self.walls = distances.walls_around(exact, X.astype(np.float64), y)
-        masks = self.walls.trail.masks
+        self.hyperplanes = distances.hyperplanes_around(exact, X.astype(np.float64), y)
+        masks = self.hyperplanes.cache.masks
         absolute = network.Network(
             [
                 layer.with_weights(np.abs(layer.W), np.abs(layer.b)) if i in exact.affine else layer
@@ -158,14 +158,14 @@ class Sizes:
             ],
             net.input_shape,
         )
-        trail = absolute.forward(np.abs(X).astype(np.float64), masks)
+        cache = absolute.forward(np.abs(X).astype(np.float64), masks)
         probes = affine.probe(absolute, masks, affine.basis(net, np.float64))
         n, d = len(X), X[0].size
         terms = sum(int(np.prod(W.shape[1:])) + 3 for W, _ in net.parameters)
         self.unit = 2 * terms * EPS[np.dtype(dtype)]
         self.sum = 2 * (d + 5) * EPS[np.dtype(dtype)]
-        self.f = network.flat(trail.outputs[:-1]) if net.n_hidden else np.zeros((n, 0))
-        self.logits = trail.outputs[-1].reshape(n, -1)
+        self.f = network.flat(cache.outputs[:-1]) if net.n_hidden else np.zeros((n, 0))
+        self.logits = cache.outputs[-1].reshape(n, -1)
         self.margin = self.logits[np.arange(n), y][:, None] + self.logits
         columns = [np.broadcast_to(c, (n, *c.shape[1:])).reshape(n, d, -1) for c in probes.outputs]
         self.V = np.concatenate([*columns[:-1], columns[-1][:, :, :0]], axis=2).swapaxes(1, 2)
@@ -175,20 +175,20 @@ class Sizes:
     @property
     def decided(self):
         """Whether rounding cannot change the pattern."""
-        return ((np.abs(self.walls.f) > self.unit * self.f) | (self.f == 0)).all()
+        return ((np.abs(self.hyperplanes.f) > self.unit * self.f) | (self.f == 0)).all()
 
     def each(self):
         """Value and rows of boundaries and decisions, and how far off they may be."""
         f, margin = self.unit * self.f, self.unit * self.margin
-        rows, R = self.walls.boundary_gradients, self.walls.R.swapaxes(1, 2)
-        yield self.walls.f, f, rows, self.unit * self.V
-        yield self.walls.margin, margin, R, self.unit * self.R
+        rows, R = self.hyperplanes.boundary_gradients, self.hyperplanes.R.swapaxes(1, 2)
+        yield self.hyperplanes.f, f, rows, self.unit * self.V
+        yield self.hyperplanes.margin, margin, R, self.unit * self.R
 
 
 def assert_distances(sizes, y, p, found, box, x):
-    """Each distance is exact for a wall that is off by no more than rounding can bring about.
+    """Each distance is exact for a hyperplane that is off by no more than rounding can bring about.
 
-    A wall whose value is off by a and whose row by w is no nearer than one with a value that is
+    A hyperplane whose value is off by a and whose row by w is no nearer than one with a value that is
     smaller by a + <w, m>, for the moves m that there are.
     """
     wide = np.full(x.shape[1:], 1e30).reshape(-1)
@@ -220,7 +220,11 @@ def assert_distances(sizes, y, p, found, box, x):
             moves = np.maximum(np.abs(hi - flat), np.abs(flat - lo))
             off = a + (w * moves).sum(axis=-1)
             low, high = (
-                np.abs(hyperplanes.cheapest_moves(flat, rows, np.sign(values) * size, lo, hi, p)[0])
+                np.abs(
+                    hyperplanes.shortest_step_in_box(flat, rows, np.sign(values) * size, lo, hi, p)[
+                        0
+                    ]
+                )
                 for size in (np.maximum(np.abs(values) - off, 0), np.abs(values) + off)
             )
             known &= np.abs(values) > off
@@ -262,10 +266,10 @@ def test_passes(case, dtype):
 
 def exact_squares(net, X, y):
     """Whether float64 adds up the squares of all rows without rounding."""
-    walls = distances.walls_around(net, X, y)
+    hyperplanes = distances.hyperplanes_around(net, X, y)
     largest = max(
         np.abs(hyperplanes.dual_norm(rows, 2)).max(initial=0)
-        for rows in (walls.boundary_gradients, walls.R.swapaxes(1, 2))
+        for rows in (hyperplanes.boundary_gradients, hyperplanes.R.swapaxes(1, 2))
     )
     return largest**2 * 16 ** len(net.affine) < 2**53
 
@@ -363,7 +367,7 @@ def magnitude(net, X, y, p, gammas, counts):
 
 @given(cases(dyadic=True), st.data(), testing.norms(), GAMMAS, GAMMAS)
 def test_mmr_on_multiples_of_a_quarter(case, data, p, gamma_b, gamma_d):
-    """Ties, dead units, rows of zeros: distances are the same bits, so the same walls count."""
+    """Ties, dead units, rows of zeros: distances are the same bits, so the same hyperplanes count."""
     net, X, y = case
     assume(p != 2 or exact_squares(net, X, y))
     args = net, X, y, p, gamma_b, gamma_d, *data.draw(counts(net))
@@ -395,7 +399,7 @@ def assert_as_stable(function, net, args, dtype, arrays, precise=np.float64):
     """The twin differs from the reference by what inaccurate weights bring about, and no more.
 
     They are off by 200 roundings.  Where that makes a large difference (a mask changes, or another
-    wall is the nearest) there is nothing to compare.  The reference runs in float64, or as given.
+    hyperplane is the nearest) there is nothing to compare.  The reference runs in float64, or as given.
     """
     X, *rest = args
     exact, there = (net, X) if precise is None else (net.astype(precise), X.astype(precise))
@@ -453,7 +457,7 @@ def test_pgd_is_exact_on_multiples_of_a_quarter(case, data, climb, boxed, last):
     net, X, y = case
     box = data.draw(testing.boxes(X, dyadic=True)) if boxed else None
     args = net, X, y, np.inf, *climb, box, X, last
-    assert_same(twin(attacks.pgd, *args), attacks.pgd(*args))
+    assert_same(twin(pgd.pgd, *args), pgd.pgd(*args))
 
 
 @given(st.data(), climbs(), testing.norms(), st.booleans(), st.sampled_from(["best", "last"]))
@@ -488,7 +492,7 @@ def test_pgd(case, data, p, climb, boxed, last, dtype):
     if boxed:
         box = tuple(side.astype(X.dtype) for side in data.draw(testing.boxes(X)))
     args = X, y, p, *climb, box, X, last
-    assert_as_stable(attacks.pgd, net, args, np.result_type(*dtype), lambda Z: [Z], None)
+    assert_as_stable(pgd.pgd, net, args, np.result_type(*dtype), lambda Z: [Z], None)
 
 
 @pytest.mark.parametrize(
@@ -497,7 +501,7 @@ def test_pgd(case, data, p, climb, boxed, last, dtype):
 @given(cases(), st.data(), st.sampled_from([1, np.inf]))
 @settings(max_examples=15)
 def test_very_small_and_very_large_weights(dtype, exponent, case, data, p):
-    """A power of two in front of all functions moves no wall, and rounds nothing."""
+    """A power of two in front of all functions moves no hyperplane, and rounds nothing."""
     net, X, y = case
     net, X, scale = net.astype(dtype), X.astype(dtype), np.ldexp(np.ones((), dtype), exponent)
     (W, b), *others = net.parameters
@@ -534,7 +538,7 @@ def tied_networks():
 
 @pytest.mark.parametrize("name", tied_networks())
 @pytest.mark.parametrize("p", [1, 2, np.inf])
-def test_the_first_of_walls_equally_far_count(name, p):
+def test_the_first_of_hyperplanes_equally_far_count(name, p):
     """First in the user's order: layer, channel, row, column."""
     net, X = tied_networks()[name]
     y = np.array([0])
@@ -553,8 +557,8 @@ def test_the_first_of_points_with_the_same_margin_is_kept():
     X, y = np.array([[-0.25], [0.25]]), np.array([0, 0])
     for last, expected in ((False, X), (True, -X)):
         args = net, X, y, np.inf, 1.0, 1, 0.5, None, X, last
-        assert_same(attacks.pgd(*args), expected)
-        assert_same(twin(attacks.pgd, *args), expected)
+        assert_same(pgd.pgd(*args), expected)
+        assert_same(twin(pgd.pgd, *args), expected)
 
 
 # ------------------------------------------------------------------------------------------- Adam

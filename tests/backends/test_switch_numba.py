@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr import geometry
+from refmmr import _backend, _kernels
 from refmmr.backends import threads
+from refmmr.reference import hyperplanes
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 joblib = pytest.importorskip("joblib")
@@ -78,8 +79,8 @@ def test_strict(monkeypatch):
         net.predict(X)
         net.activation_pattern(X)
         rm.fit(net, X, y, "mmr+at", lam=1, gamma=1, eps=0.1, epochs=1, progress=False)
-        with pytest.raises(NotImplementedError, match=r"backend numba has no .*region_bounds"):
-            rm.certify(net, X, y, 2)
+        with pytest.raises(NotImplementedError, match=r"backend numba has no .*hyperplanes.norm"):
+            _backend.kernel(hyperplanes.norm)(X, 2)
     rm.certify(net, X, y, 2)
 
 
@@ -103,7 +104,7 @@ print("refmmr.reference.mmr.mmr_gradient" in _backend._twins["numba"])
 
 def test_pickled_kernels_run_the_twin(monkeypatch):
     monkeypatch.setenv("REFMMR_STRICT", "1")
-    again = pickle.loads(pickle.dumps(geometry._run_mmr_gradient))
+    again = pickle.loads(pickle.dumps(_kernels.mmr_gradient))
     net, X, y = pickle.loads(pickle.dumps(problem(3)))
     with rm.use_backend("numba"):
         value, _ = again(net, X, y, 2, 0.5, 1.5, 3, 4)
@@ -116,7 +117,7 @@ def test_pickled_kernels_run_the_twin(monkeypatch):
 PROBLEM = """
 import numpy as np
 import refmmr as rm
-from refmmr import geometry
+from refmmr import _backend, _kernels
 
 net = rm.Network.mlp([10, 20, 15, 4], rng=0)
 rng = np.random.default_rng(0)
@@ -143,6 +144,7 @@ def test_joblib_workers_follow_the_environment():
         + """
 from joblib import Parallel, delayed
 from refmmr.backends import threads
+from refmmr.reference import hyperplanes
 
 with Parallel(n_jobs=2) as parallel:
     for found in parallel([delayed(rm.distances)(net, X, y, 2)] * 4):
@@ -150,7 +152,7 @@ with Parallel(n_jobs=2) as parallel:
     job = delayed(rm.mmr_gradient)(net, X, y, 2, gamma_b=0.5, gamma_d=1.5)
     for found in parallel([job] * 4):
         check(found, gradient)
-    for found in parallel([delayed(geometry._run_distances)(net, X, y, 2)] * 2):  # a kernel
+    for found in parallel([delayed(_kernels.distances)(net, X, y, 2)] * 2):  # a kernel
         check(found, distances)
     print(*parallel([delayed(rm.get_backend)()] * 2))
     # joblib shares the cores out to its workers.
@@ -174,6 +176,7 @@ def test_a_fork_has_threads_of_its_own():
 import multiprocessing
 import warnings
 from refmmr.backends import threads
+from refmmr.reference import hyperplanes
 
 warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads, from Python 3.12
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify import jobs, records
+from refmmr.certify.evaluation import records, workers
 
 SLOW = '''
 import os, time
 from pathlib import Path
 import numpy as np
-from refmmr.certify.region import Bounds
+from refmmr.certify.bounds.region import Bounds
 
 def slow_bounds(net, X, y, p, box, goal=None):
     """Proves everything, slowly, and leaves a note of who did which point."""
@@ -96,7 +96,7 @@ def test_workers_change_nothing(noisy, tmp_path, eps, n):
 
 def test_workers_follow_the_backend():
     pytest.importorskip("numba")
-    with rm.use_backend("numba"), jobs.pool(2) as run:
+    with rm.use_backend("numba"), workers.pool(2) as run:
         assert list(run(_backend, None, [0, 1])) == ["numba", "numba"]
 
 
@@ -105,7 +105,7 @@ def _backend(problem, task):
 
 
 def test_a_large_problem_arrives_whole():
-    with jobs.pool(2) as run:
+    with workers.pool(2) as run:
         large = np.arange(300_000.0)  # mapped, not copied
         assert set(run(_total, large, range(5))) == {large.sum() + i for i in range(5)}
 
@@ -115,7 +115,7 @@ def _total(problem, task):
 
 
 def test_errors_in_workers_come_through():
-    with jobs.pool(2) as run, pytest.raises(ArithmeticError, match="task 1"):
+    with workers.pool(2) as run, pytest.raises(ArithmeticError, match="task 1"):
         list(run(_fail, None, [1]))
 
 
@@ -124,7 +124,7 @@ def _fail(problem, task):
 
 
 def test_a_dead_process_is_a_clear_error():
-    with jobs.pool(2) as run, pytest.raises(RuntimeError, match="n_jobs: a worker process died"):
+    with workers.pool(2) as run, pytest.raises(RuntimeError, match="n_jobs: a worker process died"):
         list(run(_die, None, [1]))
 
 
@@ -207,7 +207,7 @@ def test_a_cluster_by_its_address(distributed, noisy):
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nonsense://here"])
 def test_an_address_where_nobody_answers(distributed, noisy, monkeypatch, address):
-    monkeypatch.setattr(jobs, "CONNECT", 1)
+    monkeypatch.setattr(workers, "CONNECT", 1)
     with pytest.raises(OSError, match="dask: expected the address of a scheduler, none answered"):
         rm.robust_error(*noisy, 2, eps=0.05, dask=address)
 

@@ -256,7 +256,7 @@ def test_hover_tells_about_the_region(page, cx):
         hover(page, pixel(page, centre(cx, i)))
         assert page.text("name") == f"Region {i}"
         assert page.text("class") == f"{cx.classes[i]} (at its centre)"
-        assert page.text("corners") == str(len(cx.vertices[i]))
+        assert page.text("vertices") == str(len(cx.vertices[i]))
         assert float(page.text("area").split()[0]) == pytest.approx(cx.areas[i], rel=1e-3)
         first, second = cx.patterns[i][:7].sum(), cx.patterns[i][7:].sum()
         assert page.text("pattern").split("\n") == [
@@ -341,8 +341,8 @@ def test_the_region_is_outlined(page, cx):
     before = page.picture()
     hover(page, pixel(page, centre(cx, i)))
     changed = (page.picture() != before).any(axis=2)
-    inside = [0.9 * corner + 0.1 * centre(cx, i) for corner in cx.vertices[i]]
-    beyond = [2 * corner - z for corner, z in zip(cx.vertices[i], inside, strict=True)]
+    inside = [0.9 * vertex + 0.1 * centre(cx, i) for vertex in cx.vertices[i]]
+    beyond = [2 * vertex - z for vertex, z in zip(cx.vertices[i], inside, strict=True)]
     assert all(changed[at(page, z)] for z in inside)
     lo, hi = cx.domain.rectangle
     within = [z for z in beyond if ((lo < z) & (z < hi)).all()]
@@ -502,10 +502,10 @@ def shade(browser, region):
 
 
 def test_deep_zoom_shows_regions_where_they_are(page, cx):
-    corners = np.concatenate(cx.vertices)
-    inner = corners[(np.abs(corners) < 1).all(axis=1)]
-    apart = [np.sort(np.hypot(*(corners - z).T)) for z in inner]
-    # The one that is farthest from the other corners; around it only its own regions.
+    vertices = np.concatenate(cx.vertices)
+    inner = vertices[(np.abs(vertices) < 1).all(axis=1)]
+    apart = [np.sort(np.hypot(*(vertices - z).T)) for z in inner]
+    # The one that is farthest from the other vertices; around it only its own regions.
     best = np.argmax([distances[distances > 1e-9][0] for distances in apart])
     z, room = inner[best], apart[best][apart[best] > 1e-9][0]
     angles = np.arange(24) * np.pi / 12

@@ -55,7 +55,7 @@ def two_convolutions(draw):
 
 
 def flawed():
-    """A small lenet with a filter that is zero, one that is dead, and a unit without a wall."""
+    """A small lenet with a filter that is zero, one that is dead, and a unit without a hyperplane."""
     net = rm.Network.lenet_small((1, 9, 10), 4, rng=1)
     parameters = [(W.copy(), b + 0.01) for W, b in net.parameters]
     parameters[0][0][2], parameters[0][1][2] = 0, 0
@@ -98,7 +98,7 @@ def test_mmr(net, data, p, gamma_b, gamma_d):
 
 @given(dyadic_networks(conv=False), st.data(), st.sampled_from([2, np.inf]))
 def test_mmr_of_degenerate_networks(net, data, p):
-    # All walls count: which of several equally near ones count would be a matter of taste.
+    # All hyperplanes count: which of several equally near ones count would be a matter of taste.
     X, y = data.draw(batches(net, dyadic=True))
     asked = {"gamma_b": 0.7, "gamma_d": 0.7, "k_b": max(1, net.n_hidden), "k_d": net.n_classes}
     assert_same_mmr(net, X, y, p, asked)
@@ -119,7 +119,7 @@ def test_distances(net, data, p):
     for measure in (rivals.careful_distances, rivals.all_graph_distances):
         d_B, d_D = measure(rivals.Model(net), *tensors(X, y), p)
         assert_allclose(d_B.numpy(), expected.boundary, **CLOSE)
-        # A wall that is not there is infinitely far on either side.
+        # A hyperplane that is not there is infinitely far on either side.
         decision = np.where(np.isinf(expected.decision), np.inf, expected.decision)
         assert_allclose(d_D.numpy(), decision, **CLOSE)
 

@@ -72,9 +72,9 @@ def mmr(net, parameters, X, y, p, gamma_b, gamma_d, k_b, k_d):
 
 
 def distances(f, V, q):
-    """``f / ||V||_q`` of the walls that exist."""
-    walls = (V != 0).any(dim=1)
-    return f[walls] / torch.linalg.vector_norm(V[walls], ord=q, dim=1)
+    """``f / ||V||_q`` of the hyperplanes that exist."""
+    hyperplanes = (V != 0).any(dim=1)
+    return f[hyperplanes] / torch.linalg.vector_norm(V[hyperplanes], ord=q, dim=1)
 
 
 def assert_same_gradients(gradients, parameters):
@@ -138,6 +138,6 @@ def test_mmr(net, data, p, gamma_b, gamma_d):
     value, gradients = rm.mmr_gradient(net, X, y, **options)
     assert_allclose(value, expected.item(), **CLOSE)
     assert_allclose(rm.mmr(net, X, y, **options).value.mean(), expected.item(), **CLOSE)
-    if expected.requires_grad:  # not where no wall exists
+    if expected.requires_grad:  # not where no hyperplane exists
         expected.backward()
     assert_same_gradients(gradients, parameters)

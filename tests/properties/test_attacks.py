@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import refmmr as rm
 from refmmr import testing
-from refmmr.reference import attacks
+from refmmr.reference import pgd
 
 DUAL = {1: np.inf, 2: 2, np.inf: 1}
 
@@ -55,7 +55,7 @@ def slow_l1_projection(delta, eps):
 
 @given(arrays(), st.floats(0.01, 10))
 def test_l1_projection(delta, eps):
-    found = attacks.project(np.zeros_like(delta), delta, 1, eps, None)
+    found = pgd.project(np.zeros_like(delta), delta, 1, eps, None)
     expected = [slow_l1_projection(row, eps) for row in delta]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
 
@@ -64,7 +64,7 @@ def test_l1_projection(delta, eps):
 def test_projection_is_the_nearest_point_of_the_ball(delta, eps, p):
     """Points of the ball are left alone; of others, <delta - projection, z - projection> <= 0."""
     zero = np.zeros_like(delta)
-    found = attacks.project(zero, delta, p, eps, None)
+    found = pgd.project(zero, delta, p, eps, None)
     inside = length(delta, p) <= eps * (1 - 1e-12)
     np.testing.assert_allclose(found[inside], delta[inside], rtol=0, atol=1e-15)
     rng = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_projection_is_the_nearest_point_of_the_ball(delta, eps, p):
 @given(gradient=arrays(), p=testing.norms())
 def test_steepest_direction(scale, gradient, p):
     """It has length 1, and Hoelder's inequality holds with equality."""
-    direction = attacks.steepest(gradient * scale, p)
+    direction = pgd.steepest(gradient * scale, p)
     some = (gradient != 0).any(axis=1)
     np.testing.assert_allclose(length(direction, p), some, rtol=1e-13)
     climb = (gradient * direction).sum(axis=1)

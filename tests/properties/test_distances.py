@@ -1,4 +1,4 @@
-"""Distances to walls: against linear programs, root finding, fractions, and the laws they obey."""
+"""Distances to hyperplanes: against linear programs, root finding, fractions, and the laws they obey."""
 
 from fractions import Fraction
 
@@ -12,11 +12,11 @@ from scipy.optimize import brentq, linprog, minimize
 import refmmr as rm
 from refmmr.reference import affine
 from refmmr.reference.hyperplanes import (
-    cheapest_moves,
     dual_norm,
-    free_moves,
     hyperplane_distance,
     norm,
+    shortest_step,
+    shortest_step_in_box,
 )
 from refmmr.testing import (
     batches,
@@ -32,8 +32,8 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 @st.composite
-def walls(draw, dyadic=False):
-    """A point in a box, and a wall: ``x, w, value, lo, hi``."""
+def points_and_hyperplanes(draw, dyadic=False):
+    """A point in a box, and a hyperplane: ``x, w, value, lo, hi``."""
     rng = np.random.default_rng(draw(SEEDS))
     w, value = draw(hyperplanes(draw(st.integers(1, 6)), dyadic=dyadic))
     x = rng.integers(-8, 9, len(w)) / 4 if dyadic else rng.uniform(-2, 2, len(w))
@@ -46,17 +46,17 @@ def capacity(x, w, value, lo, hi):
     return (np.abs(w) * np.where(way > 0, hi - x, x - lo)).sum()
 
 
-def well_decided(wall):
-    """Not a hair's breadth between a wall that the box meets and one that it misses."""
-    assume(abs(capacity(*wall) - abs(wall[2])) > 1e-6)
+def well_decided(hyperplane):
+    """Not a hair's breadth between a hyperplane that the box meets and one that it misses."""
+    assume(abs(capacity(*hyperplane) - abs(hyperplane[2])) > 1e-6)
 
 
 def free_distance(w, value, p):
     return abs(float(hyperplane_distance(value, dual_norm(w, p))))
 
 
-def box_distance(wall, p):
-    return abs(float(cheapest_moves(*wall, p)[0]))
+def box_distance(hyperplane, p):
+    return abs(float(shortest_step_in_box(*hyperplane, p)[0]))
 
 
 def program_distance(x, w, value, lo, hi, p):
@@ -127,10 +127,10 @@ def fraction_distance(x, w, value, lo, hi, p):
     return length + need / rate
 
 
-@given(walls(), norms())
-def test_free_steps_land_on_the_wall_and_nothing_shorter_does(wall, p):
-    x, w, value, _, _ = wall
-    distance, delta = free_distance(w, value, p), free_moves(w, value, p)
+@given(points_and_hyperplanes(), norms())
+def test_free_steps_land_on_the_hyperplane_and_nothing_shorter_does(hyperplane, p):
+    x, w, value, _, _ = hyperplane
+    distance, delta = free_distance(w, value, p), shortest_step(w, value, p)
     assert_allclose(norm(delta, p), distance, rtol=1e-13)
     assert_allclose(w @ delta, -value, rtol=1e-13, atol=1e-15)
     # Hoelder: no step of length 1 does better than this one.
@@ -140,33 +140,35 @@ def test_free_steps_land_on_the_wall_and_nothing_shorter_does(wall, p):
     assert (np.abs(steps @ w) * distance <= abs(value) * (1 + 1e-13)).all()
 
 
-@given(walls(), norms())
-def test_steps_in_the_box_land_on_the_wall_and_stay_in_the_box(wall, p):
-    x, w, value, lo, hi = wall
-    distance, delta = cheapest_moves(*wall, p)
+@given(points_and_hyperplanes(), norms())
+def test_steps_in_the_box_land_on_the_hyperplane_and_stay_in_the_box(hyperplane, p):
+    x, w, value, lo, hi = hyperplane
+    distance, delta = shortest_step_in_box(*hyperplane, p)
     assert np.signbit(distance) == np.signbit(value)
     assert (lo - x <= delta).all()
     assert (delta <= hi - x).all()
     if np.isinf(distance):
         assert not delta.any()
-        assert capacity(*wall) <= abs(value) * (1 + 1e-13)
+        assert capacity(*hyperplane) <= abs(value) * (1 + 1e-13)
     else:
         assert_allclose(norm(delta, p), abs(distance), rtol=1e-15)
         assert_allclose(w @ delta, -value, rtol=1e-12, atol=1e-12)
 
 
-@given(walls(), st.sampled_from([1, np.inf]))
-def test_linear_programs_find_nothing_nearer(wall, p):
-    well_decided(wall)
+@given(points_and_hyperplanes(), st.sampled_from([1, np.inf]))
+def test_linear_programs_find_nothing_nearer(hyperplane, p):
+    well_decided(hyperplane)
     # HiGHS meets its constraints to 1e-7.
-    assert_allclose(box_distance(wall, p), program_distance(*wall, p), rtol=1e-6, atol=1e-6)
+    assert_allclose(
+        box_distance(hyperplane, p), program_distance(*hyperplane, p), rtol=1e-6, atol=1e-6
+    )
 
 
-@given(walls())
-def test_a_quadratic_program_finds_nothing_nearer(wall):
-    well_decided(wall)
-    x, w, value, lo, hi = wall
-    distance = abs(box_distance(wall, 2))
+@given(points_and_hyperplanes())
+def test_a_quadratic_program_finds_nothing_nearer(hyperplane):
+    well_decided(hyperplane)
+    x, w, value, lo, hi = hyperplane
+    distance = abs(box_distance(hyperplane, 2))
     assume(np.isfinite(distance))
     found = minimize(
         lambda delta: delta @ delta,
@@ -181,17 +183,17 @@ def test_a_quadratic_program_finds_nothing_nearer(wall):
     assert_allclose(distance, np.sqrt(found.fun), rtol=1e-5, atol=1e-6)
 
 
-@given(walls())
-def test_the_optimality_conditions_of_l_2_give_the_same(wall):
-    well_decided(wall)
-    assert_allclose(box_distance(wall, 2), root_distance(*wall), rtol=1e-10, atol=1e-10)
+@given(points_and_hyperplanes())
+def test_the_optimality_conditions_of_l_2_give_the_same(hyperplane):
+    well_decided(hyperplane)
+    assert_allclose(box_distance(hyperplane, 2), root_distance(*hyperplane), rtol=1e-10, atol=1e-10)
 
 
-@given(walls(), norms(), SEEDS)
-def test_no_random_point_of_the_wall_in_the_box_is_nearer(wall, p, seed):
-    """Walk along the wall from the nearest point, and clip: whatever stays on it is no nearer."""
-    x, w, _, lo, hi = wall
-    distance, delta = cheapest_moves(*wall, p)
+@given(points_and_hyperplanes(), norms(), SEEDS)
+def test_no_random_point_of_the_hyperplane_in_the_box_is_nearer(hyperplane, p, seed):
+    """Walk along the hyperplane from the nearest point, and clip: whatever stays on it is no nearer."""
+    x, w, _, lo, hi = hyperplane
+    distance, delta = shortest_step_in_box(*hyperplane, p)
     assume(np.isfinite(distance))
     steps = np.random.default_rng(seed).standard_normal((100, len(x)))
     steps -= np.outer(steps @ w / (w @ w), w)
@@ -201,9 +203,9 @@ def test_no_random_point_of_the_wall_in_the_box_is_nearer(wall, p, seed):
     assert (norm(others[inside], p) >= abs(distance) * (1 - 1e-12) - 1e-12).all()
 
 
-@given(walls(), norms())
-def test_in_one_dimension(wall, p):
-    x, w, value, lo, hi = wall
+@given(points_and_hyperplanes(), norms())
+def test_in_one_dimension(hyperplane, p):
+    x, w, value, lo, hi = hyperplane
     j = np.abs(w).argmax()
     line = x[j : j + 1], w[j : j + 1], value, lo[j : j + 1], hi[j : j + 1]
     reach = hi[j] - x[j] if value * w[j] < 0 else x[j] - lo[j]
@@ -212,24 +214,28 @@ def test_in_one_dimension(wall, p):
     assert_allclose(box_distance(line, p), length if length <= reach else np.inf, rtol=1e-14)
 
 
-@given(walls(), norms(), SEEDS)
-def test_larger_boxes_have_nearer_walls_down_to_no_box(wall, p, seed):
-    x, w, value, lo, hi = wall
+@given(points_and_hyperplanes(), norms(), SEEDS)
+def test_larger_boxes_have_nearer_hyperplanes_down_to_no_box(hyperplane, p, seed):
+    x, w, value, lo, hi = hyperplane
     rng = np.random.default_rng(seed)
     more = x, w, value, lo - rng.exponential(size=len(x)), hi + rng.exponential(size=len(x))
     endless = x, w, value, np.full(len(x), -1e6), np.full(len(x), 1e6)
-    small, large, free = box_distance(wall, p), box_distance(more, p), free_distance(w, value, p)
+    small, large, free = (
+        box_distance(hyperplane, p),
+        box_distance(more, p),
+        free_distance(w, value, p),
+    )
     assert small >= large * (1 - 1e-13)
     assert large >= free * (1 - 1e-13)
     if dual_norm(w, p) > 1e-3:
         assert_allclose(box_distance(endless, p), free, rtol=1e-12)
 
 
-@given(walls())
-def test_the_order_of_the_norms(wall):
-    x, w, value, _, _ = wall
+@given(points_and_hyperplanes())
+def test_the_order_of_the_norms(hyperplane):
+    x, w, value, _, _ = hyperplane
     for distance in (
-        lambda p: box_distance(wall, p),
+        lambda p: box_distance(hyperplane, p),
         lambda p: free_distance(w, value, p),
     ):
         d_inf, d_2, d_1 = (distance(p) for p in (np.inf, 2, 1))
@@ -241,13 +247,13 @@ def test_the_order_of_the_norms(wall):
 SCALES = st.integers(-8, 8).map(lambda exponent: 10.0**exponent)
 
 
-@given(walls(), norms(), SCALES, SCALES)
-def test_homogeneity(wall, p, slope, size):
-    """Steeper functions have the same wall; a larger world has larger distances."""
-    well_decided(wall)
-    x, w, value, lo, hi = wall
+@given(points_and_hyperplanes(), norms(), SCALES, SCALES)
+def test_homogeneity(hyperplane, p, slope, size):
+    """Steeper functions have the same hyperplane; a larger world has larger distances."""
+    well_decided(hyperplane)
+    x, w, value, lo, hi = hyperplane
     scaled = size * x, slope * w, slope * size * value, size * lo, size * hi
-    assert_allclose(box_distance(scaled, p), size * box_distance(wall, p), rtol=1e-12)
+    assert_allclose(box_distance(scaled, p), size * box_distance(hyperplane, p), rtol=1e-12)
     assert_allclose(
         free_distance(slope * w, slope * size * value, p),
         size * free_distance(w, value, p),
@@ -255,73 +261,73 @@ def test_homogeneity(wall, p, slope, size):
     )
 
 
-@given(walls(), norms(), SEEDS)
-def test_the_order_of_coordinates_and_their_signs_do_not_matter(wall, p, seed):
-    well_decided(wall)
-    x, w, value, lo, hi = wall
+@given(points_and_hyperplanes(), norms(), SEEDS)
+def test_the_order_of_coordinates_and_their_signs_do_not_matter(hyperplane, p, seed):
+    well_decided(hyperplane)
+    x, w, value, lo, hi = hyperplane
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
     shuffled = x[order], w[order], value, lo[order], hi[order]
-    assert_allclose(box_distance(shuffled, p), box_distance(wall, p), rtol=1e-13)
+    assert_allclose(box_distance(shuffled, p), box_distance(hyperplane, p), rtol=1e-13)
     sign = rng.choice([-1, 1], len(x))
     low, high = np.minimum(sign * lo, sign * hi), np.maximum(sign * lo, sign * hi)
     mirrored = sign * x, sign * w, value, low, high
-    assert_allclose(box_distance(mirrored, p), box_distance(wall, p), rtol=1e-13)
+    assert_allclose(box_distance(mirrored, p), box_distance(hyperplane, p), rtol=1e-13)
 
 
-@given(walls(), norms())
-def test_walls_through_the_point_are_at_distance_0(wall, p):
-    x, w, _, lo, hi = wall
-    distance, delta = cheapest_moves(x, w, np.zeros(()), lo, hi, p)
+@given(points_and_hyperplanes(), norms())
+def test_hyperplanes_through_the_point_are_at_distance_0(hyperplane, p):
+    x, w, _, lo, hi = hyperplane
+    distance, delta = shortest_step_in_box(x, w, np.zeros(()), lo, hi, p)
     assert distance == 0
     assert not delta.any()
 
 
-@given(st.lists(walls(), min_size=2, max_size=4), norms())
-def test_a_batch_is_its_walls(some, p):
-    d = min(len(wall[0]) for wall in some)
-    cut = [[part[:d] if part.ndim else part for part in wall] for wall in some]
+@given(st.lists(points_and_hyperplanes(), min_size=2, max_size=4), norms())
+def test_a_batch_is_its_hyperplanes(some, p):
+    d = min(len(hyperplane[0]) for hyperplane in some)
+    cut = [[part[:d] if part.ndim else part for part in hyperplane] for hyperplane in some]
     batch = [np.array(parts) for parts in zip(*cut, strict=True)]
-    distances, deltas = cheapest_moves(*batch, p)
-    singles = [cheapest_moves(*wall, p) for wall in cut]
+    distances, deltas = shortest_step_in_box(*batch, p)
+    singles = [shortest_step_in_box(*hyperplane, p) for hyperplane in cut]
     assert_array_equal(distances, [distance for distance, _ in singles])
     assert_array_equal(deltas, [delta for _, delta in singles])
 
 
-@given(walls(dyadic=True), st.sampled_from([1, np.inf]))
-def test_fractions_give_the_same_distance(wall, p):
+@given(points_and_hyperplanes(dyadic=True), st.sampled_from([1, np.inf]))
+def test_fractions_give_the_same_distance(hyperplane, p):
     """On multiples of 1/4 only the last division rounds (and in l_1 the sum of the steps)."""
-    _, w, value, _, _ = wall
-    exact = fraction_distance(*wall, p)
+    _, w, value, _, _ = hyperplane
+    exact = fraction_distance(*hyperplane, p)
     if exact is None:
-        assert box_distance(wall, p) == np.inf
+        assert box_distance(hyperplane, p) == np.inf
     elif p == np.inf:
-        assert box_distance(wall, p) == float(exact)
+        assert box_distance(hyperplane, p) == float(exact)
     else:
-        assert_allclose(box_distance(wall, p), float(exact), rtol=5e-16)
+        assert_allclose(box_distance(hyperplane, p), float(exact), rtol=5e-16)
     dual = max(abs(fractions(w))) if p == 1 else sum(abs(fractions(w)))
     assert free_distance(w, value, p) == float(abs(Fraction(float(value))) / dual)
 
 
-@given(walls(dyadic=True), norms(), st.sampled_from([-1.0, 1.0]))
-def test_a_corner_of_the_box_may_be_all_there_is(wall, p, sign):
-    """The wall touches the box in one corner; a hair farther it misses it."""
-    x, w, _, lo, hi = wall
+@given(points_and_hyperplanes(dyadic=True), norms(), st.sampled_from([-1.0, 1.0]))
+def test_a_vertex_of_the_box_may_be_all_there_is(hyperplane, p, sign):
+    """The hyperplane touches the box in one vertex; a hair farther it misses it."""
+    x, w, _, lo, hi = hyperplane
     full = capacity(x, w, sign, lo, hi)
     way = -np.sign(w) * sign
-    corner = way * np.where(way > 0, hi - x, x - lo)
-    distance, delta = cheapest_moves(x, w, np.array(sign * full), lo, hi, p)
-    assert_array_equal(delta, corner)
-    assert abs(distance) == norm(corner, p)
+    vertex = way * np.where(way > 0, hi - x, x - lo)
+    distance, delta = shortest_step_in_box(x, w, np.array(sign * full), lo, hi, p)
+    assert_array_equal(delta, vertex)
+    assert abs(distance) == norm(vertex, p)
     beyond = np.array(sign * (full + 2.0**-30))
-    assert abs(cheapest_moves(x, w, beyond, lo, hi, p)[0]) == np.inf
+    assert abs(shortest_step_in_box(x, w, beyond, lo, hi, p)[0]) == np.inf
 
 
-@given(walls(), norms())
+@given(points_and_hyperplanes(), norms())
 @example((np.zeros(3), np.array([1.0, 5, 7]), np.array(13.0), -np.ones(3), np.ones(3)), 2)
-def test_a_hair_decides_whether_the_box_meets_the_wall(wall, p):
-    x, w, value, lo, hi = wall
-    full = np.copysign(capacity(*wall), value)
+def test_a_hair_decides_whether_the_box_meets_the_hyperplane(hyperplane, p):
+    x, w, value, lo, hi = hyperplane
+    full = np.copysign(capacity(*hyperplane), value)
     assume(full != 0)
     within, beyond = (
         box_distance((x, w, np.array(full * factor), lo, hi), p)
@@ -331,10 +337,10 @@ def test_a_hair_decides_whether_the_box_meets_the_wall(wall, p):
     assert beyond == np.inf
 
 
-@given(walls(), st.sampled_from([1, np.inf]), SEEDS)
-def test_weights_of_very_different_size(wall, p, seed):
-    """Backward stable: the result is exact for a wall that is off by 1e-12 of its value."""
-    x, w, value, lo, hi = wall
+@given(points_and_hyperplanes(), st.sampled_from([1, np.inf]), SEEDS)
+def test_weights_of_very_different_size(hyperplane, p, seed):
+    """Backward stable: the result is exact for a hyperplane that is off by 1e-12 of its value."""
+    x, w, value, lo, hi = hyperplane
     rng = np.random.default_rng(seed)
     w = w * 10.0 ** rng.integers(-8, 9, len(w))
     value = rng.uniform(0.01, 1.2) * np.sign(value) * capacity(x, w, value, lo, hi)
@@ -369,7 +375,7 @@ def test_distances_of_networks_are_exact_on_multiples_of_a_quarter(net, data, p)
 
 
 @given(dyadic_networks(), st.data(), norms())
-def test_distances_of_networks_in_a_box_are_those_of_their_walls(net, data, p):
+def test_distances_of_networks_in_a_box_are_those_of_their_hyperplanes(net, data, p):
     X, y = data.draw(batches(net, dyadic=True))
     lo, hi = data.draw(boxes(X, dyadic=True))
     d = rm.distances(net, X, y, p=p, box=(lo, hi))
@@ -381,14 +387,14 @@ def test_distances_of_networks_in_a_box_are_those_of_their_walls(net, data, p):
         value = np.concatenate([*value, f[y[i]] - f])
         sides = lo.ravel(), hi.ravel()
         for j, found in enumerate([*d.boundary[i], *d.decision[i]]):
-            wall = x.ravel(), w[j], value[j], *sides
+            hyperplane = x.ravel(), w[j], value[j], *sides
             if j == net.n_hidden + y[i]:
                 assert found == np.inf
             elif p == 2:
-                expected = abs(cheapest_moves(*wall, 2)[0])
+                expected = abs(shortest_step_in_box(*hyperplane, 2)[0])
                 assert_allclose(abs(found), expected, rtol=1e-14)
             else:
-                exact = fraction_distance(*wall, p)
+                exact = fraction_distance(*hyperplane, p)
                 expected = np.inf if exact is None else float(exact)
                 assert_allclose(abs(found), expected, rtol=1e-13)
             assert found >= 0 or (j >= net.n_hidden and value[j] < 0)
@@ -396,7 +402,7 @@ def test_distances_of_networks_in_a_box_are_those_of_their_walls(net, data, p):
 
 @pytest.mark.parametrize("p", [1, 2, np.inf])
 @given(dyadic_networks(), st.data())
-def test_a_box_never_brings_a_wall_nearer(p, net, data):
+def test_a_box_never_brings_a_hyperplane_nearer(p, net, data):
     X, y = data.draw(batches(net))
     free = rm.distances(net, X, y, p=p)
     boxed = rm.distances(net, X, y, p=p, box=data.draw(boxes(X)))

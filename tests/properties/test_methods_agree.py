@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import testing
 from refmmr.attacks import minimal_attack
-from refmmr.certify import region
-from refmmr.reference import attacks
+from refmmr.certify.bounds import region
+from refmmr.reference import pgd
 
 NORMS = [1, 2, np.inf]
 BOUNDS = ("region", "ibp", "fast-lin", "crown")
@@ -86,7 +86,7 @@ def check_by_sampling(found, net, X, y, p, box, count=300):
         many, labels = np.repeat(X[[i]], count, axis=0), np.repeat(y[[i]], count)
         spread = lower[i] * rng.choice([0.5, 1, 5], size=(count, *[1] * (X.ndim - 1)))
         Z = many + spread * rng.standard_normal(many.shape)
-        Z = attacks.project(many, Z, p, lower[i], limits)
+        Z = pgd.project(many, Z, p, lower[i], limits)
         Z = np.concatenate([Z, rm.pgd(net, many[:8], labels[:8], p, eps=lower[i], steps=20,
                                       box=box, restarts=2)])  # fmt: skip
         many, labels = (np.concatenate([part, part[:8]]) for part in (many, labels))

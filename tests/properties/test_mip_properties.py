@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import refmmr as rm
 from refmmr import testing
-from refmmr.certify import mip, programs, triangle
-from refmmr.reference import attacks, relaxations
+from refmmr.certify.bounds import _programs, lp, mip
+from refmmr.reference import backward_bound, pgd
 
 UNIT = (np.zeros(2), np.ones(2))
 
@@ -18,7 +18,7 @@ flat_norms = st.sampled_from([1, np.inf])
 def right_points(net, X):
     """Points with a clear class, and their classes."""
     y = net.predict(X)
-    clear = attacks.margins(net(X), y) > 1e-6
+    clear = pgd.margins(net(X), y) > 1e-6
     return X[clear], y[clear]
 
 
@@ -38,7 +38,7 @@ def test_minimal_distortion_is_that_of_brute_force(rng, p):
     regions = rm.enumerate_regions(net, rm.Box([0, 0], [1, 1]))
     exact = regions.boundary_distance(X, p).distance
     found = mip.mip_bounds(net, X, y, p, UNIT)
-    relaxed = triangle.lp_bounds(net, X, y, p, UNIT)
+    relaxed = lp.lp_bounds(net, X, y, p, UNIT)
     np.testing.assert_allclose(found.lower, exact, rtol=2e-6, atol=1e-9)
     assert (found.lower <= exact * (1 + 1e-9)).all()
     assert (found.upper >= exact * (1 - 1e-9)).all()
@@ -50,11 +50,11 @@ def test_minimal_distortion_is_that_of_brute_force(rng, p):
 
 
 def margins_of_brute_force(net, x, y, s, eps):
-    """The smallest of many sampled margins, corners of the ball among them."""
+    """The smallest of many sampled margins, vertices of the ball among them."""
     rng = np.random.default_rng(0)
     delta = rng.uniform(-eps, eps, (400, *net.input_shape))
-    corners = eps * np.sign(rng.standard_normal((200, *net.input_shape)))
-    logits = net(np.concatenate([x + delta, x + corners]))
+    vertices = eps * np.sign(rng.standard_normal((200, *net.input_shape)))
+    logits = net(np.concatenate([x + delta, x + vertices]))
     return (logits[:, y] - logits[:, s]).min()
 
 
@@ -62,10 +62,10 @@ def smallest_margin(net, x, y, s, p, eps, bounds):
     """The optimum of the mixed-integer program, and of the linear one."""
     values = []
     for binary in (False, True):
-        program = programs.build(net, x.reshape(-1), p, eps, None, bounds, binary)
-        highs = programs.solver(program)
-        programs.set_costs(highs, *programs.margin(program, y, s))
-        assert programs.run(highs) == programs.highspy.HighsModelStatus.kOptimal
+        program = _programs.build(net, x.reshape(-1), p, eps, None, bounds, binary)
+        highs = _programs.solver(program)
+        _programs.set_costs(highs, *_programs.margin(program, y, s))
+        assert _programs.run(highs) == _programs.highspy.HighsModelStatus.kOptimal
         info = highs.getInfo()
         exact = binary and program.binary.any()
         values.append(info.mip_dual_bound if exact else info.objective_function_value)
@@ -80,9 +80,11 @@ def test_order_of_the_bounds(data, eps, kind):
     X, y = data.draw(testing.batches(net, max_samples=1))
     x, y = X[0], int(y[0])
     p = np.inf
-    bounds = triangle.layer_bounds(net, x, p, eps, None)
-    crown = relaxations.margin_bounds(net, X, np.array([y]), p, np.array([eps]), None, "crown")[0]
-    below = triangle.margins_below(net, x, y, p, eps, None, bounds)
+    bounds = lp.layer_bounds(net, x, p, eps, None)
+    crown = backward_bound.margin_bounds(net, X, np.array([y]), p, np.array([eps]), None, "crown")[
+        0
+    ]
+    below = lp.margins_below(net, x, y, p, eps, None, bounds)
     for s in set(range(net.n_classes)) - {y}:
         relaxed, exact = smallest_margin(net, x, y, s, p, eps, bounds)
         sampled = margins_of_brute_force(net, x, y, s, eps)
@@ -128,12 +130,12 @@ def test_degenerate_networks(data, p):
     X, y = data.draw(testing.batches(net, max_samples=2, dyadic=True))
     goal = np.full(len(X), 0.5)
     found = mip.mip_bounds(net, X, y, p, None, goal)
-    relaxed = triangle.lp_bounds(net, X, y, p, None, goal)
+    relaxed = lp.lp_bounds(net, X, y, p, None, goal)
     assert (relaxed.lower <= found.lower).all()
     rng = np.random.default_rng(1)
     delta = rng.standard_normal((100, len(X), *net.input_shape))
     size = np.linalg.norm(delta.reshape(100, len(X), -1), p, axis=2)
     delta *= 0.4999 / size.reshape(100, len(X), *[1] * len(net.input_shape))
     for Z in X + delta:
-        rivals = attacks.margins(net(Z), y)
+        rivals = pgd.margins(net(Z), y)
         assert (rivals[found.lower > 0] > 0).all()

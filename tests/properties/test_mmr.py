@@ -34,7 +34,7 @@ GENERAL = cases(networks() | conv_networks())
 DYADIC = cases(dyadic_networks(), dyadic=True)
 
 
-def walls(net, x, c):
+def hyperplanes(net, x, c):
     """Value and gradient of every hidden unit, and of every margin of class c, by the formulas."""
     V, a, mask = np.eye(x.size), np.zeros(x.size), np.ones(x.size)
     hidden = []
@@ -53,10 +53,10 @@ def walls(net, x, c):
     return hidden, [(f_c - f, V_c - v) for s, (f, v) in enumerate(logits) if s != c]
 
 
-def term(walls, p, gamma, k):
-    """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)``; what has no wall costs nothing."""
+def term(hyperplanes, p, gamma, k):
+    """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)``; what has no hyperplane costs nothing."""
     q = {1: np.inf, 2: 2, np.inf: 1}[p]
-    distances = [f / np.linalg.norm(v, q) for f, v in walls if v.any()]
+    distances = [f / np.linalg.norm(v, q) for f, v in hyperplanes if v.any()]
     return sum(max(0, 1 - d / gamma) for d in sorted(distances)[:k]) / k
 
 
@@ -66,7 +66,7 @@ def test_value_is_the_formula(case):
     p, gamma_b, gamma_d, k_b, k_d = options.values()
     values = rm.mmr(net, X, y, **options)
     for i, (x, c) in enumerate(zip(X, y, strict=True)):
-        hidden, margins = walls(net, x, c)
+        hidden, margins = hyperplanes(net, x, c)
         boundary = term([(abs(f), v) for f, v in hidden], p, gamma_b, k_b)
         decision = term(margins, p, gamma_d, k_d)
         assert_allclose(values.boundary_term[i], boundary, rtol=1e-9, atol=1e-12)
@@ -79,9 +79,9 @@ def test_value_is_the_formula(case):
 def clear_of_kinks(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
     """Nothing that a small step of the weights could change: masks, hinges, order, signs."""
 
-    def clear(walls, gamma, k):
+    def clear(hyperplanes, gamma, k):
         q = {1: np.inf, 2: 2, np.inf: 1}[p]
-        real = [(f / np.linalg.norm(v, q), v) for f, v in walls if v.any()]
+        real = [(f / np.linalg.norm(v, q), v) for f, v in hyperplanes if v.any()]
         distances = np.array([d for d, _ in real])
         near = np.sort(distances[distances < gamma + 1e-3])
         if (np.abs(near - gamma) < 1e-3).any():
@@ -98,7 +98,7 @@ def clear_of_kinks(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
         return True
 
     for x, c in zip(X, y, strict=True):
-        hidden, margins = walls(net, x, c)
+        hidden, margins = hyperplanes(net, x, c)
         if not all(abs(f) > 1e-3 for f, _ in hidden):
             return False
         boundaries = [(abs(f), v) for f, v in hidden]
@@ -139,7 +139,7 @@ def test_gradients_are_finite_also_for_degenerate_networks(case):
 
 @given(cases(networks(dyadic=True).filter(lambda net: net.n_hidden), dyadic=True), st.data(), SEEDS)
 def test_hidden_units_may_change_places_and_scales(case, data, seed):
-    """Unit i times alpha, what reads it divided by alpha: the same network, the same walls."""
+    """Unit i times alpha, what reads it divided by alpha: the same network, the same hyperplanes."""
     net, X, y, options = case
     layer = data.draw(st.integers(0, len(net.unit_shapes) - 1))
     (W, b), (W_next, b_next) = net.parameters[layer : layer + 2]

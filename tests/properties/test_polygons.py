@@ -62,19 +62,19 @@ def split_squares(draw):
 
 
 def joined(shapes):
-    return np.cumsum([0, *(len(corners) for corners in shapes)]), np.concatenate(shapes)
+    return np.cumsum([0, *(len(vertices) for vertices in shapes)]), np.concatenate(shapes)
 
 
-def half_planes(corners):
+def half_planes(vertices):
     """``A z <= b`` of a convex polygon."""
-    edges = np.roll(corners, -1, axis=0) - corners
+    edges = np.roll(vertices, -1, axis=0) - vertices
     A = np.stack([edges[:, 1], -edges[:, 0]], axis=1)
-    return A, (A * corners).sum(axis=1)
+    return A, (A * vertices).sum(axis=1)
 
 
-def program_inradius(corners):
+def program_inradius(vertices):
     """The radius of the incircle by HiGHS, relative to the size of the polygon, and that size."""
-    local = corners - corners.mean(axis=0)
+    local = vertices - vertices.mean(axis=0)
     size = np.abs(local).max()
     A, _ = half_planes(local / size)
     lengths = np.hypot(*A.T)
@@ -176,20 +176,20 @@ def test_distance_to_one_segment_is_convex_and_lipschitz(scene, p):
 
 @given(plane_polygons(most=9), GENERATORS, norms())
 def test_distances_to_polygons_are_those_of_programs(shapes, rng, p):
-    starts, corners = joined(shapes)
+    starts, vertices = joined(shapes)
     point = rng.uniform(-4, 4, 2)
-    distance = to_polygons(point, starts, corners, p)
+    distance = to_polygons(point, starts, vertices, p)
     expected = [polytopes.distance(*half_planes(shape), point, p) for shape in shapes]
     assert_allclose(distance, expected, rtol=1e-7, atol=1e-9)
 
 
 @given(plane_polygons(), GENERATORS, norms())
 def test_the_inside_of_a_polygon_is_left_of_all_edges(shapes, rng, p):
-    starts, corners = joined(shapes)
+    starts, vertices = joined(shapes)
     points = np.concatenate([rng.dirichlet(np.full(len(s), 0.3), 3) @ s for s in shapes])
     points = np.concatenate([points, points + 0.1 * rng.normal(size=points.shape)])
     for point in points:
-        distance = to_polygons(point, starts, corners, p)
+        distance = to_polygons(point, starts, vertices, p)
         left = np.array([(b - A @ point).min() for A, b in map(half_planes, shapes)])
         assert (distance[left > 1e-13] == 0).all()
         assert (distance[left < -1e-13] > 0).all()
@@ -198,35 +198,35 @@ def test_the_inside_of_a_polygon_is_left_of_all_edges(shapes, rng, p):
 
 @given(plane_polygons(), GENERATORS, norms())
 def test_distance_to_a_polygon_is_convex(shapes, rng, p):
-    starts, corners = joined(shapes)
+    starts, vertices = joined(shapes)
     a, b = rng.uniform(-4, 4, (2, 2))
-    ends = to_polygons(a, starts, corners, p) + to_polygons(b, starts, corners, p)
-    assert (to_polygons((a + b) / 2, starts, corners, p) <= ends / 2 + 1e-14).all()
+    ends = to_polygons(a, starts, vertices, p) + to_polygons(b, starts, vertices, p)
+    assert (to_polygons((a + b) / 2, starts, vertices, p) <= ends / 2 + 1e-14).all()
 
 
 @given(plane_polygons() | split_squares())
 def test_incircles_are_those_of_programs(shapes):
     centers, radii = inradii(*joined(shapes))
-    for corners, center, radius in zip(shapes, centers, radii, strict=True):
-        expected, size = program_inradius(corners)
+    for vertices, center, radius in zip(shapes, centers, radii, strict=True):
+        expected, size = program_inradius(vertices)
         assert radius / size == pytest.approx(expected, abs=2e-9)
-        A, b = half_planes(corners - center)
+        A, b = half_planes(vertices - center)
         long = np.hypot(*A.T) > 1e-6 * size
         assert (b[long] >= np.hypot(*A[long].T) * (radius - 1e-9 * size)).all()
-        assert_in_box(center, corners)
+        assert_in_box(center, vertices)
 
 
-def assert_in_box(point, corners):
-    assert (point >= corners.min(axis=0) - 1e-15).all()
-    assert (point <= corners.max(axis=0) + 1e-15).all()
+def assert_in_box(point, vertices):
+    assert (point >= vertices.min(axis=0) - 1e-15).all()
+    assert (point <= vertices.max(axis=0) + 1e-15).all()
 
 
 @given(split_squares())
 def test_radii_lie_between_bounds_from_area_and_perimeter(shapes):
     # Triangles from the center to the edges are at least r high: r P <= 2 A.  And no point is
     # farther than r from all edges, so strips of width r along them cover the polygon: A <= r P.
-    starts, corners = joined(shapes)
-    radii, surface = inradii(starts, corners)[1], areas(starts, corners)
+    starts, vertices = joined(shapes)
+    radii, surface = inradii(starts, vertices)[1], areas(starts, vertices)
     perimeters = np.array([norm(np.roll(s, -1, axis=0) - s, 2).sum() for s in shapes])
     assert surface.sum() == pytest.approx(4, rel=1e-13)
     assert (radii >= surface / perimeters - 1e-15).all()
@@ -235,8 +235,8 @@ def test_radii_lie_between_bounds_from_area_and_perimeter(shapes):
 
 @given(split_squares())
 def test_centroids_lie_in_their_polygons(shapes):
-    starts, corners = joined(shapes)
-    for shape, center in zip(shapes, centroids(starts, corners), strict=True):
+    starts, vertices = joined(shapes)
+    for shape, center in zip(shapes, centroids(starts, vertices), strict=True):
         alone = to_polygons(center, np.array([0, len(shape)]), shape, np.inf)
         assert alone[0] <= 1e-15
         assert_in_box(center, shape)
@@ -257,7 +257,7 @@ def test_symmetries_of_incircles(shapes, rng):
     check(lambda s: s * 2.0**-100, 2.0**-100)
     check(lambda s: np.roll(s, 1, axis=0))
     check(lambda s: (s * [-1, 1])[::-1])
-    # Corners that are there twice, or on an edge, change nothing.
+    # Vertices that are there twice, or on an edge, change nothing.
     check(lambda s: np.repeat(s, 2, axis=0))
     check(lambda s: np.stack([s, (s + np.roll(s, -1, axis=0)) / 2], axis=1).reshape(-1, 2))
 
@@ -265,23 +265,23 @@ def test_symmetries_of_incircles(shapes, rng):
 @given(plane_polygons(), GENERATORS)
 def test_affine_images_of_fractions(shapes, rng):
     shapes = [fractions(np.round(shape * 64) / 64) for shape in shapes]
-    starts, corners = joined(shapes)
+    starts, vertices = joined(shapes)
     A, b = fractions(rng.integers(-8, 9, (2, 2)) / 4), fractions(rng.integers(-8, 9, 2) / 4)
     determinant = A[0, 0] * A[1, 1] - A[0, 1] * A[1, 0]
-    surface = areas(starts, corners)
-    assert areas(starts, corners @ A + b).tolist() == (surface * determinant).tolist()
+    surface = areas(starts, vertices)
+    assert areas(starts, vertices @ A + b).tolist() == (surface * determinant).tolist()
     assert surface.tolist() == [area(shape) for shape in shapes]
     # On these numbers float64 is exact, too.
-    assert areas(starts, corners.astype(float)).tolist() == surface.astype(float).tolist()
+    assert areas(starts, vertices.astype(float)).tolist() == surface.astype(float).tolist()
 
 
 @given(plane_polygons(), GENERATORS)
 def test_centroids_of_affine_images(shapes, rng):
-    starts, corners = joined(shapes)
+    starts, vertices = joined(shapes)
     A, b = rng.normal(size=(2, 2)), rng.normal(size=2)
     A[0] *= np.sign(np.linalg.det(A))
-    expected = centroids(starts, corners) @ A + b
-    assert_allclose(centroids(starts, corners @ A + b), expected, rtol=1e-9, atol=1e-9)
+    expected = centroids(starts, vertices) @ A + b
+    assert_allclose(centroids(starts, vertices @ A + b), expected, rtol=1e-9, atol=1e-9)
 
 
 @given(plane_polygons(most=8))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import refmmr as rm
 from refmmr import testing
-from refmmr.reference import regions as reference
+from refmmr.reference import enumeration as reference
 from refmmr.reference import volumes as measure
 from refmmr.testing import exact_network
 
@@ -34,14 +34,14 @@ def widen(net, seed, dyadic):
     return rm.Network([*layers, *(rm.Linear(W, b) for W, b in rest)], 2)
 
 
-def inside(corners, rng, count=5):
+def inside(vertices, rng, count=5):
     """Random points in the interior of a convex polygon."""
-    weights = rng.dirichlet(np.ones(len(corners)), count)
-    return weights @ corners
+    weights = rng.dirichlet(np.ones(len(vertices)), count)
+    return weights @ vertices
 
 
-def edges(corners):
-    return np.roll(corners, -1, axis=0) - corners
+def edges(vertices):
+    return np.roll(vertices, -1, axis=0) - vertices
 
 
 @given(on_the_plane())
@@ -49,15 +49,15 @@ def test_regions_are_a_partition(net):
     cx = rm.enumerate_regions(net, BOX)
     np.testing.assert_allclose(cx.areas.sum(), 4, rtol=1e-9)
     assert len({pattern.tobytes() for pattern in cx.patterns}) == len(cx)
-    for corners, area in zip(cx.vertices, cx.areas, strict=True):
-        assert len(corners) >= 3
-        assert ((corners >= BOX.lo) & (corners <= BOX.hi)).all()
+    for vertices, area in zip(cx.vertices, cx.areas, strict=True):
+        assert len(vertices) >= 3
+        assert ((vertices >= BOX.lo) & (vertices <= BOX.hi)).all()
         # Convex and counter-clockwise: all turns go left.
-        e = edges(corners)
+        e = edges(vertices)
         after = np.roll(e, -1, axis=0)
         turns = e[:, 0] * after[:, 1] - e[:, 1] * after[:, 0]
         assert (turns >= -1e-12).all()
-        assert area == pytest.approx(measure.area(corners))
+        assert area == pytest.approx(measure.area(vertices))
 
 
 @given(on_the_plane(), st.integers(0, 2**32 - 1))
@@ -76,19 +76,19 @@ def test_sampling_finds_no_other_pattern(net, seed):
 def test_the_network_is_affine_on_each_region(net):
     cx = rm.enumerate_regions(net, BOX)
     rng = np.random.default_rng(0)
-    for corners, pattern, area in zip(cx.vertices, cx.patterns, cx.areas, strict=True):
+    for vertices, pattern, area in zip(cx.vertices, cx.patterns, cx.areas, strict=True):
         if area < 1e-6:
             continue
-        centroid = corners.mean(axis=0)
+        centroid = vertices.mean(axis=0)
         np.testing.assert_array_equal(net.activation_pattern(centroid[None])[0], pattern)
         region = rm.linear_region(net, centroid)
-        Z = inside(corners, rng)
+        Z = inside(vertices, rng)
         np.testing.assert_allclose(region.logits(Z), net(Z), rtol=1e-9, atol=1e-9)
-        assert region.contains(corners, tolerance=1e-9).all()
+        assert region.contains(vertices, tolerance=1e-9).all()
 
 
 @given(on_the_plane())
-def test_walls_are_where_their_unit_is_zero(net):
+def test_hyperplanes_are_where_their_unit_is_zero(net):
     cx = rm.enumerate_regions(net, BOX)
     segments, units = cx.bent_lines()
     if len(segments):
@@ -97,7 +97,7 @@ def test_walls_are_where_their_unit_is_zero(net):
             axis=1,
         ).reshape(len(segments), 2, -1)
         assert np.abs(f[np.arange(len(units)), :, units]).max() < 1e-9
-    # Each wall divides two regions, whose patterns differ in its unit.
+    # Each hyperplane divides two regions, whose patterns differ in its unit.
     middle = segments.mean(axis=1)
     direction = segments[:, 1] - segments[:, 0]
     length = np.linalg.norm(direction, axis=1)
@@ -126,16 +126,16 @@ def test_class_polygons_agree_with_a_raster(net):
     cx = rm.enumerate_regions(net, BOX)
     polygons = cx.class_polygons()
     areas = np.zeros(net.n_classes)
-    for winner, corners in polygons:
-        areas[winner] += measure.area(corners)
+    for winner, vertices in polygons:
+        areas[winner] += measure.area(vertices)
     np.testing.assert_allclose(areas.sum(), 4, rtol=1e-9)
     side = np.linspace(-1, 1, 61)[1:] - 1 / 60
     raster = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
     shares = np.bincount(net.predict(raster), minlength=net.n_classes) / len(raster)
     np.testing.assert_allclose(shares, areas / 4, atol=0.05)
-    for winner, corners in polygons:
-        if measure.area(corners) > 1e-6:
-            assert net.predict(corners.mean(axis=0)[None]) == winner
+    for winner, vertices in polygons:
+        if measure.area(vertices) > 1e-6:
+            assert net.predict(vertices.mean(axis=0)[None]) == winner
 
 
 @given(on_the_plane())

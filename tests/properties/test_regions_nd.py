@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import refmmr as rm
 from refmmr import testing
-from refmmr.reference import regions as reference
+from refmmr.reference import enumeration as reference
 from refmmr.reference import volumes as measure
 from refmmr.regions.polytopes import inradius
 from refmmr.testing import exact_network, fractions
@@ -124,9 +124,9 @@ def test_sampling_finds_no_other_pattern(net, seed):
     cx = rm.enumerate_regions(net, box(net))
     rng = np.random.default_rng(seed)
     Z = rng.uniform(-1, 1, (2000, cx.dimension))
-    # Around the corners there are the most regions.
-    corners = cx.points[rng.choice(cx.corners.flat, 2000)]
-    near = np.clip(corners + 1e-3 * rng.normal(size=corners.shape), -1, 1)
+    # Around the vertices there are the most regions.
+    vertices = cx.points[rng.choice(cx.vertex_numbers.flat, 2000)]
+    near = np.clip(vertices + 1e-3 * rng.normal(size=vertices.shape), -1, 1)
     for points in (Z, near):
         index = cx.region_of(points)
         assert (index >= 0).all()
@@ -149,11 +149,11 @@ def test_euler_characteristic(net):
         touches = reference.cell_touches(reference.region_cell(cx.raw, i))
         waiting = [(cx.dimension, frozenset(range(len(touches))))]
         while waiting:
-            dimension, corners = waiting.pop()
-            face = (dimension, frozenset(cx.corners[i][list(corners)].tolist()))
+            dimension, vertices = waiting.pop()
+            face = (dimension, frozenset(cx.vertex_numbers[i][list(vertices)].tolist()))
             if face not in faces or dimension == cx.dimension:
                 faces.add(face)
-                some = np.array(sorted(corners))
+                some = np.array(sorted(vertices))
                 facets = measure._facets_of(touches, some) if dimension else []
                 waiting += [(dimension - 1, frozenset(facet.tolist())) for facet in facets]
     assert sum((-1) ** dimension for dimension, _ in faces) == 1
@@ -221,8 +221,8 @@ def test_planes_cut_the_regions(net, seed):
     plane = rm.Slice.spanned(origin, u, v, (-0.25, 0.25, -0.25, 0.25))
     flat = rm.enumerate_regions(net, plane)
     found = volumes_of(flat)
-    corners = plane.embed([[s, t] for s in (-0.25, 0.25) for t in (-0.25, 0.25)])
-    assert (np.abs(corners) <= 1).all()
+    vertices = plane.embed([[s, t] for s in (-0.25, 0.25) for t in (-0.25, 0.25)])
+    assert (np.abs(vertices) <= 1).all()
     basis = plane.directions.T
     sides = np.concatenate([np.eye(2), -np.eye(2)]), np.full(4, 0.25)
     for i, pattern in enumerate(cx.patterns):
@@ -269,7 +269,7 @@ def test_scales_of_units(net, seed):
     cx = rm.enumerate_regions(net, box(net))
     np.testing.assert_array_equal(other.packed_patterns, cx.packed_patterns)
     np.testing.assert_array_equal(other.points, cx.points)
-    np.testing.assert_array_equal(other.corners.flat, cx.corners.flat)
+    np.testing.assert_array_equal(other.vertex_numbers.flat, cx.vertex_numbers.flat)
 
 
 def rewritten(net, pairs):
@@ -300,26 +300,26 @@ def test_a_layer_refines_the_regions_of_those_before(net):
 @given(networks() | networks(dyadic=True))
 def test_facets_part_neighbours(net):
     cx = rm.enumerate_regions(net, box(net))
-    walls, cells, corners = cx.facets
+    hyperplanes, cells, vertices = cx.facets
     inner = cells[:, 1] >= 0
-    np.testing.assert_array_equal(inner, walls >= 0)
+    np.testing.assert_array_equal(inner, hyperplanes >= 0)
     one, other = cx.patterns[cells[inner]].swapaxes(0, 1)
-    assert (one != other)[np.arange(inner.sum()), walls[inner]].all()
-    owners = corners.owners()
-    # A facet's corners are corners of both its regions, n at least, and on the wall.
-    assert (corners.sizes >= cx.dimension).all()
-    for facet, (pair, some) in enumerate(zip(cells.tolist(), corners, strict=True)):
+    assert (one != other)[np.arange(inner.sum()), hyperplanes[inner]].all()
+    owners = vertices.owners()
+    # A facet's vertices are vertices of both its regions, n at least, and on the hyperplane.
+    assert (vertices.sizes >= cx.dimension).all()
+    for facet, (pair, some) in enumerate(zip(cells.tolist(), vertices, strict=True)):
         for cell in pair[: 1 + inner[facet]]:
-            assert set(some.tolist()) < set(cx.corners[cell].tolist())
+            assert set(some.tolist()) < set(cx.vertex_numbers[cell].tolist())
             assert facet in cx.facets_of[cell]
-    points = cx.points[corners.flat]
+    points = cx.points[vertices.flat]
     on = inner[owners]
     values = preactivations(net, points[on])
-    assert np.abs(values[np.arange(len(values)), walls[owners][on]]).max(initial=0) < 1e-9
-    axis, upper = np.divmod(-1 - walls[owners][~on], 2)
+    assert np.abs(values[np.arange(len(values)), hyperplanes[owners][on]]).max(initial=0) < 1e-9
+    axis, upper = np.divmod(-1 - hyperplanes[owners][~on], 2)
     np.testing.assert_array_equal(points[~on][np.arange(len(axis)), axis], 2 * upper - 1)
     facets, units = cx.flips()
-    assert set(zip(np.flatnonzero(inner), walls[inner], strict=True)) <= set(
+    assert set(zip(np.flatnonzero(inner), hyperplanes[inner], strict=True)) <= set(
         zip(facets, units, strict=True)
     )
 
@@ -327,14 +327,14 @@ def test_facets_part_neighbours(net):
 @settings(max_examples=40)
 @given(networks() | networks(dyadic=True))
 def test_regions_are_their_half_spaces(net):
-    """All corners are inside, and each facet has its own on the boundary: none is redundant."""
+    """All vertices are inside, and each facet has its own on the boundary: none is redundant."""
     cx = rm.enumerate_regions(net, box(net))
     for i in range(len(cx)):
         A, b = cx.halfspaces(i)
         slack = b - cx.vertices[i] @ A.T
         assert slack.min() > -1e-9
         for facet, room in zip(cx.facets_of[i], slack.T, strict=True):
-            on = np.isin(cx.corners[i], cx.facets.corners[facet])
+            on = np.isin(cx.vertex_numbers[i], cx.facets.vertices[facet])
             assert np.abs(room[on]).max() < 1e-9
             assert (room[~on] > 0).all()
 
@@ -346,14 +346,14 @@ def test_decision_boundary(net):
     cx = rm.enumerate_regions(net, box(net))
     pieces, classes = cx.decision_boundary()
     seen = Counter()
-    for corners, pair in zip(pieces, classes.tolist(), strict=True):
-        logits = net(corners)
+    for vertices, pair in zip(pieces, classes.tolist(), strict=True):
+        logits = net(vertices)
         best = logits.max(axis=1, keepdims=True)
         np.testing.assert_allclose(logits[:, pair], np.repeat(best, 2, axis=1), atol=1e-9)
-        seen[frozenset(map(tuple, corners.round(9).tolist())), *pair] += len(corners) > 2
+        seen[frozenset(map(tuple, vertices.round(9).tolist())), *pair] += len(vertices) > 2
     assert max(seen.values(), default=0) <= 1
-    for winner, corners in cx.class_polygons():
-        logits = net(corners.mean(axis=0, keepdims=True))[0]
+    for winner, vertices in cx.class_polygons():
+        logits = net(vertices.mean(axis=0, keepdims=True))[0]
         assert logits[winner] > logits.max() - 1e-9
 
 
@@ -365,14 +365,14 @@ def test_classes_change_at_the_decision_boundary_only(net, seed):
     assume((start != end).any())
     cx = rm.enumerate_regions(net, rm.Segment(start, end), exact=True)
     pieces, points = cx.class_pieces
-    ends = sorted((*sorted(points[piece.cell.corners, 0]), piece.winner) for piece in pieces)
+    ends = sorted((*sorted(points[piece.cell.vertices, 0]), piece.winner) for piece in pieces)
     whole = set(range(len(cx))) - {piece.region for piece in pieces}
-    ends += [(*sorted(cx.exact_points[cx.corners[i], 0]), int(cx.classes[i])) for i in whole]
+    ends += [(*sorted(cx.exact_points[cx.vertex_numbers[i], 0]), int(cx.classes[i])) for i in whole]
     ends.sort()
     assert ends[0][0] == 0
     assert ends[-1][1] == 1
     boundary = {
-        (corners[0, 0], *pair) for corners, pair in zip(*cx.decision_boundary(), strict=True)
+        (vertices[0, 0], *pair) for vertices, pair in zip(*cx.decision_boundary(), strict=True)
     }
     for (_, stop, winner), (begin, _, other) in pairwise(ends):
         assert stop == begin

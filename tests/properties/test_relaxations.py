@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 import refmmr as rm
 from refmmr import testing
-from refmmr.certify import region, relaxation
-from refmmr.reference import attacks, relaxations
+from refmmr.certify.bounds import linear, region
+from refmmr.reference import backward_bound, pgd
 from refmmr.testing import exact_network, fractions
 
 NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
 RADII = st.floats(-4, 1).map(lambda power: 10.0**power)
-RULES = relaxations.RULES
+RULES = backward_bound.RULES
 
 
 def unit_box(net, X):
@@ -30,7 +30,7 @@ def points_of_the_ball(rng, x, p, eps, box, count):
     scale = eps * rng.choice([0.3, 1, 10], size=(count, *[1] * x.ndim))
     sparse = rng.random(X.shape) < rng.choice([0.2, 1], size=(count, *[1] * x.ndim))
     Z = X + scale * sparse * rng.standard_normal(X.shape)
-    return attacks.project(X, Z, p, eps * (1 - 1e-9), box)
+    return pgd.project(X, Z, p, eps * (1 - 1e-9), box)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -42,17 +42,17 @@ def test_bounds_hold_at_points_of_the_ball(rule, data):
     p, eps = data.draw(testing.norms()), data.draw(RADII)
     box = unit_box(net, X) if data.draw(st.booleans()) else None
     radii = np.full(len(X), eps)
-    bounds = relaxations.layer_bounds(net, X, p, radii, box, rule)
-    margins = relaxations.margin_bounds(net, X, y, p, radii, box, rule)
+    bounds = backward_bound.layer_bounds(net, X, p, radii, box, rule)
+    margins = backward_bound.margin_bounds(net, X, y, p, radii, box, rule)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     for i, x in enumerate(X):
         Z = points_of_the_ball(rng, x, p, eps, box, 100)
-        trail = net.forward(Z)
-        for (low, high), f in zip(bounds, trail.outputs, strict=True):
+        cache = net.forward(Z)
+        for (low, high), f in zip(bounds, cache.outputs, strict=True):
             slack = 1e-12 * (1 + np.abs(f))
             assert (low[i] <= f + slack).all()
             assert (high[i] >= f - slack).all()
-        logits = trail.outputs[-1].reshape(len(Z), -1)
+        logits = cache.outputs[-1].reshape(len(Z), -1)
         true = logits[:, y[i]][:, None] - logits
         rivals = np.arange(net.n_classes) != y[i]
         assert (margins[i] <= true + 1e-12 * (1 + np.abs(true)))[:, rivals].all()
@@ -68,7 +68,7 @@ def test_bounds_hold_in_exact_arithmetic(rule, data):
     X = X[:1]
     eps = data.draw(st.sampled_from([2.0**-20, 0.25, 1.0]))
     p = data.draw(testing.norms())
-    bounds = relaxations.layer_bounds(net, X, p, np.full(1, eps), None, rule)
+    bounds = backward_bound.layer_bounds(net, X, p, np.full(1, eps), None, rule)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     # Along a single coordinate all norms agree, and the edge of the ball is a float or near one.
     Z = np.repeat(X, 8, axis=0)
@@ -94,8 +94,8 @@ def test_a_relaxation_proves_what_the_region_proves(rule, data):
     p = data.draw(testing.norms())
     box = unit_box(net, X) if data.draw(st.booleans()) else None
     proved = region.region_bounds(net, X, y, p, box).lower
-    found = relaxation.relaxed_bounds(net, X, y, p, box, rule=rule).lower
-    assert (found >= np.minimum(proved, 1e12) * (1 - 2 * relaxation.PRECISION)).all()
+    found = linear.relaxed_bounds(net, X, y, p, box, rule=rule).lower
+    assert (found >= np.minimum(proved, 1e12) * (1 - 2 * linear.PRECISION)).all()
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -107,7 +107,7 @@ def test_certified_radii_withstand_an_attack(rule, data):
     y = net.predict(X)
     p = data.draw(testing.norms())
     box = unit_box(net, X) if data.draw(st.booleans()) else None
-    lower = relaxation.relaxed_bounds(net, X, y, p, box, rule=rule).lower
+    lower = linear.relaxed_bounds(net, X, y, p, box, rule=rule).lower
     some = np.flatnonzero((lower > 0) & np.isfinite(lower))
     for i in some:
         Z = rm.pgd(net, X[[i]], y[[i]], p, eps=lower[i], steps=20, box=box, restarts=3)
@@ -127,7 +127,7 @@ def test_interval_bounds_are_monotone_in_the_radius_and_in_the_box(data):
     radii = np.full(len(X), eps)
 
     def margins(radii, box):
-        return relaxations.margin_bounds(net, X, y, p, radii, box, "ibp")
+        return backward_bound.margin_bounds(net, X, y, p, radii, box, "ibp")
 
     plain = margins(radii, box)
     finite = np.isfinite(plain)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import refmmr as rm
 from refmmr import testing
-from refmmr.certify import region
-from refmmr.certify.search import point_searches, search
+from refmmr.certify.bounds import region
+from refmmr.certify.bounds.search import point_searches, search
 
 NORMS = [1, 2, np.inf]
 BUDGET = 150

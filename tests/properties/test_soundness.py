@@ -19,20 +19,20 @@ NORMS = [1, 2, np.inf]
 # ---- because for p = 2 only those are rational; None is infinite.
 
 
-def exact_walls(net, x, y):
-    """Pairs (value at x, gradient) of all walls of the region of x, and the exact margins."""
+def exact_hyperplanes(net, x, y):
+    """Pairs (value at x, gradient) of all hyperplanes of the region of x, and the exact margins."""
     exact = exact_network(net)
-    trail = exact.forward(fractions(x)[None])
+    cache = exact.forward(fractions(x)[None])
     d = x.size
     basis = fractions(np.eye(d)).reshape(d, *net.input_shape)
-    columns = exact.forward(basis, trail.masks, bias=False).outputs
+    columns = exact.forward(basis, cache.masks, bias=False).outputs
     layers = [
-        (f.reshape(-1), V.reshape(d, -1).T) for f, V in zip(trail.outputs, columns, strict=True)
+        (f.reshape(-1), V.reshape(d, -1).T) for f, V in zip(cache.outputs, columns, strict=True)
     ]
     logits, V = layers.pop()
-    walls = [wall for f, rows in layers for wall in zip(f, rows, strict=True)]
+    hyperplanes = [hyperplane for f, rows in layers for hyperplane in zip(f, rows, strict=True)]
     margins = [(logits[y] - logits[s], V[y] - V[s]) for s in range(net.n_classes) if s != y]
-    return walls, margins
+    return hyperplanes, margins
 
 
 def square_distance(value, w, x, box, p):
@@ -71,11 +71,11 @@ def square_distance(value, w, x, box, p):
 
 def exact_square(net, x, y, p, box):
     """Square of the exact certificate of the region of x."""
-    walls, margins = exact_walls(net, x, y)
+    hyperplanes, margins = exact_hyperplanes(net, x, y)
     if any(value <= 0 for value, _ in margins):
         return Fraction(0)
     flat = fractions(x).reshape(-1)
-    squares = [square_distance(value, w, flat, box, p) for value, w in walls + margins]
+    squares = [square_distance(value, w, flat, box, p) for value, w in hyperplanes + margins]
     return min((square for square in squares if square is not None), default=None)
 
 
@@ -145,7 +145,7 @@ def test_sound_and_tight(problem, p):
     net, X, y, box = problem
     found, squares = check(net, X, y, p, box)
     for lower, square in zip(found.lower, squares, strict=True):
-        # A random wall is not nearer to a point than a millionth, so rounding is far below.
+        # A random hyperplane is not nearer to a point than a millionth, so rounding is far below.
         assert square == 0 or (square is not None and square < 1e-8) or tight(lower, square)
 
 
@@ -154,10 +154,10 @@ def test_degenerate_networks(problem, p):
     net, X, y, box = problem
     found, squares = check(net, X, y, p, box)
     for x, label, lower, square in zip(X, y, found.lower, squares, strict=True):
-        walls, _ = exact_walls(net, x, label)
-        if square == 0 or all(value != 0 for value, _ in walls):
+        hyperplanes, _ = exact_hyperplanes(net, x, label)
+        if square == 0 or all(value != 0 for value, _ in hyperplanes):
             assert tight(lower, square)
-        if any(value == 0 and w.any() for value, w in walls):
+        if any(value == 0 and w.any() for value, w in hyperplanes):
             assert lower == 0
 
 
@@ -203,7 +203,7 @@ def test_gradients_that_cancel(p):
 
 @pytest.mark.parametrize("p", NORMS)
 def test_constant_units_of_unknown_sign(p):
-    """A unit without a wall whose value is all rounding error: active in floats or in truth?"""
+    """A unit without a hyperplane whose value is all rounding error: active in floats or in truth?"""
     rng = np.random.default_rng(0)
     for _ in range(50):
         a, b = rng.uniform(0.1, 1, 2)
@@ -217,8 +217,8 @@ def test_constant_units_of_unknown_sign(p):
 
 
 @given(problems(), testing.norms())
-def test_points_close_to_walls(problem, p):
-    """Points moved onto a wall and a few ulps off it."""
+def test_points_close_to_hyperplanes(problem, p):
+    """Points moved onto a hyperplane and a few ulps off it."""
     net, X, y, box = problem
     assume(net.n_hidden)
     x, label = X[:1], y[:1]
@@ -304,7 +304,7 @@ def test_a_smaller_box_is_safer(problem, p):
 
 @given(problems(), testing.norms())
 def test_box_bound_is_the_least_distance_in_the_box(problem, p):
-    """Walls that were left out as too far away did not matter."""
+    """Hyperplanes that were left out as too far away did not matter."""
     net, X, y, box = problem
     assume(box is not None)
     lower = rm.certify(net, X, y, p, box).lower
@@ -333,7 +333,7 @@ def test_exact_means_that_bounds_meet(problem, p):
 
 
 def ball(rng, shape, p, count):
-    """Points of the unit ball of l_p: on its sphere, inside, and at its corners."""
+    """Points of the unit ball of l_p: on its sphere, inside, and at its vertices."""
     d = int(np.prod(shape))
     Z = rng.normal(size=(count, d))
     Z[: count // 4] = rng.choice([-1, 1], (count // 4, d))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
-from refmmr.reference import loss, relaxations, wong_kolter
+from refmmr.reference import backward_bound, loss, wong_kolter
 from refmmr.testing import batches, conv_networks, networks, norms
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -67,7 +67,7 @@ def test_certificates_of_one_hidden_layer_say_the_same(case):
     net, X, y, p, eps = case
     margins = wong_kolter.robust_margins(net, X, y, p, eps)
     radius = np.full(len(X), eps)
-    certified = relaxations.margin_bounds(net, X, y, p, radius, None, "fast-lin")
+    certified = backward_bound.margin_bounds(net, X, y, p, radius, None, "fast-lin")
     certified[np.arange(len(y)), y] = 0
     assert_allclose(certified, margins, rtol=1e-9, atol=1e-9 * (1 + np.abs(margins).max()))
 

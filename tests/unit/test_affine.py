@@ -35,7 +35,7 @@ def test_sides_of_units_that_are_off():
     assert_array_equal(region.a[2], [0, 1])
 
 
-def test_walls_belong_to_the_region_and_tolerance_is_a_distance():
+def test_hyperplanes_belong_to_the_region_and_tolerance_is_a_distance():
     region = linear_region(Network([Linear([[3, 4]], [0]), Linear([[1]], [0])], 2), [1, 0])
     points = np.array([[1.0, 0], [4, -3], [-0.6, -0.8], [-3, -4]])  # 0, 0, 1 and 5 outside
     assert_array_equal(region.contains(points), [True, True, False, False])
@@ -89,8 +89,8 @@ def test_images_are_laid_out_as_flatten_does():
 
 def test_probes_of_the_first_layer_are_shared():
     X = np.array([[1.0, -2], [0, -1], [5, 5]])
-    trail = NET.forward(X)
-    outputs = affine.probe(NET, trail.masks, affine.basis(NET, X.dtype)).outputs
+    cache = NET.forward(X)
+    outputs = affine.probe(NET, cache.masks, affine.basis(NET, X.dtype)).outputs
     assert [output.shape for output in outputs] == [(1, 2, 2), (3, 2, 1), (3, 2, 2)]
     for i, x in enumerate(X):
         assert_array_equal(outputs[-1][i].T, linear_region(NET, x).V[-1])

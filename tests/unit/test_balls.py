@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refmmr.reference.balls import ball, largest_gain
+from refmmr.reference.ball import ball, largest_gain
 
 NORMS = [1, 2, np.inf]
 UNIT = (np.zeros(2), np.ones(2))
@@ -35,7 +35,7 @@ def test_by_hand(p, radius, box, gain):
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_corners_of_the_box_around_a_ball(p):
+def test_vertices_of_the_box_around_a_ball(p):
     around = ball(np.array([[0.5, 0.9]]), np.array([0.3]), p, UNIT)
     np.testing.assert_allclose(around.lowest, [[0.2, 0.6]])
     np.testing.assert_allclose(around.highest, [[0.8, 1.0]])
@@ -55,8 +55,8 @@ def test_tiny_and_huge_functions(p):
 
 @pytest.mark.parametrize("p", NORMS)
 def test_no_step_gains_more_and_some_step_gains_as_much(p):
-    """Against random steps, and against the steps that `cheapest_moves` finds for the gain."""
-    from refmmr.reference.hyperplanes import cheapest_moves, norm
+    """Against random steps, and against the steps that `shortest_step_in_box` finds for the gain."""
+    from refmmr.reference.hyperplanes import norm, shortest_step_in_box
 
     rng = np.random.default_rng(0)
     lo, hi = np.zeros(5), np.ones(5)
@@ -70,5 +70,5 @@ def test_no_step_gains_more_and_some_step_gains_as_much(p):
         assert (steps @ w <= gain * (1 + 1e-12)).all()
         # The shortest step that gains a little less is no longer than the radius; more, longer.
         for share, inside in ((1 - 1e-6, True), (1 + 1e-6, False)):
-            distance, _ = cheapest_moves(x, w, np.array(-gain * share), lo, hi, p)
+            distance, _ = shortest_step_in_box(x, w, np.array(-gain * share), lo, hi, p)
             assert (abs(distance) <= radius) == inside

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify import api, region
+from refmmr.certify import api
+from refmmr.certify.bounds import region
 from refmmr.reference import affine
 
 NORMS = [1, 2, np.inf]
@@ -18,7 +19,7 @@ def network(*parameters):
     return rm.Network([rm.Linear(W, b) for W, b in parameters], len(parameters[0][0][0]))
 
 
-# One wall, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
+# One hyperplane, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
 SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
 
 
@@ -50,7 +51,7 @@ def test_by_hand(p, box, radius):
 
 
 def test_region_boundary_nearer_than_the_decision_boundary():
-    """The wall of the region is all that is proved; the projection beyond it is still genuine."""
+    """The hyperplane of the region is all that is proved; the projection beyond it is still genuine."""
     net = network(([[1, 0], [0, 1]], [-0.5, 0]), ([[0, 1], [0, 0]], [0, 0.25]))
     found = rm.certify(net, [[0.6, 0.75]], [0], 2)
     np.testing.assert_allclose(found.lower, 0.1, rtol=1e-12)
@@ -60,7 +61,7 @@ def test_region_boundary_nearer_than_the_decision_boundary():
 
 
 def test_projection_that_is_not_adversarial():
-    """Beyond the wall the network turns back: no adversarial example is found, and none is said."""
+    """Beyond the hyperplane the network turns back: no adversarial example is found, and none is said."""
     net = network(([[1], [-1]], [-0.5, 0.5]), ([[1, 1], [0, 0]], [0.1, 0]))
     found = rm.certify(net, [[0.7]], [0], 2, box=None)
     np.testing.assert_allclose(found.lower, 0.2, rtol=1e-12)
@@ -81,8 +82,8 @@ def test_misclassified(p, box):
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_point_on_a_wall(p):
-    """(0, 0) lies on the wall of SIMPLE: its region proves nothing."""
+def test_point_on_a_hyperplane(p):
+    """(0, 0) lies on the hyperplane of SIMPLE: its region proves nothing."""
     found = rm.certify(SIMPLE, [[0.0, 0.0]], [1], p, (-1, 1))
     assert found.lower == 0
     assert found.upper > 0
@@ -118,7 +119,7 @@ def test_nothing_to_fear_in_the_box():
 
 @pytest.mark.parametrize("box", [None, (0, 1)])
 @pytest.mark.parametrize("p", NORMS)
-def test_units_without_a_wall_do_not_matter(p, box):
+def test_units_without_a_hyperplane_do_not_matter(p, box):
     """A unit that is the constant 0 (or any other) has no boundary: its distance is infinite."""
     expected = rm.certify(SIMPLE, [[1.0, 0.5]], [0], p, box).lower
     for constant in (1.0, -1.0, 0.0):
@@ -128,7 +129,7 @@ def test_units_without_a_wall_do_not_matter(p, box):
 
 
 def test_padding():
-    """A unit at the border of the image has a truncated filter, so a longer way to its wall."""
+    """A unit at the border of the image has a truncated filter, so a longer way to its hyperplane."""
     ones = np.ones((1, 1, 3, 3))
     net = rm.Network(
         [

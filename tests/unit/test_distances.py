@@ -5,11 +5,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 import refmmr as rm
 from refmmr import Conv2d, Flatten, Linear, Network
 from refmmr.reference.hyperplanes import (
-    cheapest_moves,
     dual_norm,
-    free_moves,
     hyperplane_distance,
     norm,
+    shortest_step,
+    shortest_step_in_box,
 )
 
 INF = np.inf
@@ -17,7 +17,7 @@ INF = np.inf
 
 def in_box(x, w, value, lo, hi, p):
     arrays = [np.array(argument, dtype=float) for argument in (x, w, value, lo, hi)]
-    distance, delta = cheapest_moves(*arrays, p)
+    distance, delta = shortest_step_in_box(*arrays, p)
     return float(distance), delta.tolist()
 
 
@@ -33,13 +33,13 @@ def test_norms_by_hand(p, own, dual):
     [(1, 2.5, [0, 2.5]), (2, 2, [-1.2, 1.6]), (INF, 10 / 7, [-10 / 7, 10 / 7])],
 )
 def test_free_step_by_hand(p, distance, step):
-    # The wall 10 + 3 d_1 - 4 d_2 = 0.
+    # The hyperplane 10 + 3 d_1 - 4 d_2 = 0.
     w, value = np.array([3.0, -4.0]), np.array(10.0)
     assert hyperplane_distance(value, dual_norm(w, p)) == pytest.approx(distance, rel=1e-15)
-    assert_allclose(free_moves(w, value, p), step, rtol=1e-15)
+    assert_allclose(shortest_step(w, value, p), step, rtol=1e-15)
 
 
-def test_hyperplane_distance_keeps_the_sign_and_is_infinite_without_a_wall():
+def test_hyperplane_distance_keeps_the_sign_and_is_infinite_without_a_hyperplane():
     value, w_norm = np.array([6.0, -6, 6, -6, 0, 0]), np.array([2.0, 2, 0, 0, 0, 2])
     assert_array_equal(hyperplane_distance(value, w_norm), [3, -3, INF, -INF, INF, 0])
 
@@ -58,7 +58,7 @@ def test_box_step_by_hand(p, distance, step):
 
 
 @pytest.mark.parametrize("p", [1, 2, INF])
-def test_in_the_box_a_wall_may_be_out_of_reach(p):
+def test_in_the_box_a_hyperplane_may_be_out_of_reach(p):
     w, lo, hi = [2, 1], [0, 0], [1, 1]
     # From (0.5, 1) the function 2 z_1 + z_2 can fall by 2 at most.
     distance, step = in_box([0.5, 1], w, 2, lo, hi, p)
@@ -66,7 +66,7 @@ def test_in_the_box_a_wall_may_be_out_of_reach(p):
     assert distance == norm(np.array(step), p)
     assert in_box([0.5, 1], w, 2.25, lo, hi, p) == (INF, [0, 0])
     assert in_box([0.5, 1], w, -2.25, lo, hi, p) == (-INF, [0, 0])
-    # Downwards from the lower corner nothing moves at all.
+    # Downwards from the lower vertex nothing moves at all.
     assert in_box([0, 0], w, 1, lo, hi, p) == (INF, [0, 0])
     assert in_box([0, 0], w, 0, lo, hi, p) == (0, [0, 0])
 
@@ -81,7 +81,7 @@ def test_a_sign_of_the_value_turns_the_step_and_the_distance(p):
 
 @pytest.mark.parametrize("p", [1, 2, INF])
 @pytest.mark.parametrize("value", [-1, 0, 1])
-def test_in_the_box_zero_weights_are_no_wall(p, value):
+def test_in_the_box_zero_weights_are_no_hyperplane(p, value):
     distance, step = in_box([0.5, 0.5], [0, 0], value, [0, 0], [1, 1], p)
     assert distance == (-INF if value < 0 else INF)
     assert step == [0, 0]
@@ -101,19 +101,19 @@ NET = Network([Linear([[3, 4]], [0]), Linear([[1], [0]], [0, 1])], 2)
 def test_distances_of_a_network_by_hand(p, dual):
     d = rm.distances(NET, [[1, 0.5], [1, 0.5], [-1, 0.5], [0.25, 0]], [0, 1, 1, 0], p=p)
     assert_allclose(d.boundary, np.array([[5], [5], [1], [0.75]]) / dual, rtol=1e-15)
-    # Negative: on the wrong side.  The third sample is where the logits are constant: no wall.
+    # Negative: on the wrong side.  The third sample is where the logits are constant: no hyperplane.
     expected = [[INF, 4 / dual], [-4 / dual, INF], [INF, INF], [INF, -0.25 / dual]]
     assert_allclose(d.decision, expected, rtol=1e-15)
 
 
-def test_on_the_wrong_side_without_a_wall():
+def test_on_the_wrong_side_without_a_hyperplane():
     d = rm.distances(NET, [[-1, 0.5]], [0])
     assert_array_equal(d.decision, [[INF, -INF]])
 
 
 @pytest.mark.parametrize("box", [None, (-3, 3)])
 @pytest.mark.parametrize("p", [1, 2, INF])
-def test_units_without_a_wall_are_infinitely_far(p, box):
+def test_units_without_a_hyperplane_are_infinitely_far(p, box):
     # Constant 1; constant 0 (0/0); behind them a unit that sees only the constant.
     layers = [
         Linear([[0, 0], [0, 0], [1, 0]], [1, 0, -5]),
@@ -126,7 +126,7 @@ def test_units_without_a_wall_are_infinitely_far(p, box):
 
 
 @pytest.mark.parametrize("p", [1, 2, INF])
-def test_a_box_moves_the_walls_of_a_network_away(p):
+def test_a_box_moves_the_hyperplanes_of_a_network_away(p):
     X, y = [[0.25, 0.5]], [0]
     # 2.75 to lose for the unit, 1.75 for the class; x_2 gains 4 a unit, and can give 2.
     d = rm.distances(NET, X, y, p=p, box=(0, 1))

@@ -61,8 +61,8 @@ def grid(side, classes=10, units=64):
     n = side * side
     x, y = np.meshgrid(*2 * [np.linspace(0, 1, side + 1)], indexing="ij")
     lattice = np.stack([x, y], axis=-1)
-    corners = [lattice[i : i + side, j : j + side] for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]
-    squares = np.stack(corners, axis=2).reshape(n, 4, 2)
+    vertices = [lattice[i : i + side, j : j + side] for i, j in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    squares = np.stack(vertices, axis=2).reshape(n, 4, 2)
     index = np.arange(n).reshape(side, side)
     pairs = [(index[1:], index[:-1]), (index[:, 1:], index[:, :-1])]
     edges = [squares[:, :2], squares[:, 1:3]]
@@ -119,8 +119,8 @@ def test_inserts_no_markup(text):
 
 def test_polygons_come_out_bit_for_bit(cx, text):
     page = content(text)
-    same_bits(numbers(page["sizes"]), [len(corners) for corners in cx.vertices])
-    same_bits(points(page, "corners"), np.concatenate(cx.vertices))
+    same_bits(numbers(page["sizes"]), [len(vertices) for vertices in cx.vertices])
+    same_bits(points(page, "vertices"), np.concatenate(cx.vertices))
     assert page["rectangle"] == [-2, -1, 2, 3]
     assert page["regions"] == len(cx) > 30
 
@@ -148,13 +148,13 @@ def test_facts_of_regions_come_out_bit_for_bit(cx, text):
 
 
 def test_neighbouring_floats_and_signs_of_zero_stay():
-    corners = np.array([[-0.0, 0.0], [np.nextafter(1, 2), 5e-324], [1.0, 1.0], [0.0, -0.0]])
-    pool, (places, none) = explorer._pool(corners, np.zeros((0, 2, 2)))
-    same_bits(pool[places], corners)
+    vertices = np.array([[-0.0, 0.0], [np.nextafter(1, 2), 5e-324], [1.0, 1.0], [0.0, -0.0]])
+    pool, (places, none) = explorer._pool(vertices, np.zeros((0, 2, 2)))
+    same_bits(pool[places], vertices)
     assert none.shape == (0,)
 
 
-def test_shared_corners_are_stored_once(cx, text):
+def test_shared_vertices_are_stored_once(cx, text):
     stored = numbers(content(text)["points"]).reshape(-1, 2)
     assert len(stored) == len(np.unique(stored, axis=0)) < sum(map(len, cx.vertices)) / 2
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr import html
 from refmmr.certify import Certificates
+from refmmr.display import html
 
 VOID = {"img"}
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr._backend import kernel
+from refmmr._kernels import margin_gradients
 from refmmr.attacks import minimal_attack
-from refmmr.certify.region import surely_misclassified
-from refmmr.reference.minimal_attack import margin_gradients
+from refmmr.certify.bounds.region import surely_misclassified
 
 NORMS = [1, 2, np.inf]
 
@@ -17,7 +16,7 @@ def network(*parameters):
     return rm.Network([rm.Linear(W, b) for W, b in parameters], len(parameters[0][0][0]))
 
 
-# One wall, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
+# One hyperplane, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
 SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
 
 
@@ -126,7 +125,7 @@ def test_twin(net):
     for count in {1, net.n_classes - 1}:
         expected = margin_gradients(net, X, y, rivals[:, :count])
         with rm.use_backend("numba"):
-            found = kernel(margin_gradients)(net, X, y, rivals[:, :count])
+            found = margin_gradients(net, X, y, rivals[:, :count])
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify import branching, mip, programs, triangle
-from refmmr.reference import relaxations
-from refmmr.reference.balls import ball
+from refmmr.certify.bounds import _branching, _programs, lp, mip
+from refmmr.reference import backward_bound
+from refmmr.reference.ball import ball
 
 UNIT = (np.zeros(2), np.ones(2))
 
@@ -24,7 +24,7 @@ VALLEY = rm.Network(
 
 
 def bounds_around(net, x, p, eps, box):
-    return triangle.layer_bounds(net, np.asarray(x), p, eps, box)
+    return lp.layer_bounds(net, np.asarray(x), p, eps, box)
 
 
 @pytest.mark.parametrize(("p", "expected"), [(np.inf, 0.25), (1, 0.5)])
@@ -71,7 +71,7 @@ def test_a_tie_is_neither_robust_nor_an_example():
 
 def test_misclassified_points_are_their_own_examples():
     x = np.array([[0.9, 0.1]])
-    for bounds in (mip.mip_bounds, triangle.lp_bounds):
+    for bounds in (mip.mip_bounds, lp.lp_bounds):
         found = bounds(VALLEY, x, np.array([0]), np.inf, UNIT)
         assert found.lower[0] == found.upper[0] == 0
         np.testing.assert_array_equal(found.adversarial, x)
@@ -90,15 +90,15 @@ def test_a_known_example_is_used():
 def test_triangles_by_hand():
     # Both units lie in [-2 eps, 2 eps]; on the upper lines their sum is 2 eps wherever z is.
     x = np.array([[0.5, 0.5]])
-    found = triangle.lp_bounds(VALLEY, x, np.array([0]), np.inf, UNIT)
-    assert 0.25 * (1 - 2 * triangle.PRECISION) <= found.lower[0] <= 0.25
+    found = lp.lp_bounds(VALLEY, x, np.array([0]), np.inf, UNIT)
+    assert 0.25 * (1 - 2 * lp.PRECISION) <= found.lower[0] <= 0.25
     bounds = bounds_around(VALLEY, x[0], np.inf, 0.3, UNIT)
-    below = triangle.margins_below(VALLEY, x[0], 0, np.inf, 0.3, UNIT, bounds)
+    below = lp.margins_below(VALLEY, x[0], 0, np.inf, 0.3, UNIT, bounds)
     assert below.lower[1] == pytest.approx(0.5 - 2 * 0.3, abs=1e-9)
     assert below.lower[1] <= 0.5 - 2 * 0.3
 
 
-@pytest.mark.parametrize("bounds", [mip.mip_bounds, triangle.lp_bounds])
+@pytest.mark.parametrize("bounds", [mip.mip_bounds, lp.lp_bounds])
 def test_l2_is_refused(bounds):
     with pytest.raises(ValueError, match=r"p: expected 1 or inf.*got 2.*quadratic"):
         bounds(VALLEY, np.array([[0.5, 0.5]]), np.array([0]), 2, UNIT)
@@ -111,9 +111,9 @@ def test_matrices_of_convolutions():
     dense = rm.Linear(rng.standard_normal((2, np.prod(shape))), np.zeros(2))
     net = rm.Network([conv, rm.Flatten(), dense], (2, 5, 4))
     x = rng.standard_normal((2, 5, 4))
-    (W, b), _ = programs.matrices(net)
+    (W, b), _ = _programs.matrices(net)
     np.testing.assert_allclose(W @ x.reshape(-1) + b, conv.apply(x).reshape(-1), atol=1e-12)
-    assert programs.matrices(net) is programs.matrices(net)
+    assert _programs.matrices(net) is _programs.matrices(net)
 
 
 def random_network(seed, sizes=(2, 8, 8, 3)):
@@ -163,7 +163,7 @@ def hard_problem():
         box = np.zeros(6), np.ones(6)
         for eps in (0.1, 0.15, 0.2):
             bounds = bounds_around(net, x, np.inf, eps, box)
-            below = triangle.margins_below(net, x, y, np.inf, eps, box, bounds)
+            below = lp.margins_below(net, x, y, np.inf, eps, box, bounds)
             if (below.lower > 0).all():
                 continue
             decision = mip.decide(net, x, y, np.inf, eps, box, bounds)
@@ -175,13 +175,13 @@ def hard_problem():
 def test_the_tree_agrees_with_the_solver_s_own(monkeypatch):
     net, x, y, eps, box, bounds, below = hard_problem()
     s = int(below.lower.argmin())
-    program = programs.build(net, x, np.inf, eps, box, bounds, binary=False)
+    program = _programs.build(net, x, np.inf, eps, box, bounds, binary=False)
     where = ball(x[None], np.full(1, eps), np.inf, box)
-    assert branching.search(net, where, y, s, 1.0, program, bounds).proved
-    gave_up = branching.search(net, where, y, s, 1.0, program, bounds, max_nodes=1)
+    assert _branching.search(net, where, y, s, 1.0, program, bounds).proved
+    gave_up = _branching.search(net, where, y, s, 1.0, program, bounds, max_nodes=1)
     assert not gave_up.proved
     assert gave_up.point is None
-    monkeypatch.setattr(branching, "search", lambda *_, **__: branching.Search(False, None, 0))
+    monkeypatch.setattr(_branching, "search", lambda *_, **__: _branching.Search(False, None, 0))
     decision = mip.decide(net, x, y, np.inf, eps, box, bounds)
     assert decision.robust
     assert decision.binaries == sum(((lo < 0) & (hi > 0)).sum() for lo, hi in bounds[:-1])
@@ -196,11 +196,11 @@ def test_prices_that_mean_nothing_prove_nothing_wrong():
     lowest = (net(Z) @ row).min()
     for _ in range(20):
         prices = [3 * rng.standard_normal(30) for _ in range(2)]
-        assert triangle.lines_below(net, where, row, bounds, prices) <= lowest
+        assert lp.lines_below(net, where, row, bounds, prices) <= lowest
 
 
 def test_ctrl_c_stops_the_solver(monkeypatch):
-    highs = programs.highspy.Highs()
+    highs = _programs.highspy.Highs()
     waits = []
 
     def wait(seconds):
@@ -214,17 +214,17 @@ def test_ctrl_c_stops_the_solver(monkeypatch):
     stopped = threading.Event()
     monkeypatch.setattr(highs, "cancelSolve", stopped.set)
     with pytest.raises(KeyboardInterrupt):
-        programs.run(highs)
+        _programs.run(highs)
     assert stopped.is_set()
 
 
 def test_crown_and_the_program_agree_where_nothing_is_unstable():
     x = np.array([0.9, 0.2])
     bounds = bounds_around(VALLEY, x, np.inf, 0.09, UNIT)
-    margins = relaxations.margin_bounds(
+    margins = backward_bound.margin_bounds(
         VALLEY, x[None], np.array([1]), np.inf, np.array([0.09]), UNIT, "crown"
     )
-    below = triangle.margins_below(VALLEY, x, 1, np.inf, 0.09, UNIT, bounds)
+    below = lp.margins_below(VALLEY, x, 1, np.inf, 0.09, UNIT, bounds)
     assert below.points == {}
     assert below.complete
     assert below.lower[0] == pytest.approx(margins[0, 0], abs=1e-12)

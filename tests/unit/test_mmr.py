@@ -8,7 +8,7 @@ from refmmr.reference.mmr import dual_norm_gradient
 
 INF = np.inf
 
-# One input: f_1 = (x, 2 x - 4, 8 - x), walls at 0, 2 and 8; logits (g_1, g_3, 5).
+# One input: f_1 = (x, 2 x - 4, 8 - x), hyperplanes at 0, 2 and 8; logits (g_1, g_3, 5).
 NET = Network(
     [Linear([[1], [2], [-1]], [0, -4, 8]), Linear([[1, 0, 0], [0, 0, 1], [0, 0, 0]], [0, 0, 5])], 1
 )
@@ -19,7 +19,7 @@ NET = Network(
     [(1, 0.75), (2, (0.75 + 0.25) / 2), (3, (0.75 + 0.25) / 3)],
 )
 def test_boundary_term_is_the_mean_hinge_of_the_k_nearest(k_b, expected):
-    # At 3 the walls are 3, 1 and 5 away.
+    # At 3 the hyperplanes are 3, 1 and 5 away.
     term = rm.mmr(NET, [[3]], [1], gamma_b=4, gamma_d=1, k_b=k_b).boundary_term
     assert_allclose(term, [expected], rtol=1e-15)
 
@@ -58,7 +58,7 @@ def test_a_tenth_of_the_units_counts_unless_told():
 
 
 @pytest.mark.parametrize("p", [1, 2, INF])
-def test_far_walls_cost_nothing_and_have_no_gradient(p):
+def test_far_hyperplanes_cost_nothing_and_have_no_gradient(p):
     options = {"p": p, "gamma_b": 1e-3, "gamma_d": 1e-3}
     values = rm.mmr(NET, [[3.5]], [1], k_d=1, **options)  # level with nothing: logits (3.5, 4.5, 5)
     assert_array_equal(values.boundary_term, [0])
@@ -68,7 +68,7 @@ def test_far_walls_cost_nothing_and_have_no_gradient(p):
 
 
 @pytest.mark.parametrize("p", [1, 2, INF])
-def test_walls_that_do_not_exist_cost_nothing_and_have_no_gradient(p):
+def test_hyperplanes_that_do_not_exist_cost_nothing_and_have_no_gradient(p):
     # A unit that is 1, one that is 0; logits that are constant, on the right and the wrong side.
     net = Network([Linear([[0, 0], [0, 0]], [1, 0]), Linear([[1, 1], [0, 0]], [0, 0])], 2)
     for y in (0, 1):
@@ -103,7 +103,7 @@ def test_gradient_by_hand():
 
 
 def test_gradient_of_the_two_nearest_by_hand():
-    # At 2.5 the walls are 2.5, 0.5 and 5.5 away, of slopes 1, 2 and 1; d / db = 1 / |w|.
+    # At 2.5 the hyperplanes are 2.5, 0.5 and 5.5 away, of slopes 1, 2 and 1; d / db = 1 / |w|.
     options = {"gamma_b": 4, "gamma_d": 0.25, "k_b": 2}
     value, [(dW, db), (dW2, _)] = rm.mmr_gradient(NET, [[2.5]], [1], **options)
     assert value == pytest.approx((1.5 / 4 + 3.5 / 4) / 2, rel=1e-15)

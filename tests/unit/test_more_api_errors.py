@@ -99,7 +99,7 @@ def test_errors_name_the_argument(name, tmp_path, monkeypatch):
 
 
 def test_overflow_is_no_certificate():
-    """Walls that cannot be computed in floats give a radius of 0."""
+    """Hyperplanes that cannot be computed in floats give a radius of 0."""
     net = rm.Network(
         [rm.Linear([[1e200, 1e200], [1, 2]], [1, 3]), rm.Linear([[1e200, 1], [1, 2]], [0, 0])], 2
     )

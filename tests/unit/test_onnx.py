@@ -450,7 +450,7 @@ IMAGES = {"F": F1, "c": C1, "W": f4(18, 2), "s": np.int64([-1, 18])}
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (("MaxPool", [], {"kernel_shape": [1, 1]}), "regions have other walls"),
+        (("MaxPool", [], {"kernel_shape": [1, 1]}), "regions have other hyperplanes"),
         (("AveragePool", [], {"kernel_shape": [1, 1]}), "expected one of Add, .*got AveragePool"),
         (("Transpose", [], {"perm": [0, 2, 3, 1]}), r"\(n, channels, height, width\)"),
         (("Sigmoid", []), "got Sigmoid"),

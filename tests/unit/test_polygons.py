@@ -15,12 +15,12 @@ TRIANGLE = np.array([[0.0, 0], [4, 0], [0, 3]])
 
 
 def joined(*shapes):
-    starts = np.cumsum([0, *(len(corners) for corners in shapes)])
+    starts = np.cumsum([0, *(len(vertices) for vertices in shapes)])
     return starts, np.concatenate(shapes)
 
 
-def moved(corners, x, y):
-    return corners + np.array([x, y])
+def moved(vertices, x, y):
+    return vertices + np.array([x, y])
 
 
 def regular(m, radius=1.0, turn=0.0):
@@ -117,8 +117,8 @@ def test_many_points_and_segments_in_one_place_are_taken_in_blocks(monkeypatch):
 
 @pytest.mark.parametrize("p", [1, 2, INF])
 def test_distance_to_polygons_by_hand(p):
-    starts, corners = joined(SQUARE, moved(SQUARE, 4, 5), TRIANGLE, moved(SQUARE, -1, -9))
-    distance = to_polygons(np.array([1.0, 1.0]), starts, corners, p)
+    starts, vertices = joined(SQUARE, moved(SQUARE, 4, 5), TRIANGLE, moved(SQUARE, -1, -9))
+    distance = to_polygons(np.array([1.0, 1.0]), starts, vertices, p)
     assert_allclose(distance, [0, {1: 7, 2: 5, INF: 4}[p], 0, 8], rtol=1e-15)
 
 
@@ -128,26 +128,26 @@ def test_a_point_on_the_boundary_is_at_distance_0(p):
         assert to_polygons(np.array(point), *joined(SQUARE, SQUARE), p).tolist() == [0, 0]
 
 
-def test_polygons_with_one_or_two_corners_are_points_and_segments():
-    starts, corners = joined(SQUARE[:1], SQUARE[:2], SQUARE)
-    assert_array_equal(to_polygons(np.array([1.0, -3.0]), starts, corners, 1), [4, 3, 3])
-    assert_array_equal(areas(starts, corners), [0, 0, 4])
-    assert_array_equal(centroids(starts, corners), [[0, 0], [1, 0], [1, 1]])
-    assert_array_equal(inradii(starts, corners)[1], [0, 0, 1])
+def test_polygons_with_one_or_two_vertices_are_points_and_segments():
+    starts, vertices = joined(SQUARE[:1], SQUARE[:2], SQUARE)
+    assert_array_equal(to_polygons(np.array([1.0, -3.0]), starts, vertices, 1), [4, 3, 3])
+    assert_array_equal(areas(starts, vertices), [0, 0, 4])
+    assert_array_equal(centroids(starts, vertices), [[0, 0], [1, 0], [1, 1]])
+    assert_array_equal(inradii(starts, vertices)[1], [0, 0, 1])
 
 
 def test_an_edge_of_a_rounding_error_does_not_cut_the_polygon_in_two():
-    # The corner (2, 2) is there twice, an ulp apart, and the edge between leads backwards.
+    # The vertex (2, 2) is there twice, an ulp apart, and the edge between leads backwards.
     step = np.spacing(2.0)
-    corners = np.array([[0.0, 0], [2, 0], [2, 2 - step], [2 - step, 2 - 2 * step], [0, 2]])
+    vertices = np.array([[0.0, 0], [2, 0], [2, 2 - step], [2 - step, 2 - 2 * step], [0, 2]])
     starts = np.array([0, 5])
-    assert to_polygons(np.array([0.25, 1.25]), starts, corners, 2) == 0
-    assert to_polygons(np.array([1.25, 0.25]), starts, corners, 2) == 0
-    centers, radii = inradii(starts, corners)
+    assert to_polygons(np.array([0.25, 1.25]), starts, vertices, 2) == 0
+    assert to_polygons(np.array([1.25, 0.25]), starts, vertices, 2) == 0
+    centers, radii = inradii(starts, vertices)
     assert_allclose(radii, 1, rtol=1e-15)
     assert_allclose(centers, [[1, 1]], rtol=1e-15)
-    assert_allclose(centroids(starts, corners), [[1, 1]], rtol=1e-15)
-    assert_allclose(areas(starts, corners), 4, rtol=1e-15)
+    assert_allclose(centroids(starts, vertices), [[1, 1]], rtol=1e-15)
+    assert_allclose(areas(starts, vertices), 4, rtol=1e-15)
 
 
 def test_no_polygons():
@@ -159,30 +159,30 @@ def test_no_polygons():
 
 
 def test_areas_and_centers_by_hand():
-    starts, corners = joined(SQUARE, TRIANGLE, TRIANGLE - 1e3)
-    assert_array_equal(areas(starts, corners), [4, 6, 6])
+    starts, vertices = joined(SQUARE, TRIANGLE, TRIANGLE - 1e3)
+    assert_array_equal(areas(starts, vertices), [4, 6, 6])
     expected = [[1, 1], [4 / 3, 1], [4 / 3 - 1e3, 1 - 1e3]]
-    assert_allclose(centroids(starts, corners), expected, rtol=1e-15)
+    assert_allclose(centroids(starts, vertices), expected, rtol=1e-15)
 
 
 def test_areas_of_fractions_are_exact():
-    corners = fractions([[0.1, 0.2], [1 / 3, 0.1], [0.7, 0.9]])
-    (x0, y0), (x1, y1), (x2, y2) = corners
+    vertices = fractions([[0.1, 0.2], [1 / 3, 0.1], [0.7, 0.9]])
+    (x0, y0), (x1, y1), (x2, y2) = vertices
     exact = ((x1 - x0) * (y2 - y0) - (y1 - y0) * (x2 - x0)) / 2
-    assert areas(np.array([0, 3]), corners).tolist() == [exact]
+    assert areas(np.array([0, 3]), vertices).tolist() == [exact]
 
 
 def test_the_area_of_a_sliver_far_from_the_origin():
     width = 2.0**-40
-    corners = np.array([[1000.0, 1000], [1001, 1001], [1001 - width, 1001], [1000 - width, 1000]])
-    assert_array_equal(areas(np.array([0, 4]), corners), [width])
+    vertices = np.array([[1000.0, 1000], [1001, 1001], [1001 - width, 1001], [1000 - width, 1000]])
+    assert_array_equal(areas(np.array([0, 4]), vertices), [width])
 
 
 def test_the_centroid_of_a_sliver_whose_triangles_are_spoiled():
     # By a rounding error it is not convex: the triangles' areas are -4 and 4.75 times 2^-61.
     step = 2.0**-60
-    corners = np.array([[0, 0], [4, 0], [3, -step], [1, 1.25 * step]])
-    center = centroids(np.array([0, 4]), corners)
+    vertices = np.array([[0, 0], [4, 0], [3, -step], [1, 1.25 * step]])
+    center = centroids(np.array([0, 4]), vertices)
     assert_allclose(center, [[4 / 3, 0]], atol=1e-15)
 
 
@@ -211,13 +211,13 @@ def test_the_circle_in_a_rectangle_touches_both_long_sides():
 def test_incircles_of_slivers(width, turn):
     rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
     strip, needle = SQUARE * [0.5, width / 2], np.array([[0, 0], [1, 0], [1, width]])
-    starts, corners = joined(strip @ rotation, needle @ rotation)
-    centers, radii = inradii(starts, corners)
+    starts, vertices = joined(strip @ rotation, needle @ rotation)
+    centers, radii = inradii(starts, vertices)
     expected = [width / 2, width / (1 + width + np.hypot(1, width))]
     assert_allclose(radii, expected, rtol=1e-12, atol=1e-16)
     if turn == 0:  # no rounding
         assert radii[0] == width / 2
-    for middles in (centers, centroids(starts, corners)):
+    for middles in (centers, centroids(starts, vertices)):
         along, across = (middles @ rotation.T).T
         assert ((along >= -1e-15) & (along <= 1 + 1e-15)).all()
         assert_allclose(across, 0, atol=width + 1e-15)

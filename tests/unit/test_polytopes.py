@@ -52,7 +52,7 @@ def test_ball_in_a_simplex(n):
         ([[1, 0], [-1, 0], [0, 1], [0, -1]], [1, -1, 1, 0], 0),
         ([[1, 0], [-1, 0]], [1, 0], 0.5),
     ],
-    ids=["corner", "space", "empty", "false", "flat", "strip"],
+    ids=["vertex", "space", "empty", "false", "flat", "strip"],
 )
 def test_unusual_balls(A, b, radius):
     center, found = inradius(np.array(A, dtype=float), np.array(b, dtype=float))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify import records
+from refmmr.certify.evaluation import records
 
 NET = rm.Network.mlp([3, 4, 2], rng=0)
 MARKS = {"net": "a" * 32, "p": 2, "eps": 0.1}

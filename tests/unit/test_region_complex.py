@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.reference import regions as reference
+from refmmr.reference import class_pieces
+from refmmr.reference import enumeration as reference
 from refmmr.reference import volumes as measure
-from refmmr.reference import winners
 from refmmr.regions.budget import most_regions
 from refmmr.regions.faces import faces_of
 
@@ -71,27 +71,27 @@ def test_octants():
         } == expected
 
 
-def test_corners_are_within_their_half_spaces(cx):
-    for i, corners in enumerate(cx.vertices):
+def test_vertices_are_within_their_half_spaces(cx):
+    for i, vertices in enumerate(cx.vertices):
         A, b = cx.halfspaces(i)
-        slack = b - corners @ A.T
+        slack = b - vertices @ A.T
         assert slack.min() > -1e-12
-        # None is redundant: each touches as many corners as a facet has at least.
+        # None is redundant: each touches as many vertices as a facet has at least.
         assert ((slack < 1e-9).sum(axis=0) >= cx.dimension).all()
         np.testing.assert_allclose(np.linalg.norm(A, axis=1), 1)
 
 
 def test_each_facet_is_between_regions_that_differ_in_its_unit(cx):
     patterns = cx.patterns
-    for wall, (i, j) in zip(cx.facets.walls, cx.facets.cells, strict=True):
-        assert (j < 0) == (wall < 0)
+    for hyperplane, (i, j) in zip(cx.facets.hyperplanes, cx.facets.cells, strict=True):
+        assert (j < 0) == (hyperplane < 0)
         if j >= 0:
             assert i < j
-            assert np.flatnonzero(patterns[i] != patterns[j]).tolist() == [wall]
+            assert np.flatnonzero(patterns[i] != patterns[j]).tolist() == [hyperplane]
     assert cx.unmatched_facets == 0
 
 
-def test_flips_of_units_that_share_a_wall():
+def test_flips_of_units_that_share_a_hyperplane():
     cx = rm.enumerate_regions(units([[1, 0], [-2, 0], [0, 1]], [0, 0, 0]), box(2))
     facets, flipped = cx.flips()
     assert sorted(flipped.tolist()) == [0, 0, 1, 1, 2, 2]
@@ -148,7 +148,7 @@ def test_dual_graph_of_networkx():
     graph = rm.enumerate_regions(QUADRANTS, box(2)).to_networkx()
     assert networkx.is_isomorphic(graph, networkx.cycle_graph(4))
     assert {data["pattern"] for _, data in graph.nodes(data=True)} == {"00", "01", "10", "11"}
-    assert sorted(data["wall"] for *_, data in graph.edges(data=True)) == [0, 0, 1, 1]
+    assert sorted(data["hyperplane"] for *_, data in graph.edges(data=True)) == [0, 0, 1, 1]
 
 
 # ---- Segments.
@@ -238,14 +238,14 @@ def test_decision_boundary_of_a_line():
 
 def test_classes_share_out_the_volume(cx):
     Z = np.random.default_rng(0).uniform(-1, 1, (20_000, cx.dimension))
-    pieces, points = winners.class_pieces(cx.net, cx.raw, cx.domain.arrays(), range(len(cx)))
+    pieces, points = class_pieces.class_pieces(cx.net, cx.raw, cx.domain.arrays(), range(len(cx)))
     volumes = np.zeros(cx.net.n_classes)
     for piece in pieces:
-        corners = points[piece.cell.corners]
+        vertices = points[piece.cell.vertices]
         plane = cx.dimension == 2
         touches = reference.cell_touches(piece.cell)
         volumes[piece.winner] += (
-            measure.area(corners) if plane else measure.volume(corners, touches)
+            measure.area(vertices) if plane else measure.volume(vertices, touches)
         )
     total = 2**cx.dimension
     assert volumes.sum() == pytest.approx(total)
@@ -301,7 +301,7 @@ def test_regions_that_meet_a_ball(cx, p):
     )
     assert set(cx.region_of(z + steps)) <= set(found.tolist())
     # The nearest point of each other region is farther.
-    gaps = [np.linalg.norm(corners - z, ord=p, axis=1).min() for corners in cx.vertices]
+    gaps = [np.linalg.norm(vertices - z, ord=p, axis=1).min() for vertices in cx.vertices]
     near = np.array(gaps) <= 0.4
     assert set(np.flatnonzero(near)) <= set(found.tolist())
     assert len(cx.regions_meeting_ball(z, 100, p)) == len(cx)
@@ -353,12 +353,13 @@ def test_verify_sees_what_is_wrong():
     patterns = cx.packed_patterns.copy()
     patterns[3] = patterns[4]
     assert "1 patterns are there twice" in tampered(cx, patterns=patterns).verify().problems
-    walls = np.where(cx.raw.walls == 2, 3, cx.raw.walls)
+    hyperplanes = np.where(cx.raw.hyperplanes == 2, 3, cx.raw.hyperplanes)
     assert any(
-        "on both sides" in problem for problem in tampered(cx, walls=walls).verify().problems
+        "on both sides" in problem
+        for problem in tampered(cx, hyperplanes=hyperplanes).verify().problems
     )
     points = cx.points.copy()
-    points[cx.facets.corners[np.flatnonzero(cx.facets.walls >= 0)[0]][0]] += 1e-3
+    points[cx.facets.vertices[np.flatnonzero(cx.facets.hyperplanes >= 0)[0]][0]] += 1e-3
     assert not tampered(cx, points=points).verify().ok
     missing = rm.regions.budget.first_regions(cx.raw, len(cx) - 1)._replace(complete=True)
     problems = rm.RegionComplex(cx.net, cx.domain, missing).verify().problems
@@ -381,7 +382,7 @@ def test_exact_points_and_volumes():
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_exact_mode_keeps_what_floats_merge(n):
-    """Two walls closer than rounding errors."""
+    """Two hyperplanes closer than rounding errors."""
     row = np.eye(n)[:1]
     net = units(np.concatenate([row, row]), [-0.3, -np.nextafter(0.3, 1)])
     assert len(rm.enumerate_regions(net, box(n))) == 2

@@ -87,14 +87,14 @@ def tampered(path, tmp_path, **changes):
         ("points", lambda a: a[:, :2], "points: expected float64 of shape"),
         ("points", lambda a: a * np.nan, "points: expected finite numbers"),
         ("points", lambda a: a.astype(np.float32), "points: expected float64"),
-        ("corners", lambda a: a + 1, "corners: expected numbers from 0"),
-        ("corners", lambda a: a - 1, "corners: expected numbers from 0"),
-        ("corners", lambda a: a * 1.0, "corners: expected int64"),
-        ("corner_starts", lambda a: a[::-1], "corner_starts: expected numbers from 0"),
-        ("corner_starts", lambda a: a * 0, "corner_starts: expected numbers from 0"),
+        ("vertices", lambda a: a + 1, "vertices: expected numbers from 0"),
+        ("vertices", lambda a: a - 1, "vertices: expected numbers from 0"),
+        ("vertices", lambda a: a * 1.0, "vertices: expected int64"),
+        ("vertex_starts", lambda a: a[::-1], "vertex_starts: expected numbers from 0"),
+        ("vertex_starts", lambda a: a * 0, "vertex_starts: expected numbers from 0"),
         ("facet_starts", lambda a: np.append(a[:-1], a[-1] + 1), "facet_starts: expected numbers"),
-        ("walls", lambda a: a + 1000, "walls: expected numbers from -6 to 11"),
-        ("walls", lambda a: a[::-1], "walls: expected numbers that rise"),
+        ("hyperplanes", lambda a: a + 1000, "hyperplanes: expected numbers from -6 to 11"),
+        ("hyperplanes", lambda a: a[::-1], "hyperplanes: expected numbers that rise"),
         ("touches", lambda a: a * 0, "touches: expected all facets of region 0"),
         ("patterns", lambda a: a[:, :1], "patterns: expected uint8 of shape"),
         ("patterns", lambda a: a | 128, "patterns: expected 12 bits, got more"),
@@ -183,8 +183,8 @@ def test_svg(color):
     for i, path in enumerate(regions):
         assert path.find(f"{SVG}title").text.startswith(f"region {i}, class {cx.classes[i]}, area ")
         numbers = path.get("d").strip("MZ").replace("L", " ").split()
-        corners = np.array([float(number) for number in numbers]).reshape(-1, 2)
-        np.testing.assert_allclose(corners, cx.vertices[i], rtol=1e-9, atol=1e-9)
+        vertices = np.array([float(number) for number in numbers]).reshape(-1, 2)
+        np.testing.assert_allclose(vertices, cx.vertices[i], rtol=1e-9, atol=1e-9)
 
 
 def test_svg_names_of_classes():

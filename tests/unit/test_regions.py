@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.reference import regions as reference
+from refmmr.reference import enumeration as reference
 from refmmr.reference import volumes as measure
 from refmmr.testing import exact_network
 
@@ -38,7 +38,7 @@ def zoo():
     yield "one line", units([[1, 1]], [-1]), UNIT, 2
     yield "line beside the box", units([[1, 1]], [5]), UNIT, 1
     yield "line along an edge", units([[1, 0]], [-1]), UNIT, 1
-    yield "line through a corner", units([[1, 1]], [-2]), UNIT, 1
+    yield "line through a vertex", units([[1, 1]], [-2]), UNIT, 1
     yield "diagonal", units([[1, -1]], [0]), UNIT, 2
     yield "dead", units([[1, 1], [-1, -1]], [-1, -5]), UNIT, 2
     yield "constant 1", units([[1, 1], [0, 0]], [-1, 1]), UNIT, 2
@@ -62,7 +62,7 @@ def zoo():
     yield "absolute", units([[1, 0], [-1, 0]], [0, 0], ([[1, 1]], [-0.5])), AROUND, 4
     # relu(x) - relu(y): zero on a whole cell, and on a diagonal.
     yield "zero on a cell", units([[1, 0], [0, 1]], [0, 0], ([[1, -1]], [0])), AROUND, 5
-    yield "wall on a wall", units([[1, 0]], [0], ([[1], [-1]], [0, 0])), AROUND, 2
+    yield "hyperplane on a hyperplane", units([[1, 0]], [0], ([[1], [-1]], [0, 0])), AROUND, 2
     yield "deep zeros", rm.Network.mlp([2, 1, 1, 1, 1], rng=0), AROUND, 2
 
 
@@ -105,7 +105,7 @@ def test_pencil_in_any_order():
         assert len(cx) == 10
 
 
-def test_corner_that_is_rounded_off_a_wall():
+def test_vertex_that_is_rounded_off_a_hyperplane():
     """All lines meet in the origin, which interpolation misses by 1e-16."""
     net = units(
         [[0.5, -0.75], [1.0, -0.75], [0.5, 0.25], [0.0, -0.25]],
@@ -144,14 +144,14 @@ def test_every_line_that_crosses_the_box_adds_its_crossings():
     rng = np.random.default_rng(0)
     for _ in range(10):
         W, b = rng.normal(size=(7, 2)), rng.normal(size=7) / 2
-        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) @ W.T + b
-        lines = ((corners > 0).any(axis=0) & (corners < 0).any(axis=0)).sum()
+        vertices = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) @ W.T + b
+        lines = ((vertices > 0).any(axis=0) & (vertices < 0).any(axis=0)).sum()
         meetings = [np.linalg.solve(W[[i, j]], -b[[i, j]]) for i in range(7) for j in range(i)]
         crossings = (np.abs(meetings).max(axis=1) < 1).sum()
         assert len(rm.enumerate_regions(units(W, b), AROUND)) == 1 + lines + crossings
 
 
-# ---- Walls.
+# ---- Hyperplanes.
 
 
 def test_bent_lines():
@@ -160,12 +160,12 @@ def test_bent_lines():
     found = sorted(
         (round(float(s[0, 0]), 12), int(unit)) for s, unit in zip(segments, labels, strict=True)
     )
-    # Where two units share a wall, it is there for each.
+    # Where two units share a hyperplane, it is there for each.
     assert found == [(-0.5, 2), (0, 0), (0, 1), (0.5, 2)]
     np.testing.assert_allclose(np.abs(segments[:, 1, 1] - segments[:, 0, 1]), 2)
 
 
-def test_no_walls():
+def test_no_hyperplanes():
     segments, labels = rm.enumerate_regions(rm.Network.mlp([2, 3], rng=0), UNIT).bent_lines()
     assert segments.shape == (0, 2, 2)
     assert labels.shape == (0,)
@@ -209,7 +209,7 @@ def test_xor():
     np.testing.assert_allclose(np.abs(segments[..., 0]), np.abs(segments[..., 1]), atol=1e-15)
 
 
-def test_boundary_along_a_wall():
+def test_boundary_along_a_hyperplane():
     """relu(x) against relu(-x): the classes meet exactly where the units switch."""
     net = classify([[1, 0], [-1, 0]], [0, 0], ([[1, 0], [0, 1]], [0, 0]))
     cx = rm.enumerate_regions(net, AROUND)
@@ -217,15 +217,15 @@ def test_boundary_along_a_wall():
     assert classes.tolist() == [[0, 1]]
     np.testing.assert_array_equal(segments[0][:, 0], 0)
     assert sorted(segments[0][:, 1]) == [-1, 1]
-    areas = {winner: measure.area(corners) for winner, corners in cx.class_polygons()}
+    areas = {winner: measure.area(vertices) for winner, vertices in cx.class_polygons()}
     assert areas == {0: 2, 1: 2}
 
 
 def test_tie_on_a_whole_region():
-    """relu(x) against 0: left of the wall the first class wins all of the tie."""
+    """relu(x) against 0: left of the hyperplane the first class wins all of the tie."""
     net = classify([[1, 0]], [0], ([[0], [1]], [0, 0]))
     cx = rm.enumerate_regions(net, AROUND)
-    areas = {winner: measure.area(corners) for winner, corners in cx.class_polygons()}
+    areas = {winner: measure.area(vertices) for winner, vertices in cx.class_polygons()}
     assert areas == {0: 2, 1: 2}
     segments, _ = cx.decision_boundary()
     assert len(segments) == 1
@@ -254,8 +254,8 @@ def test_region_of():
     assert cx.region_of(np.zeros((0, 2))).shape == (0,)
 
 
-def test_region_of_a_point_on_a_wall():
-    """With opposite units no region has the pattern of the wall: a neighbour takes the point."""
+def test_region_of_a_point_on_a_hyperplane():
+    """With opposite units no region has the pattern of the hyperplane: a neighbour takes the point."""
     cx = rm.enumerate_regions(units([[1, 0], [-1, 0]], [-0.5, 0.5]), UNIT)
     assert not cx.net.activation_pattern([[0.5, 0.5]]).any()
     assert cx.region_of([[0.5, 0.5]])[0] in (0, 1)

@@ -39,8 +39,8 @@ def keys(patterns):
 
 
 def facets_of(found, region):
-    """Walls of one region, sorted."""
-    return sorted(found.walls[(found.cells == region).any(axis=1)].tolist())
+    """Hyperplanes of one region, sorted."""
+    return sorted(found.hyperplanes[(found.cells == region).any(axis=1)].tolist())
 
 
 def check(net, found, points=lambda Z: Z):
@@ -59,15 +59,18 @@ def check(net, found, points=lambda Z: Z):
         inside = net.activation_pattern(points(found.centers + 0.999 * on_sphere))
         np.testing.assert_array_equal(inside, found.patterns)
     first, second = found.cells.T
-    inner = found.walls >= 0
+    inner = found.hyperplanes >= 0
     np.testing.assert_array_equal(inner, second >= 0)
     assert (first >= 0).all()
     differ = found.patterns[first[inner]] != found.patterns[second[inner]]
     assert differ.any(axis=1).all()
     named = [int(np.flatnonzero(units)[0]) for units in differ]
-    assert named == found.walls[inner].tolist()
+    assert named == found.hyperplanes[inner].tolist()
     # No facet twice, and at least as many as a polytope has.
-    sides = [(wall, *sorted(pair)) for wall, pair in zip(found.walls, found.cells, strict=True)]
+    sides = [
+        (hyperplane, *sorted(pair))
+        for hyperplane, pair in zip(found.hyperplanes, found.cells, strict=True)
+    ]
     assert len(set(sides)) == len(sides)
     assert np.bincount(found.cells[found.cells >= 0], minlength=R).min() > n
 
@@ -87,8 +90,8 @@ def test_plane(seed):
     assert cx.areas.min() > 1e-12
     assert keys(found.patterns) == keys(cx.patterns)
     edges = {
-        pattern.tobytes(): len(corners)
-        for pattern, corners in zip(cx.patterns, cx.vertices, strict=True)
+        pattern.tobytes(): len(vertices)
+        for pattern, vertices in zip(cx.patterns, cx.vertices, strict=True)
     }
     for region, pattern in enumerate(found.patterns):
         assert len(facets_of(found, region)) == edges[pattern.tobytes()]
@@ -105,7 +108,7 @@ def test_hyperplanes_in_general_position(n, N):
     check(net, found)
     assert len(found.radii) == sum(comb(N, k) for k in range(n + 1))
     # Each hyperplane is cut into pieces by the others.
-    assert (found.walls >= 0).sum() == N * sum(comb(N - 1, k) for k in range(n))
+    assert (found.hyperplanes >= 0).sum() == N * sum(comb(N - 1, k) for k in range(n))
 
 
 @pytest.mark.parametrize(("sizes", "half"), [([3, 8, 8, 2], 1), ([4, 6, 4, 4, 2], 1)])
@@ -117,14 +120,14 @@ def test_facets_by_one_program_each(sizes, half):
     rng = np.random.default_rng(0)
     for region in rng.choice(len(found.radii), 8, replace=False).tolist():
         A, b = halfspaces(net, found.centers[region], half)
-        walls = []
-        for row, wall in enumerate([*range(net.n_hidden), *(-1 - np.arange(2 * n))]):
+        hyperplanes = []
+        for row, hyperplane in enumerate([*range(net.n_hidden), *(-1 - np.arange(2 * n))]):
             looser = b.copy()
             looser[row] -= 1
             lowest = linprog(A[row], -A, -looser, bounds=(None, None))
             if lowest.fun < b[row] - 1e-9:
-                walls.append(int(wall))
-        assert facets_of(found, region) == sorted(walls)
+                hyperplanes.append(int(hyperplane))
+        assert facets_of(found, region) == sorted(hyperplanes)
 
 
 def halfspaces(net, x, half):
@@ -187,7 +190,7 @@ def test_central_arrangement(n, N):
 
 
 def test_deep_cones():
-    """Without biases all walls of all layers meet in the centre."""
+    """Without biases all hyperplanes of all layers meet in the centre."""
     net = random_net([3, 5, 5, 4, 2], 2, bias=0)
     found = go(net)
     check(net, found)
@@ -206,11 +209,11 @@ def degenerate():
     yield "constant", units(3, [x, [0, 0, 0], [0, 0, 0]], [0, 0, 1]), 2, 1
     yield "along a face", units(3, [x, y], [-1, 1]), 1, 0
     yield "through an edge", units(3, [[1, 1, 0]], [-2]), 1, 0
-    yield "through a corner", units(3, [[1, 1, 1]], [-3]), 1, 0
+    yield "through a vertex", units(3, [[1, 1, 1]], [-3]), 1, 0
     yield "parallel", units(3, [x, x], [0.5, -0.5]), 3, 2
-    yield "wall on a wall", units(3, [x], [0], ([[1], [-1]], [0, 0])), 2, 1
+    yield "hyperplane on a hyperplane", units(3, [x], [0], ([[1], [-1]], [0, 0])), 2, 1
     yield "absolute", units(3, [x, [-1, 0, 0]], [0, 0], ([[1, 1]], [-0.5])), 4, 3
-    yield "absolute on a wall", units(3, [x, [-1, 0, 0]], [0, 0], ([[1, 1]], [0])), 2, 1
+    yield "absolute on a hyperplane", units(3, [x, [-1, 0, 0]], [0, 0], ([[1, 1]], [0])), 2, 1
     # relu(x) - relu(y): zero on a whole region, and on a diagonal.
     yield "zero on a region", units(3, [x, y], [0, 0], ([[1, -1]], [0])), 5, 5
     yield "bent away", units(3, [x], [0], ([[1]], [-0.5])), 3, 2
@@ -226,7 +229,7 @@ def test_degenerate(name):
     found = go(net)
     check(net, found)
     assert len(found.radii) == regions
-    assert (found.walls >= 0).sum() == facets
+    assert (found.hyperplanes >= 0).sum() == facets
 
 
 def test_a_cube():
@@ -237,7 +240,7 @@ def test_a_cube():
     assert found.patterns.shape == (1, 0)
     np.testing.assert_allclose(found.centers[0, 1], 2)
     np.testing.assert_allclose(found.radii, [1])
-    assert sorted(found.walls) == [-6, -5, -4, -3, -2, -1]
+    assert sorted(found.hyperplanes) == [-6, -5, -4, -3, -2, -1]
     assert found.cells.tolist() == [[0, -1]] * 6
 
 
@@ -248,9 +251,9 @@ def test_faces_are_told_apart():
     assert facets_of(found, 1 - negative) == [-6, -5, -4, -3, -2, 0]
 
 
-def test_shared_walls_are_named_after_their_first_unit():
+def test_shared_hyperplanes_are_named_after_their_first_unit():
     found = go(units(3, [[0, 1, 0], [1, 0, 0], [-1, 0, 0]], [-5, 0, 0]))
-    assert found.walls[found.walls >= 0].tolist() == [1]
+    assert found.hyperplanes[found.hyperplanes >= 0].tolist() == [1]
 
 
 @pytest.mark.parametrize("gap", [1e-9, 3e-11])
@@ -277,7 +280,7 @@ def test_shifted_and_scaled():
     order = [np.lexsort(found.patterns.T) for found in (here, there)]
     np.testing.assert_array_equal(here.patterns[order[0]], there.patterns[order[1]])
     np.testing.assert_allclose(there.radii[order[1]], scale * here.radii[order[0]], rtol=1e-6)
-    assert sorted(here.walls) == sorted(there.walls)
+    assert sorted(here.hyperplanes) == sorted(there.hyperplanes)
 
 
 def test_start():
@@ -288,7 +291,7 @@ def test_start():
     assert keys(found.patterns) == keys(go(net).patterns)
 
 
-def test_start_on_walls_and_in_a_corner():
+def test_start_on_hyperplanes_and_in_a_vertex():
     net = units(3, np.eye(3), np.zeros(3))
     for start in (np.zeros(3), np.ones(3), np.array([-1.0, 0, 0])):
         found = go(net, start=start)
@@ -305,7 +308,7 @@ def test_max_regions():
     np.testing.assert_array_equal(part.centers, whole.centers[:7])
     assert part.cells.max() < 7
     # Facets to regions that were not visited are there, open on the other side.
-    assert ((part.walls >= 0) & (part.cells[:, 1] < 0)).any()
+    assert ((part.hyperplanes >= 0) & (part.cells[:, 1] < 0)).any()
     everything = go(net, max_regions=len(whole.radii))
     assert everything.complete
     nothing = go(net, max_regions=0)

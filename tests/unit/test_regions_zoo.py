@@ -16,7 +16,7 @@ PENCIL = {
     2: ([[1, 2], [2, 1], [1, -1], [4, 5]], [-1, -1, 0, -3]),
     3: ([[1, 1, 1], [1, -1, 0], [0, 1, -1], [2, -1, -1], [1, 2, 3]], [-1, 0, 0, 0, -2]),
 }
-"""Walls through (1/3, 1/3), and through (1/3, 1/3, 1/3)."""
+"""Hyperplanes through (1/3, 1/3), and through (1/3, 1/3, 1/3)."""
 
 
 def units(W, b, *more):
@@ -50,11 +50,15 @@ def cases(n):
     """Name: (network, domain)."""
     W, b = (np.array(array, dtype=float) for array in PENCIL[n])
     x, ones = rows(n, [1]), np.ones((1, n))
-    yield "walls through a point", units(W, b), box(n)
-    yield "scaled walls through a point", units(W / 3, b / 3), box(n)
-    yield "walls that almost meet", units(W, b + 2.0 ** -np.arange(40, 40 + len(b))), box(n)
-    yield "central walls", units(W, 0 * b), box(n)
-    yield "central walls in two layers", units(W, 0 * b, (W[:, :1] @ W[:, 1:2].T, 0 * b)), box(n)
+    yield "hyperplanes through a point", units(W, b), box(n)
+    yield "scaled hyperplanes through a point", units(W / 3, b / 3), box(n)
+    yield "hyperplanes that almost meet", units(W, b + 2.0 ** -np.arange(40, 40 + len(b))), box(n)
+    yield "central hyperplanes", units(W, 0 * b), box(n)
+    yield (
+        "central hyperplanes in two layers",
+        units(W, 0 * b, (W[:, :1] @ W[:, 1:2].T, 0 * b)),
+        box(n),
+    )
     yield "duplicates", units(np.concatenate([W, W]), np.concatenate([b, b])), box(n)
     yield "opposites", units(np.concatenate([W, -W]), np.concatenate([b, -b])), box(n)
     for error in (2.0**-52, 2.0**-40, 1e-9):
@@ -65,8 +69,12 @@ def cases(n):
     yield "dead units", units(np.concatenate([x, -x, x]), [-5, -5, 0]), box(n)
     yield "dead layer", units(x, [-5], ([[1], [-1]], [0.5, -0.5]), ([[1, 1]], [-0.5])), box(n)
     yield "units of weight 0", units(np.concatenate([0 * x, 0 * x, x]), [1, 0, 0]), box(n)
-    yield "walls along faces", units(np.concatenate([x, -x, x]), [-1, -1, 1]), box(n)
-    yield "walls through corners", units(np.concatenate([ones, -ones, ones]), [n, n, -n]), box(n)
+    yield "hyperplanes along faces", units(np.concatenate([x, -x, x]), [-1, -1, 1]), box(n)
+    yield (
+        "hyperplanes through vertices",
+        units(np.concatenate([ones, -ones, ones]), [n, n, -n]),
+        box(n),
+    )
     yield "diagonals", units(rows(n, [1, 1], [1, -1], [-1, 1]), [0, 0, 0]), box(n)
     yield "thirds of diagonals", units(rows(n, [1, 1], [1, -1]) / 3, [0, 0]), box(n)
     yield "folded once", folds(n, 1), box(n)
@@ -77,8 +85,12 @@ def cases(n):
     yield "zero on a cell", units(first, [0, 0], ([[1, -1]], [0])), box(n)
     yield "touching a cell", units(first, [0, 0], ([[1, 1], [-1, -1]], [0, 0])), box(n)
     yield "constant on a cell", units(first, [0, 0], ([[1, 1]], [-0.5])), box(n)
-    yield "wall on a wall", units(first, [0, 0], ([[1, 0], [0, -1]], [0, 0])), box(n)
-    yield "bends on walls", units(W, b, (W[:, :1].T, [-0.5]), ([[1], [-2]], [-0.25, 0.5])), box(n)
+    yield "hyperplane on a hyperplane", units(first, [0, 0], ([[1, 0], [0, -1]], [0, 0])), box(n)
+    yield (
+        "bends on hyperplanes",
+        units(W, b, (W[:, :1].T, [-0.5]), ([[1], [-2]], [-0.25, 0.5])),
+        box(n),
+    )
     for size in (1e-8, 1e8):
         yield f"weights of {size}", units(size * W, size * b), box(n)
         yield f"a box of {size}", units(W, size * b), box(n, -size, size)
@@ -131,22 +143,22 @@ def test_zoo(name, n, backend):
 
 
 EXACT_COUNTS = {
-    "walls through a point": (8, 20),
-    "central walls": (8, 20),
+    "hyperplanes through a point": (8, 20),
+    "central hyperplanes": (8, 20),
     "duplicates": (8, 20),
     "opposites": (8, 20),
     "dead units": (2, 2),
     "dead layer": (1, 1),
     "units of weight 0": (2, 2),
-    "walls along faces": (1, 1),
-    "walls through corners": (1, 1),
+    "hyperplanes along faces": (1, 1),
+    "hyperplanes through vertices": (1, 1),
     "diagonals": (4, 4),
     "folded once": (4, 8),
     "folded": (64, 64),
     "zero on a cell": (5, 5),
     "touching a cell": (4, 4),
     "constant on a cell": (7, 7),
-    "wall on a wall": (4, 4),
+    "hyperplane on a hyperplane": (4, 4),
 }
 """By hand, in 2 and in 3 dimensions.  (Three of the five planes through a point share a line.)"""
 
@@ -161,18 +173,18 @@ def test_counts(name, n):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "n"), ZOO, ids=IDS)
-def test_every_corner_is_in_some_region(name, n, backend):
+def test_every_vertex_is_in_some_region(name, n, backend):
     net, domain = ZOO[name, n]
     with rm.use_backend(backend):
         cx = rm.enumerate_regions(net, domain)
-    corners = cx.points[np.unique(cx.corners.flat)]
-    assert (cx.region_of(corners) >= 0).all()
+    vertices = cx.points[np.unique(cx.vertex_numbers.flat)]
+    assert (cx.region_of(vertices) >= 0).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", range(5))
-def test_a_corner_of_almost_parallel_walls_is_in_doubt(seed, backend):
-    """A third wall through it may miss the computed corner by far, but not without notice."""
+def test_a_vertex_of_almost_parallel_hyperplanes_is_in_doubt(seed, backend):
+    """A third hyperplane through it may miss the computed vertex by far, but not without notice."""
     rng = np.random.default_rng(seed)
     W, b = np.array([[1, 2], [2**20 + 1, 2**21 - 1], [1, -1]]) * 3, np.array([-3, -3 * 2**20, 0])
     net, domain = units(W, b), rm.Box(rng.uniform(-1, 0.2, 2), rng.uniform(0.5, 2, 2))
@@ -199,13 +211,13 @@ def test_three_classes_tie_where_the_first_never_wins(n, exact):
     assert sorted(winner for winner, _ in cx.class_polygons()) == [1, 2]
     pieces, classes = cx.decision_boundary()
     assert sorted(classes.tolist()) == [[0, 1], [0, 2], [1, 2]]
-    for corners in pieces:
-        assert len(corners) == 2 ** (n - 1)
-        assert (corners[:, 0] == 0).all()
+    for vertices in pieces:
+        assert len(vertices) == 2 ** (n - 1)
+        assert (vertices[:, 0] == 0).all()
 
 
 @pytest.mark.parametrize("exact", [False, True])
-def test_a_third_class_ends_a_tie_along_a_wall(exact):
+def test_a_third_class_ends_a_tie_along_a_hyperplane(exact):
     """relu(x), relu(-x) and y: both regions know the tie of the first two; it is there once."""
     net = classifier(
         [[1, 0], [-1, 0], [0, 1]], [0, 0, 2], ([[1, 0, 0], [0, 1, 0], [0, 0, 1]], [0, 0, -2])
@@ -225,7 +237,7 @@ def test_equal_classes():
     """Where two classes are the same everywhere the first wins, and the second ties along."""
     net = classifier([[1, 0], [1, 0], [-1, 0]], np.zeros(3))
     cx = rm.enumerate_regions(net, box(2))
-    areas = {winner: measure.area(corners) for winner, corners in cx.class_polygons()}
+    areas = {winner: measure.area(vertices) for winner, vertices in cx.class_polygons()}
     assert areas == {0: 2, 2: 2}
     segments, classes = cx.decision_boundary()
     assert sorted(classes.tolist()) == [[0, 2], [1, 2]]

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify import relaxation
-from refmmr.reference import relaxations
+from refmmr.certify.bounds import linear
+from refmmr.reference import backward_bound
 from refmmr.reference.intervals import through
 
 NORMS = [1, 2, np.inf]
-RULES = relaxations.RULES
+RULES = backward_bound.RULES
 
 # f = x (twice); logits (relu(x) - relu(-x) + 2, 0) = (x + 2, 0).
 MIRROR = rm.Network([rm.Linear([[1.0], [-1.0]], [0, 0]), rm.Linear([[1, -1], [0, 0]], [2, 0])], 1)
 
 
 def lines(rule, lower, upper):
-    return relaxations.relu_lines(np.array([lower]), np.array([upper]), rule)
+    return backward_bound.relu_lines(np.array([lower]), np.array([upper]), rule)
 
 
 @pytest.mark.parametrize("rule", ["fast-lin", "crown"])
@@ -36,13 +36,13 @@ def test_lines_of_unstable_units():
 
 @pytest.mark.parametrize("rule", ["fast-lin", "crown"])
 def test_lines_are_around_the_relu_in_real_arithmetic(rule):
-    """The corners of the ReLU are below the upper line, in fractions."""
+    """The vertices of the ReLU are below the upper line, in fractions."""
     from fractions import Fraction
 
     rng = np.random.default_rng(0)
     lower = -np.exp(rng.uniform(-40, 40, 500))
     upper = np.exp(rng.uniform(-40, 40, 500))
-    found = relaxations.relu_lines(lower, upper, rule)
+    found = backward_bound.relu_lines(lower, upper, rule)
     for low, high, slope, top in zip(lower, upper, found.upper_slope, found.intercept, strict=True):
         low, high, slope, top = map(Fraction, (low, high, slope, top))
         assert slope * low + top >= 0
@@ -63,7 +63,7 @@ def test_lines_are_around_the_relu_in_real_arithmetic(rule):
 )
 def test_margin_by_hand(rule, margin):
     for p in NORMS:
-        found = relaxations.margin_bounds(
+        found = backward_bound.margin_bounds(
             MIRROR, np.zeros((1, 1)), np.array([0]), p, np.ones(1), None, rule
         )
         np.testing.assert_allclose(found, [[np.inf, margin]], rtol=1e-12)
@@ -72,7 +72,7 @@ def test_margin_by_hand(rule, margin):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_layer_bounds_by_hand(rule):
-    (first, logits) = relaxations.layer_bounds(
+    (first, logits) = backward_bound.layer_bounds(
         MIRROR, np.array([[0.5]]), np.inf, np.ones(1), (np.zeros(1), np.ones(1)), rule
     )
     np.testing.assert_allclose(first, [[[0, -1]], [[1, 0]]], atol=1e-12)
@@ -93,11 +93,9 @@ def test_intervals_by_hand():
 def test_radius_of_an_affine_network_is_exact(p, rule):
     """Nothing is relaxed: the radius is the distance to the hyperplane."""
     net = rm.Network([rm.Linear([[3, 4], [0, 0]], [0, 1])], 2)
-    found = relaxation.relaxed_bounds(
-        net, np.array([[1.0, 0.5]]), np.array([0]), p, None, rule=rule
-    )
+    found = linear.relaxed_bounds(net, np.array([[1.0, 0.5]]), np.array([0]), p, None, rule=rule)
     expected = {1: 1.0, 2: 0.8, np.inf: 4 / 7}[p]
-    assert expected * (1 - 2 * relaxation.PRECISION) <= found.lower[0] < expected
+    assert expected * (1 - 2 * linear.PRECISION) <= found.lower[0] < expected
     assert found.upper[0] == np.inf
     assert np.isnan(found.adversarial).all()
 
@@ -106,12 +104,12 @@ def test_radius_of_an_affine_network_is_exact(p, rule):
 def test_misclassified_and_tied_points(rule):
     net = rm.Network([rm.Linear([[1.0], [0.0]], [0, 0.5])], 1)
     X = np.array([[0.25], [0.5], [0.75]])
-    found = relaxation.relaxed_bounds(net, X, np.zeros(3, int), 2, None, rule=rule)
+    found = linear.relaxed_bounds(net, X, np.zeros(3, int), 2, None, rule=rule)
     np.testing.assert_array_equal(found.lower[:2], 0)
     np.testing.assert_array_equal(found.upper, [0, np.inf, np.inf])
     np.testing.assert_array_equal(found.adversarial[:1], X[:1])
     assert found.lower[2] > 0.2499
-    tied = relaxation.relaxed_bounds(net, X[1:2], np.ones(1, int), 2, None, rule=rule)
+    tied = linear.relaxed_bounds(net, X[1:2], np.ones(1, int), 2, None, rule=rule)
     assert tied.upper[0] == 0  # class 0 is predicted: the first of equals
 
 
@@ -119,12 +117,10 @@ def test_misclassified_and_tied_points(rule):
 def test_one_class_everywhere(rule):
     net = rm.Network([rm.Linear([[1.0], [0.0]], [1, 0])], 1)
     box = (np.zeros(1), np.ones(1))
-    inside = relaxation.relaxed_bounds(
-        net, np.full((1, 1), 0.5), np.zeros(1, int), 2, box, rule=rule
-    )
+    inside = linear.relaxed_bounds(net, np.full((1, 1), 0.5), np.zeros(1, int), 2, box, rule=rule)
     assert inside.lower[0] == np.inf
     constant = rm.Network([rm.Linear([[0.0], [0.0]], [1, 0])], 1)
-    free = relaxation.relaxed_bounds(
+    free = linear.relaxed_bounds(
         constant, np.full((1, 1), 0.5), np.zeros(1, int), 2, None, rule=rule
     )
     assert free.lower[0] > 1e12
@@ -135,7 +131,7 @@ def test_goal(rule):
     net = rm.Network([rm.Linear([[3, 4], [0, 0]], [0, 1])], 2)
     X, y = np.array([[1.0, 0.5]] * 3), np.zeros(3, int)
     goal = np.array([0.5, 0.79, 0.81])
-    found = relaxation.relaxed_bounds(net, X, y, 2, None, goal, rule=rule)
+    found = linear.relaxed_bounds(net, X, y, 2, None, goal, rule=rule)
     np.testing.assert_array_equal(found.lower, [0.5, 0.79, 0])
 
 
@@ -150,8 +146,8 @@ def test_adversarially_scaled_layers(rule, scale):
     X = rng.uniform(size=(5, 6))
     y = net.predict(X)
     for p in NORMS:
-        plain = relaxation.relaxed_bounds(net, X, y, p, None, rule=rule).lower
-        found = relaxation.relaxed_bounds(scaled, X, y, p, None, rule=rule).lower
+        plain = linear.relaxed_bounds(net, X, y, p, None, rule=rule).lower
+        found = linear.relaxed_bounds(scaled, X, y, p, None, rule=rule).lower
         np.testing.assert_allclose(found, plain, rtol=1e-5)
 
 
@@ -159,5 +155,5 @@ def test_overflow_certifies_nothing():
     net = rm.Network(
         [rm.Linear([[1e200], [-1e200]], [0, 0]), rm.Linear([[1e200, 0], [0, 1e200]], [0, 0])], 1
     )
-    found = relaxation.relaxed_bounds(net, np.ones((1, 1)), np.zeros(1, int), 2, None, rule="crown")
+    found = linear.relaxed_bounds(net, np.ones((1, 1)), np.zeros(1, int), 2, None, rule="crown")
     assert found.lower[0] == 0

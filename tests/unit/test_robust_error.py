@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 import refmmr as rm
-from refmmr.certify import api, evaluate, records, stages
-from refmmr.certify.region import Bounds
+from refmmr.certify import api
+from refmmr.certify.bounds.region import Bounds
+from refmmr.certify.evaluation import pipeline, records, stages
 
 # Class 0 wherever x > 0.5: the distance to 0.5 is the minimal perturbation.
 LINE = rm.Network([rm.Linear([[1.0], [0.0]], [0.0, 0.5])], 1)
@@ -285,7 +286,7 @@ def test_a_stopped_run_goes_on_where_it_was(noisy, tmp_path, monkeypatch, eps, n
     assert sorted(points) == list(range(n))
     assert path.read_text().count('"point"') == n
     before = path.read_bytes()
-    monkeypatch.setattr(evaluate, "improve", pytest.fail)
+    monkeypatch.setattr(pipeline, "improve", pytest.fail)
     again = rm.robust_error(*noisy, np.inf, out=path, **arguments)
     assert strip(again.records) == strip(straight.records)
     assert path.read_bytes() == before
@@ -325,7 +326,7 @@ def test_an_interruption_without_a_file(monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluate, "improve", stop)
+    monkeypatch.setattr(pipeline, "improve", stop)
     with pytest.raises(KeyboardInterrupt, match="nothing is kept without out="):
         rm.robust_error(LINE, X, Y, 2, eps=0.1)
 
@@ -368,7 +369,7 @@ def test_records_and_frame():
     ],
 )
 def test_errors_before_any_work(monkeypatch, change, message):
-    monkeypatch.setattr(evaluate, "improve", pytest.fail)
+    monkeypatch.setattr(pipeline, "improve", pytest.fail)
     arguments = {"X": X, "y": Y, "p": 2, "eps": 0.1, **change}
     with pytest.raises((ValueError, TypeError), match=message):
         rm.robust_error(LINE, **arguments)

@@ -54,18 +54,18 @@ def test_absolute():
 def test_bounds_cover_the_error_and_are_small(name):
     net = NETS[name]
     X = np.random.default_rng(1).uniform(size=(2, *net.input_shape))
-    trail, exact = net.forward(X), exact_network(net)
-    bounds = rounding.value_errors(net, X, trail.masks)
-    truth = exact.forward(fractions(X), trail.masks).outputs
-    worst = max_ratio(trail.outputs, truth, bounds)
+    cache, exact = net.forward(X), exact_network(net)
+    bounds = rounding.value_errors(net, X, cache.masks)
+    truth = exact.forward(fractions(X), cache.masks).outputs
+    worst = max_ratio(cache.outputs, truth, bounds)
     assert 0 < worst <= 1
-    for output, bound in zip(trail.outputs, bounds, strict=True):
+    for output, bound in zip(cache.outputs, bounds, strict=True):
         assert bound.shape == output.shape
         assert bound.max() < 1e-11 * (1 + np.abs(output).max())
 
-    bounds = rounding.gradient_errors(net, trail.masks)
-    rows = probe(net, trail.masks, basis(net, X.dtype)).outputs
-    exact_rows = probe(exact, trail.masks, fractions(basis(net, X.dtype))).outputs
+    bounds = rounding.gradient_errors(net, cache.masks)
+    rows = probe(net, cache.masks, basis(net, X.dtype)).outputs
+    exact_rows = probe(exact, cache.masks, fractions(basis(net, X.dtype))).outputs
     for row, exact_row, bound in zip(rows, exact_rows, bounds, strict=True):
         error = np.abs(fractions(row) - exact_row).sum(axis=1)  # l_1, the largest of the l_q
         assert (error <= fractions(bound)).all()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify import region
-from refmmr.certify.search import point_searches, search, search_bounds
+from refmmr.certify.bounds import region
+from refmmr.certify.bounds.search import point_searches, search, search_bounds
 
 NORMS = [1, 2, np.inf]
 
@@ -28,7 +28,7 @@ def exact(result, radius):
     assert (lower <= upper).all()
 
 
-# One wall, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
+# One hyperplane, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
 SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
 
 
@@ -60,7 +60,7 @@ BESIDE = network(([[1, 0], [0, 1]], [-0.5, 0]), ([[0, 1], [0, 0]], [0, 0.25]))
 
 @pytest.mark.parametrize("box", [None, sides(0, 1)])
 @pytest.mark.parametrize("p", NORMS)
-def test_wall_nearer_than_the_decision_boundary(p, box):
+def test_hyperplane_nearer_than_the_decision_boundary(p, box):
     exact(search(BESIDE, np.array([[0.6, 0.75]]), np.array([0]), p, box), 0.5)
 
 
@@ -69,15 +69,15 @@ VALLEY = network(([[1], [-1]], [-0.5, 0.5]), ([[0, 0], [1, 1]], [0.4, 0.1]))
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_beyond_a_wall(p):
+def test_beyond_a_hyperplane(p):
     """From 0.55 the nearer end of the valley is 0.8, in the same region; from 0.45 it is 0.2."""
     X = np.array([[0.55], [0.45], [0.75]])
     result = search(VALLEY, X, np.zeros(3, int), p, sides(0, 1, 1))
     exact(result, [0.25, 0.25, 0.05])
-    # The upper end is out of reach: the way to the lower one leads through the wall at 0.5.
+    # The upper end is out of reach: the way to the lower one leads through the hyperplane at 0.5.
     result = search(VALLEY, X, np.zeros(3, int), p, sides(0, 0.75, 1))
     exact(result, [0.35, 0.25, 0.55])
-    # Both units have the same wall: two patterns are regions, two are as thin as it.
+    # Both units have the same hyperplane: two patterns are regions, two are as thin as it.
     np.testing.assert_array_equal(result.regions, 4)
 
 
@@ -112,7 +112,7 @@ def test_misclassified_and_ties(p):
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_point_on_walls(p):
+def test_point_on_hyperplanes(p):
     """At the origin all three units are 0: no pattern is certain, all are looked at."""
     net = network(([[1, 0], [0, 1], [1, 1]], [0, 0, 0]), ([[1, 1, 1], [0, 0, 0]], [0, 0.75]))
     result = search(net, np.zeros((1, 2)), np.array([1]), p, sides(-1, 1))
@@ -122,15 +122,15 @@ def test_point_on_walls(p):
 
 @pytest.mark.parametrize("constant", [1.0, -1.0, 0.0])
 @pytest.mark.parametrize("p", NORMS)
-def test_units_without_a_wall(p, constant):
+def test_units_without_a_hyperplane(p, constant):
     net = network(([[3, 4], [0, 0]], [0, constant]), ([[1, 0], [0, 0]], [0, 1]))
     result = search(net, np.array([[1.0, 0.5]]), np.array([0]), p, None)
     exact(result, {1: 1, 2: 0.8, np.inf: 4 / 7}[p])
     assert result.regions == 1
 
 
-def test_corner():
-    """Where the nearest point is the corner of a region, it is found in all norms.
+def test_vertex():
+    """Where the nearest point is the vertex of a region, it is found in all norms.
 
     Class 1 wins where max(u, 0) + max(v, 0) > 2, from (0.5, 0) in the box [-1, 1.25]^2: the
     boundary is the segment from (1.25, 0.75) to (0.75, 1.25).

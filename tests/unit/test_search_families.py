@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify import _search_families, region, search
-from refmmr.certify._search_programs import nearest_point
-from refmmr.reference.hyperplanes import cheapest_moves, norm
+from refmmr.certify.bounds import _subproblems, region, search
+from refmmr.certify.bounds._nearest import nearest_point
+from refmmr.reference.hyperplanes import norm, shortest_step_in_box
 
 NORMS = [1, 2, np.inf]
 BOX = np.full(2, -1.0), np.full(2, 1.0)
 
 
 def network(sizes, seed, spread=1 / 3):
-    """A network with random biases; a large spread moves walls away."""
+    """A network with random biases; a large spread moves hyperplanes away."""
     rng = np.random.default_rng(seed)
     net = rm.Network.mlp(sizes, rng=seed)
     biases = [rng.normal(size=b.shape) * spread for _, b in net.parameters[:-1]]
@@ -71,7 +71,7 @@ def test_families_alone(sizes, p):
 
 @pytest.mark.parametrize("p", NORMS)
 def test_walks_without_stable_units(p):
-    """Most units are stable on the ball, and regions are walked without their walls."""
+    """Most units are stable on the ball, and regions are walked without their hyperplanes."""
     net = network([2, 40, 3], seed=4, spread=1.5)
     X, y = points(net, 5)
     expected = true_distance(net, X, p)
@@ -141,7 +141,7 @@ def test_cuts_keep_the_examples(sizes, p):
 @pytest.mark.parametrize("p", NORMS)
 def test_smaller_balls_first(monkeypatch, p):
     """A poor example makes a large ball; the proved radius grows through smaller ones."""
-    monkeypatch.setattr(_search_families, "NEAR", 0.999)
+    monkeypatch.setattr(_subproblems, "NEAR", 0.999)
     net = network([2, 16, 3], seed=3)
     X, y = points(net)
     expected = true_distance(net, X, p)
@@ -157,7 +157,7 @@ def test_interrupted(monkeypatch):
     net = network([2, 16, 3], seed=3)
     X, y = points(net, 3)
     expected = true_distance(net, X, 2)
-    look = _search_families.Families._look
+    look = _subproblems.Families._look
     for state, distance in zip(search.point_searches(net, X, y, 2, BOX), expected, strict=True):
         calls = iter(range(10**6))
 
@@ -166,14 +166,14 @@ def test_interrupted(monkeypatch):
                 raise KeyboardInterrupt
             return look(self, family, key)
 
-        monkeypatch.setattr(_search_families.Families, "_look", sometimes)
+        monkeypatch.setattr(_subproblems.Families, "_look", sometimes)
         for _ in range(10**4):
             try:
                 state.run()
                 break
             except KeyboardInterrupt:
                 assert state.lower <= distance * (1 + 1e-9)
-        monkeypatch.setattr(_search_families.Families, "_look", look)
+        monkeypatch.setattr(_subproblems.Families, "_look", look)
         state.run()
         np.testing.assert_allclose([state.lower, state.upper], distance, rtol=2e-6)
 
@@ -211,7 +211,7 @@ def test_nearest_point(p, seed):
         lam = lam / lam.max()
     else:
         assert ((step >= lo) & (step <= hi)).all()
-    distance, _ = cheapest_moves(np.zeros(8), lam @ rows, lam @ values, lo, hi, p)
+    distance, _ = shortest_step_in_box(np.zeros(8), lam @ rows, lam @ values, lo, hi, p)
     if np.isfinite(distance):
         np.testing.assert_allclose(-distance, norm(step, p), rtol=1e-6)
         assert (values + rows @ step >= -1e-7).all()

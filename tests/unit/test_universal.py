@@ -7,7 +7,7 @@ import refmmr as rm
 from refmmr.certify.universal import certify_universal
 from refmmr.reference.universal import hull_radius, union_radius
 
-# One wall, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
+# One hyperplane, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
 SIMPLE = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
 
 
@@ -35,7 +35,7 @@ def test_hull_by_hand(e1, e_inf, p, d, radius):
 @pytest.mark.parametrize(
     ("e1", "e_inf", "p", "d", "radius"),
     [
-        # The corners of the star are at (1, 0.5): where the square meets the diamond.
+        # The vertices of the star are at (1, 0.5): where the square meets the diamond.
         (1.5, 1, 2, 2, np.hypot(1, 0.5)),
         (1.5, 1, 1, 2, 1.5),
         (1.5, 1, np.inf, 2, 1),
@@ -83,7 +83,7 @@ def test_large_numbers_do_not_overflow(p):
 @pytest.mark.parametrize(
     ("p", "radius"),
     # Margin 4, gradient (3, 4): e_1 = 1, e_inf = 4 / 7; e_1 / e_inf = 1.75.  This is the exact
-    # distance, 4 / ||(3, 4)||_q: both balls touch the same wall.
+    # distance, 4 / ||(3, 4)||_q: both balls touch the same hyperplane.
     [(1, 1), (2, 0.8), (3, 4 / (3**1.5 + 4**1.5) ** (2 / 3)), ("inf", 4 / 7)],
 )
 def test_certificate_by_hand(p, radius):

@@ -4,18 +4,18 @@ Matrix products are cuBLAS's; `kernels.cu` has the rest.  Arrays of the host are
 and back; arrays of the device stay there.
 """
 
-from refmmr.backends._cupy import adam, attacks, distances, loss, mmr
+from refmmr.backends._cupy import adam, distances, loss, mmr, pgd
 from refmmr.backends._cupy.arrays import to_device, to_host
 from refmmr.backends._cupy.network import device_network, host_network
 
 __all__ = [
     "adam",
-    "attacks",
     "device_network",
     "distances",
     "host_network",
     "loss",
     "mmr",
+    "pgd",
     "to_device",
     "to_host",
 ]

@@ -7,16 +7,16 @@ import cupy
 from refmmr._backend import implements
 from refmmr.backends._cupy.dispatch import on_device
 from refmmr.backends._cupy.fields import conv_layers, field
+from refmmr.backends._cupy.hyperplanes import chunks, dense_end, hyperplanes_around
 from refmmr.backends._cupy.network import by_layer
-from refmmr.backends._cupy.walls import chunks, dense_end, walls_around
 from refmmr.backends._cupy.windows import unfold
 from refmmr.reference import distances as reference
 from refmmr.reference.distances import Distances
-from refmmr.reference.hyperplanes import cheapest_moves, hyperplane_distance
+from refmmr.reference.hyperplanes import hyperplane_distance, shortest_step_in_box
 from refmmr.reference.network import Network, flat
 
 BOX_COPIES = 16
-"""The walk to a wall within a box keeps about so many arrays of the size of V."""
+"""The walk to a hyperplane within a box keeps about so many arrays of the size of V."""
 
 
 @implements("cupy", reference.distances)
@@ -39,34 +39,34 @@ def distances(
 
 
 def _distances(net, X, y, p, box):
-    walls = walls_around(net, X, y)
+    hyperplanes = hyperplanes_around(net, X, y)
     if box is None:
-        boundary = hyperplane_distance(walls.f, walls.boundary_norms(p))
-        decision = hyperplane_distance(walls.margin, walls.decision_norms(p))
+        boundary = hyperplane_distance(hyperplanes.f, hyperplanes.boundary_norms(p))
+        decision = hyperplane_distance(hyperplanes.margin, hyperplanes.decision_norms(p))
     else:
         lo, hi = (cupy.broadcast_to(side, net.input_shape)[None] for side in box)
-        boundary = _boundary_in_box(net, walls, X, lo, hi, p)
+        boundary = _boundary_in_box(net, hyperplanes, X, lo, hi, p)
         x, lo, hi = (points.reshape(len(points), 1, -1) for points in (X, lo, hi))
-        decision, _ = cheapest_moves(x, walls.R, walls.margin, lo, hi, p)
-    decision = cupy.where(walls.own, cupy.inf, decision)
+        decision, _ = shortest_step_in_box(x, hyperplanes.R, hyperplanes.margin, lo, hi, p)
+    decision = cupy.where(hyperplanes.own, cupy.inf, decision)
     return Distances(*(d.astype(X.dtype, copy=False) for d in (cupy.abs(boundary), decision)))
 
 
-def _boundary_in_box(net, walls, X, lo, hi, p):
-    """Distances to the walls of all hidden units; those of convolutions move their patch alone."""
+def _boundary_in_box(net, hyperplanes, X, lo, hi, p):
+    """Distances to the hyperplanes of all hidden units; those of convolutions move their patch alone."""
     convolutions = conv_layers(net)
-    per_layer = by_layer(net, walls.f)
+    per_layer = by_layer(net, hyperplanes.f)
     found = []
-    for k, grown in enumerate(walls.patches):
+    for k, grown in enumerate(hyperplanes.patches):
         grid = field(convolutions[: k + 1], net.input_shape)
         f = per_layer[k].transpose(0, 2, 3, 1)
         x, low, high = (
             unfold(points, grid).reshape(len(points), *f.shape[1:3], 1, -1)
             for points in (X, lo, hi)
         )
-        moved, _ = cheapest_moves(x, grown.reshape(*grown.shape[:4], -1), f, low, high, p)
+        moved, _ = shortest_step_in_box(x, grown.reshape(*grown.shape[:4], -1), f, low, high, p)
         found.append(moved.transpose(0, 3, 1, 2))
     x, low, high = (points.reshape(len(points), 1, -1) for points in (X, lo, hi))
-    for v, f in zip(walls.V, per_layer[len(walls.patches) :], strict=True):
-        found.append(cheapest_moves(x, v, f, low, high, p)[0])
-    return flat(found) if found else walls.f
+    for v, f in zip(hyperplanes.V, per_layer[len(hyperplanes.patches) :], strict=True):
+        found.append(shortest_step_in_box(x, v, f, low, high, p)[0])
+    return flat(found) if found else hyperplanes.f

@@ -33,19 +33,19 @@ def activation_pattern(net: Network, X: cupy.ndarray) -> cupy.ndarray:
 @on_device
 def loss_gradient(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> tuple[float, Gradients]:
     """See `refmmr.reference.loss.loss_gradient`."""
-    trail = net.forward(X)
-    found = trail.outputs[-1].reshape(len(X), -1)
+    cache = net.forward(X)
+    found = cache.outputs[-1].reshape(len(X), -1)
     own = one_hot(y, net.n_classes)
     shifted = found - found.max(axis=1, keepdims=True)
     losses = cupy.log(cupy.exp(shifted).sum(axis=1)) - cupy.where(own, shifted, 0).sum(axis=1)
     # The class's own entry is minus the sum of the others: softmax - 1 would cancel.
     rivals = cupy.where(own, 0, reference.softmax(found))
     slope = cupy.where(own, -rivals.sum(axis=1, keepdims=True), rivals) / len(X)
-    deltas = backward(net, trail, slope)
-    return float(losses.mean()), net.weight_gradients(trail, deltas)
+    deltas = backward(net, cache, slope)
+    return float(losses.mean()), net.weight_gradients(cache, deltas)
 
 
-def backward(net, trail, slope):
+def backward(net, cache, slope):
     """Gradients to all pre-activations from those to the logits, ``(n, K)``."""
-    slope = slope.reshape(trail.outputs[-1].shape)
-    return net.backward(trail, [*(None for _ in net.unit_shapes), slope])
+    slope = slope.reshape(cache.outputs[-1].shape)
+    return net.backward(cache, [*(None for _ in net.unit_shapes), slope])

@@ -1,9 +1,9 @@
 """Twins of `refmmr.reference.mmr`: the regularizer and its gradient.
 
-The gradient to the gradients of the walls, ``G_r = dJ / dv_r``, is zero for all walls but the few
+The gradient to the gradients of the hyperplanes, ``G_r = dJ / dv_r``, is zero for all hyperplanes but the few
 whose hinge is active.  ``sum_r <G_r, v_r>`` is what comes out at these units (or pairs of classes)
 when the directions G_r are pushed through the frozen networks of their samples.  So its gradient to
-the weights is ordinary backprop over a batch of directions, one per active wall.
+the weights is ordinary backprop over a batch of directions, one per active hyperplane.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from refmmr._backend import implements
 from refmmr.backends._cupy.dispatch import on_device
 from refmmr.backends._cupy.distances import distances
 from refmmr.backends._cupy.fields import cone, look
+from refmmr.backends._cupy.hyperplanes import chunks, dense_end, hyperplanes_around, undo_dense_end
 from refmmr.backends._cupy.network import by_layer, groups, one_hot, prefix
-from refmmr.backends._cupy.walls import chunks, dense_end, undo_dense_end, walls_around
 from refmmr.reference import mmr as reference
 from refmmr.reference.hyperplanes import hyperplane_distance
-from refmmr.reference.mmr import MMR, _wall_slopes, dual_norm_gradient
+from refmmr.reference.mmr import MMR, _hyperplane_slopes, dual_norm_gradient
 from refmmr.reference.network import Gradients, Network
 
 
@@ -65,32 +65,36 @@ def mmr_gradient(
 
 def _add_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d, sums):
     """Sum of the values over the samples; the gradient of that sum is added to `sums`."""
-    walls = walls_around(net, X, y)
-    boundary_norms, decision_norms = walls.boundary_norms(p), walls.decision_norms(p)
-    d_B = hyperplane_distance(cupy.abs(walls.f), boundary_norms)
-    d_D = cupy.where(walls.own, cupy.inf, hyperplane_distance(walls.margin, decision_norms))
+    hyperplanes = hyperplanes_around(net, X, y)
+    boundary_norms, decision_norms = hyperplanes.boundary_norms(p), hyperplanes.decision_norms(p)
+    d_B = hyperplane_distance(cupy.abs(hyperplanes.f), boundary_norms)
+    d_D = cupy.where(
+        hyperplanes.own, cupy.inf, hyperplane_distance(hyperplanes.margin, decision_norms)
+    )
     values_B, slope_B = _hinge(d_B, gamma_b, k_b)
     values_D, slope_D = _hinge(d_D, gamma_d, k_d)
-    df, dV_norms = _wall_slopes(slope_B, d_B, boundary_norms)
-    dmargin, dR_norms = _wall_slopes(slope_D, d_D, decision_norms)
+    df, dV_norms = _hyperplane_slopes(slope_B, d_B, boundary_norms)
+    dmargin, dR_norms = _hyperplane_slopes(slope_D, d_D, decision_norms)
 
-    _add_samples(net, walls, cupy.sign(walls.f) * df, dmargin, sums)
-    n_conv = len(walls.patches)
+    _add_samples(net, hyperplanes, cupy.sign(hyperplanes.f) * df, dmargin, sums)
+    n_conv = len(hyperplanes.patches)
     for k, dnorms in enumerate(by_layer(net, dV_norms)):
         if k == 0:
-            _add_first(walls, dnorms, p, sums)
+            _add_first(hyperplanes, dnorms, p, sums)
         elif k < n_conv:
-            _add_conv_walls(net, walls, k, dnorms, p, sums)
+            _add_conv_hyperplanes(net, hyperplanes, k, dnorms, p, sums)
         else:
-            _add_dense_walls(net, walls, k, walls.V[k - n_conv], dnorms, p, sums)
-    _add_dense_walls(net, walls, len(net.unit_shapes), walls.R, dR_norms, p, sums, walls.own)
+            _add_dense_hyperplanes(net, hyperplanes, k, hyperplanes.V[k - n_conv], dnorms, p, sums)
+    _add_dense_hyperplanes(
+        net, hyperplanes, len(net.unit_shapes), hyperplanes.R, dR_norms, p, sums, hyperplanes.own
+    )
     return values_B.sum() + values_D.sum()
 
 
 def _hinge(d, gamma, k):
     """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of each row, and its slope to each distance.
 
-    Of walls equally far the first ones count among the k nearest: CuPy's sort is stable.
+    Of hyperplanes equally far the first ones count among the k nearest: CuPy's sort is stable.
     """
     if d.shape[1] == 0:
         return cupy.zeros(len(d), d.dtype), d
@@ -103,46 +107,46 @@ def _hinge(d, gamma, k):
     return cupy.maximum(0, 1 - nearest / gamma).mean(axis=1), slope
 
 
-def _add_samples(net, walls, df, dmargin, sums):
-    """Backprop over the samples: what the values of the walls say."""
+def _add_samples(net, hyperplanes, df, dmargin, sums):
+    """Backprop over the samples: what the values of the hyperplanes say."""
     # A margin is f_y - f_s: +1 for the class itself, -1 for each rival.
-    dlogits = walls.own * dmargin.sum(axis=1)[:, None] - dmargin
-    deltas = net.backward(walls.trail, [*by_layer(net, df), dlogits])
-    more = net.weight_gradients(walls.trail, deltas)
+    dlogits = hyperplanes.own * dmargin.sum(axis=1)[:, None] - dmargin
+    deltas = net.backward(hyperplanes.cache, [*by_layer(net, df), dlogits])
+    more = net.weight_gradients(hyperplanes.cache, deltas)
     for (sum_W, sum_b), (dW, db) in zip(sums, more, strict=True):
         sum_W += dW
         sum_b += db
 
 
-def _add_first(walls, dnorms, p, sums):
-    """The first layer: its walls have the same gradients for all samples, its own weights."""
+def _add_first(hyperplanes, dnorms, p, sums):
+    """The first layer: its hyperplanes have the same gradients for all samples, its own weights."""
     dW, _ = sums[0]
     dnorms = dnorms.sum(axis=0)
-    if not walls.patches:
-        dW += dnorms.reshape(-1)[:, None] * dual_norm_gradient(walls.V[0][0], p, axis=1)
+    if not hyperplanes.patches:
+        dW += dnorms.reshape(-1)[:, None] * dual_norm_gradient(hyperplanes.V[0][0], p, axis=1)
         return
     # Each unit of a convolution has its own copy of the filter, cut off at the border.
-    grown = walls.patches[0][0]
+    grown = hyperplanes.patches[0][0]
     rows = grown.reshape(*grown.shape[:3], -1)
     G = dnorms.transpose(1, 2, 0)[..., None] * dual_norm_gradient(rows, p, axis=3)
     dW += G.sum(axis=(0, 1)).reshape(dW.shape)
 
 
-def _add_conv_walls(net, walls, k, dnorms, p, sums):
-    """Active walls of a later convolution: a batch of patches, each through its own cone."""
+def _add_conv_hyperplanes(net, hyperplanes, k, dnorms, p, sums):
+    """Active hyperplanes of a later convolution: a batch of patches, each through its own cone."""
     small = cone(net, k)
     samples, channels, rows, columns = dnorms.nonzero()
     for some in groups(small, len(samples), dnorms.itemsize):
         place = samples[some], channels[some], rows[some], columns[some]
-        seen = walls.patches[k][place[0], place[2], place[3], place[1]]
+        seen = hyperplanes.patches[k][place[0], place[2], place[3], place[1]]
         G = dual_norm_gradient(seen.reshape(len(seen), -1), p, axis=1)
         G = (dnorms[place][:, None] * G).reshape(seen.shape)
         end = one_hot(place[1], dnorms.shape[1])[..., None, None].astype(dnorms.dtype)
-        _add_pushed(small, G, look(net, walls.trail.masks, k, *place), end, sums)
+        _add_pushed(small, G, look(net, hyperplanes.cache.masks, k, *place), end, sums)
 
 
-def _add_dense_walls(net, walls, k, V, dnorms, p, sums, own=None):
-    """Active walls of a dense layer: a batch of directions; `own` makes walls of logits margins."""
+def _add_dense_hyperplanes(net, hyperplanes, k, V, dnorms, p, sums, own=None):
+    """Active hyperplanes of a dense layer: a batch of directions; `own` makes hyperplanes of logits margins."""
     front = prefix(net, k)
     samples, units = dnorms.nonzero()
     for some in groups(front, len(samples), dnorms.itemsize):
@@ -152,14 +156,14 @@ def _add_dense_walls(net, walls, k, V, dnorms, p, sums, own=None):
         end = one_hot(unit, dnorms.shape[1]).astype(dnorms.dtype)
         if own is not None:
             end = own[sample] - end
-        masks = [mask[sample] for mask in walls.trail.masks[:k]]
+        masks = [mask[sample] for mask in hyperplanes.cache.masks[:k]]
         _add_pushed(front, G.reshape(-1, *net.input_shape), masks, end, sums)
 
 
 def _add_pushed(net, directions, masks, end, sums):
     """Add the gradient of ``sum(end * what comes out)``; directions meet no bias."""
-    trail = net.forward(directions, masks, bias=False)
-    deltas = net.backward(trail, [*(None for _ in net.unit_shapes), end])
-    more = net.weight_gradients(trail, deltas)
+    cache = net.forward(directions, masks, bias=False)
+    deltas = net.backward(cache, [*(None for _ in net.unit_shapes), end])
+    more = net.weight_gradients(cache, deltas)
     for (sum_W, _), (dW, _) in zip(sums, more, strict=False):
         sum_W += dW

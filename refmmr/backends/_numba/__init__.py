@@ -1,13 +1,21 @@
 """Numba twins of the hot paths, threaded on the cores that there are."""
 
 from refmmr.backends._numba import (
-    attacks,
+    backward_bound,
+    enumeration,
     mmr,
-    regions,
-    relaxations,
+    pgd,
     training,
     volumes,
     wong_kolter,
 )
 
-__all__ = ["attacks", "mmr", "regions", "relaxations", "training", "volumes", "wong_kolter"]
+__all__ = [
+    "backward_bound",
+    "enumeration",
+    "mmr",
+    "pgd",
+    "training",
+    "volumes",
+    "wong_kolter",
+]

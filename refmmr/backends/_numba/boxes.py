@@ -1,4 +1,4 @@
-"""Distances to walls within a box: the twin of `reference.hyperplanes.cheapest_moves`.
+"""Distances to hyperplanes within a box: the twin of `reference.hyperplanes.shortest_step_in_box`.
 
 Only the distance is wanted, so nothing is sorted.  In l_2 and l_inf the gain of a water level is
 concave and piecewise linear: Newton's method from level 0 meets, in a few rounds, the very piece
@@ -16,22 +16,22 @@ from refmmr.backends._numba.jit import jit
 def distances(
     rows: np.ndarray, x: np.ndarray, values: np.ndarray, lo: np.ndarray, hi: np.ndarray, p: float
 ) -> np.ndarray:
-    """Distances of points to walls within a box.
+    """Distances of points to hyperplanes within a box.
 
     Parameters
     ----------
     rows : ndarray, shape (q, u, m)
-        Gradients of the walls of q points.
+        Gradients of the hyperplanes of q points.
     x, lo, hi : ndarray, shape (q, m)
         The points, and the box around each.
     values : ndarray, shape (q, u)
-        The walls' functions at the points.
+        The hyperplanes' functions at the points.
     p : {1, 2, inf}
 
     Returns
     -------
     ndarray, shape (q, u)
-        With the sign of the value; infinite where the box misses the wall.
+        With the sign of the value; infinite where the box misses the hyperplane.
     """
     found = np.empty(values.shape, rows.dtype)
     speed, reach, stop = (np.empty(rows.shape[-1], rows.dtype) for _ in range(3))

@@ -1,12 +1,12 @@
 """Cells cut along the zero sets of a layer's units, compiled: polygons, then polytopes.
 
-A cell is cut depth first.  Its pieces name their corners by rows of a table; a cut adds the new
-corners to it and copies no value of an old one.  Only the units that still change sign on a piece
+A cell is cut depth first.  Its pieces name their vertices by rows of a table; a cut adds the new
+vertices to it and copies no value of an old one.  Only the units that still change sign on a piece
 are followed into it.
 
-A polygon is its corners in order.  In other dimensions a corner carries, in bits, which facets of
-its piece it touches: two corners are joined by an edge if they alone touch all of their common
-facets.  Where every corner touches just n facets (the piece is simple) it is enough that n - 1 are
+A polygon is its vertices in order.  In other dimensions a vertex carries, in bits, which facets of
+its piece it touches: two vertices are joined by an edge if they alone touch all of their common
+facets.  Where every vertex touches just n facets (the piece is simple) it is enough that n - 1 are
 common.
 """
 
@@ -24,26 +24,26 @@ _jit = njit(cache=True, nogil=True, error_model="numpy")
 class Layer(NamedTuple):
     """A layer's units on all R cells."""
 
-    points: np.ndarray  # (V, n), the cells' corners
+    points: np.ndarray  # (V, n), the cells' vertices
     errors: np.ndarray  # (N_k,)
     open_starts: np.ndarray  # (R + 1,) int
     units: np.ndarray  # (open units,) int: those that change sign, of one cell after the other
     value_starts: np.ndarray  # (R + 1,) int
-    values: np.ndarray  # (values,): of open units at corners, of one cell after the other
+    values: np.ndarray  # (values,): of open units at vertices, of one cell after the other
     active: np.ndarray  # (R, words) uint64: bit j says that unit j is positive on the cell
 
 
 class Made(NamedTuple):
     """What a run of cells was cut into.
 
-    A new corner is -1 - i, where i counts the cuts of edges; the same corner may come out of
+    A new vertex is -1 - i, where i counts the cuts of edges; the same vertex may come out of
     several.
     """
 
-    corners: np.ndarray  # (C,) int
-    walls: np.ndarray  # (F,) int
+    vertices: np.ndarray  # (C,) int
+    hyperplanes: np.ndarray  # (F,) int
     touches: np.ndarray  # (C, words) uint64; no words for polygons
-    sizes: np.ndarray  # (R, 2) int: corners and facets of each piece
+    sizes: np.ndarray  # (R, 2) int: vertices and facets of each piece
     parents: np.ndarray  # (R,) int
     active: np.ndarray  # (R, words) uint64: bit j says that unit j is active
     cuts: np.ndarray  # (I, 3) int: ends of the edge, where the unit is positive and negative; unit
@@ -52,9 +52,9 @@ class Made(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Corners of the pieces of one cell, a row each."""
+    """Vertices of the pieces of one cell, a row each."""
 
-    numbers: np.ndarray  # (rows,) int: as in `Made.corners`
+    numbers: np.ndarray  # (rows,) int: as in `Made.vertices`
     points: np.ndarray  # (rows, n)
     values: np.ndarray  # (rows, open units)
 
@@ -63,17 +63,17 @@ class Table(NamedTuple):
 
 
 @_jit
-def split_polygons(start, stop, starts, corners, walls, layer, first_unit, most):
+def split_polygons(start, stop, starts, vertices, hyperplanes, layer, first_unit, most):
     """Cut the polygons ``start, ..., stop - 1``.
 
     Parameters
     ----------
     start, stop : int
-    starts, corners, walls : ndarray of int, shapes (R + 1,), (C,), (C,)
+    starts, vertices, hyperplanes : ndarray of int, shapes (R + 1,), (C,), (C,)
         Of all polygons.
     layer : Layer
     first_unit : int
-        The number, as a wall, of the layer's first unit.
+        The number, as a hyperplane, of the layer's first unit.
     most : int
         Stop when there are more pieces.
 
@@ -95,13 +95,13 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit, most)
         np.empty(16, np.bool_),
     )
     table = Table(np.empty(16, np.int64), np.empty((16, 2)), np.empty((16, n_units)))
-    # Stacks: (row, wall) of the pieces that wait, and the units that are open on them.
+    # Stacks: (row, hyperplane) of the pieces that wait, and the units that are open on them.
     ring, opened = np.empty((64, 2), np.int64), np.empty(2 * n_units + 1, np.int64)
     walk = np.empty((16, 2), np.int64)
     # Of each piece: its runs of `ring` and `opened`, and the rows of the table that are in use.
     tasks = np.empty((n_units + 2, 5), np.int64)
     active, units = np.empty(words, np.uint64), np.empty(n_units, np.int64)
-    # Pieces that wait; cells, corners and cuts that were made.
+    # Pieces that wait; cells, vertices and cuts that were made.
     state = np.zeros(4, np.int64)
     for cell in range(start, stop):
         if state[1] > most:
@@ -110,8 +110,8 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit, most)
         n_open = _open_units(layer, cell, active, units)
         ring, table = _room(ring, m), _room_for_rows(table, m)
         for i in range(m):
-            ring[i, 0], ring[i, 1] = i, walls[begin + i]
-        _load(table, layer, corners, begin, m, cell, n_open)
+            ring[i, 0], ring[i, 1] = i, hyperplanes[begin + i]
+        _load(table, layer, vertices, begin, m, cell, n_open)
         for j in range(n_open):
             opened[j] = j
         _push(tasks, 0, 0, m, 0, n_open, m)
@@ -120,18 +120,18 @@ def split_polygons(start, stop, starts, corners, walls, layer, first_unit, most)
             cell, table, ring, opened, walk, tasks, active, units, layer.errors, first_unit, most,
             made, state,
         ):  # fmt: skip
-            waiting, n_cells, n_corners, n_cuts = state
+            waiting, n_cells, n_vertices, n_cuts = state
             first, last, low, high, used = tasks[waiting - 1]
             n = last - first
             ring, walk = _room(ring, first + 4 * n), _room(walk, 2 * n)
             table, opened = _room_for_rows(table, used + n), _room(opened, 2 * high - low)
-            made = _room_for_cells(made, n_cells + 1, n_corners + n)
+            made = _room_for_cells(made, n_cells + 1, n_vertices + n)
             made = _room_for_cuts(made, n_cuts + n)
-    _, n_cells, n_corners, n_cuts = state
+    _, n_cells, n_vertices, n_cuts = state
     return (
-        made.corners[:n_corners],
-        made.walls[:n_corners],
-        np.empty((n_corners, 0), np.uint64),
+        made.vertices[:n_vertices],
+        made.hyperplanes[:n_vertices],
+        np.empty((n_vertices, 0), np.uint64),
         made.sizes[:n_cells],
         made.parents[:n_cells],
         made.active[:n_cells],
@@ -150,20 +150,20 @@ def _cut_polygons(
     Returns whether all is done.  No array is replaced here: the loop is several times as quick.
     """
     values, numbers = table.values, table.numbers
-    waiting, n_cells, n_corners, n_cuts = state[0], state[1], state[2], state[3]
+    waiting, n_cells, n_vertices, n_cuts = state[0], state[1], state[2], state[3]
     done = True
     while waiting > 0 and n_cells <= most:
         first, last = tasks[waiting - 1, 0], tasks[waiting - 1, 1]
         low, high, used = tasks[waiting - 1, 2], tasks[waiting - 1, 3], tasks[waiting - 1, 4]
         n = last - first
-        # At most all edges are crossed, then there are as many new corners as old ones.
+        # At most all edges are crossed, then there are as many new vertices as old ones.
         if (
             first + 4 * n > len(ring)
             or 2 * n > len(walk)
             or used + n > len(numbers)
             or 2 * high - low > len(opened)
             or n_cells >= len(made.sizes)
-            or n_corners + n > len(made.corners)
+            or n_vertices + n > len(made.vertices)
             or n_cuts + n > len(made.cuts)
         ):
             done = False
@@ -172,28 +172,28 @@ def _cut_polygons(
         high = _settle(values, ring[:, 0], first, last, units, active, opened, low, high)
         if low == high:
             for i in range(n):
-                made.corners[n_corners + i] = numbers[ring[first + i, 0]]
-                made.walls[n_corners + i] = ring[first + i, 1]
+                made.vertices[n_vertices + i] = numbers[ring[first + i, 0]]
+                made.hyperplanes[n_vertices + i] = ring[first + i, 1]
             made.sizes[n_cells, 0], made.sizes[n_cells, 1] = n, n
             made.parents[n_cells] = cell
             for word in range(len(active)):
                 made.active[n_cells, word] = active[word]
-            n_cells, n_corners = n_cells + 1, n_corners + n
+            n_cells, n_vertices = n_cells + 1, n_vertices + n
             continue
         n, used, n_cuts = _with_crossings(
             table, ring, first, last, units, opened, low, high, errors, used, walk, made, n_cuts
         )
         # Both sides take the place of the piece; the positive one comes first, so on top.
-        unit, wall = opened[low], first_unit + units[opened[low]]
-        middle = _side(values, walk, n, unit, -1, wall, ring, first)
-        last = _side(values, walk, n, unit, 1, wall, ring, middle)
+        unit, hyperplane = opened[low], first_unit + units[opened[low]]
+        middle = _side(values, walk, n, unit, -1, hyperplane, ring, first)
+        last = _side(values, walk, n, unit, 1, hyperplane, ring, middle)
         top = 2 * high - low
         for k in range(low, high):
             opened[k + high - low] = opened[k]
         _push(tasks, waiting, first, middle, low, high, used)
         _push(tasks, waiting + 1, middle, last, high, top, used)
         waiting += 2
-    state[0], state[1], state[2], state[3] = waiting, n_cells, n_corners, n_cuts
+    state[0], state[1], state[2], state[3] = waiting, n_cells, n_vertices, n_cuts
     return done
 
 
@@ -215,14 +215,14 @@ def _push(tasks, place, first, last, low, high, used):
 
 
 @_jit
-def _load(table, layer, corners, begin, m, cell, n_open):
-    """Write a cell's corners into the table, with the values of its open units."""
+def _load(table, layer, vertices, begin, m, cell, n_open):
+    """Write a cell's vertices into the table, with the values of its open units."""
     points, values, place = table.points, table.values, layer.value_starts[cell]
     for i in range(m):
-        corner = corners[begin + i]
-        table.numbers[i] = corner
+        vertex = vertices[begin + i]
+        table.numbers[i] = vertex
         for axis in range(points.shape[1]):
-            points[i, axis] = layer.points[corner, axis]
+            points[i, axis] = layer.points[vertex, axis]
         for j in range(n_open):
             values[i, j] = layer.values[place + i * n_open + j]
 
@@ -253,7 +253,7 @@ def _settle(values, rows, first, last, units, active, opened, begin, end):
 def _with_crossings(
     table, ring, first, last, units, opened, low, high, errors, used, walk, made, n_cuts
 ):
-    """Write a piece's (row, wall) to `walk`, with a new corner wherever an edge is crossed.
+    """Write a piece's (row, hyperplane) to `walk`, with a new vertex wherever an edge is crossed.
 
     Returns the length of the walk, how many rows of the table are used now, and how many cuts.
     """
@@ -277,7 +277,7 @@ def _with_crossings(
 
 @_jit
 def _record(made, n_cuts, table, a, b, unit, row):
-    """Write down that a unit has cut the edge between rows a and b in the corner of a row."""
+    """Write down that a unit has cut the edge between rows a and b in the vertex of a row."""
     cuts, numbers = made.cuts, table.numbers
     cuts[n_cuts, 0], cuts[n_cuts, 1], cuts[n_cuts, 2] = numbers[a], numbers[b], unit
     for axis in range(table.points.shape[1]):
@@ -287,7 +287,7 @@ def _record(made, n_cuts, table, a, b, unit, row):
 
 @_jit
 def _interpolate(table, units, opened, low, high, errors, a, b, new):
-    """Make the corner between rows a and b where the first open unit is 0, in row `new`.
+    """Make the vertex between rows a and b where the first open unit is 0, in row `new`.
 
     Returns whether another one is 0 there within its rounding error, and that of the place.
     """
@@ -309,14 +309,14 @@ def _interpolate(table, units, opened, low, high, errors, a, b, new):
 
 
 @_jit
-def _side(values, walk, n, unit, sign, wall, ring, end):
+def _side(values, walk, n, unit, sign, hyperplane, ring, end):
     """Append to ``ring[:end]`` the walk ``walk[:n]`` on one side of a unit's line; the new end."""
     for i in range(n):
         if values[walk[i, 0], unit] * sign >= 0:
             after = walk[i + 1 if i + 1 < n else 0, 0]
             # The edge that closes the piece lies on the line.
             leaves = values[after, unit] * sign < 0
-            ring[end, 0], ring[end, 1] = walk[i, 0], wall if leaves else walk[i, 1]
+            ring[end, 0], ring[end, 1] = walk[i, 0], hyperplane if leaves else walk[i, 1]
             end += 1
     return end
 
@@ -337,10 +337,10 @@ def _room_for_rows(table, n):
 
 
 @_jit
-def _room_for_cells(made, n_cells, n_corners):
+def _room_for_cells(made, n_cells, n_vertices):
     return Made(
-        _room(made.corners, n_corners),
-        _room(made.walls, n_corners),
+        _room(made.vertices, n_vertices),
+        _room(made.hyperplanes, n_vertices),
         made.touches,
         _room(made.sizes, n_cells),
         _room(made.parents, n_cells),
@@ -354,8 +354,8 @@ def _room_for_cells(made, n_cells, n_corners):
 @_jit
 def _room_for_cuts(made, n_cuts):
     return Made(
-        made.corners,
-        made.walls,
+        made.vertices,
+        made.hyperplanes,
         made.touches,
         made.sizes,
         made.parents,
@@ -372,7 +372,7 @@ FACETS = 64
 """The most facets that a piece can have here: bits of a word."""
 
 PAIRS = 16
-"""More pairs of corners, for each dimension, are not tried one by one."""
+"""More pairs of vertices, for each dimension, are not tried one by one."""
 
 
 DONE, NO_ROOM, NO_BITS = 0, 1, 2
@@ -380,30 +380,30 @@ DONE, NO_ROOM, NO_BITS = 0, 1, 2
 
 
 class Pieces(NamedTuple):
-    """Pieces that wait: their corners, each with the facets that it touches, and their walls."""
+    """Pieces that wait: their vertices, each with the facets that it touches, and their hyperplanes."""
 
     rows: np.ndarray  # (entries,) int: a row of the table each
     touches: np.ndarray  # (entries,) uint64
-    walls: np.ndarray  # (pieces, FACETS) int: of the facet of each bit
+    hyperplanes: np.ndarray  # (pieces, FACETS) int: of the facet of each bit
     live: np.ndarray  # (pieces,) uint64: the bits that are facets of the piece
 
 
 @_jit
 def split_polytopes(
-    start, stop, starts, corners, touches, facet_starts, walls, layer, first_unit, most
+    start, stop, starts, vertices, touches, facet_starts, hyperplanes, layer, first_unit, most
 ):
     """Cut the polytopes ``start, ..., stop - 1``.
 
     Parameters
     ----------
     start, stop : int
-    starts, corners : ndarray of int, shapes (R + 1,), (C,)
+    starts, vertices : ndarray of int, shapes (R + 1,), (C,)
     touches : ndarray of uint64, shape (C, 1)
-    facet_starts, walls : ndarray of int, shapes (R + 1,), (F,)
+    facet_starts, hyperplanes : ndarray of int, shapes (R + 1,), (F,)
         Of all polytopes.
     layer : Layer
     first_unit : int
-        The number, as a wall, of the layer's first unit.
+        The number, as a hyperplane, of the layer's first unit.
     most : int
         Stop when there are more pieces.
 
@@ -434,7 +434,7 @@ def split_polytopes(
     signs, edges = np.empty(64, np.int64), np.empty((64, 2), np.int64)
     slots = np.empty((64, 2), np.uint64)
     active = np.empty(unit_words, np.uint64)
-    # Pieces that wait; cells, corners, walls and cuts that were made; edges that need room.
+    # Pieces that wait; cells, vertices, hyperplanes and cuts that were made; edges that need room.
     state = np.zeros(6, np.int64)
     fits = True
     for cell in range(start, stop):
@@ -443,14 +443,14 @@ def split_polytopes(
         begin, m = starts[cell], starts[cell + 1] - starts[cell]
         n_open = _open_units(layer, cell, active, units)
         table, stack = _room_for_rows(table, m), _room_for_entries(stack, m)
-        _load(table, layer, corners, begin, m, cell, n_open)
+        _load(table, layer, vertices, begin, m, cell, n_open)
         simple = 1
         for i in range(m):
             stack.rows[i], stack.touches[i] = i, touches[begin + i, 0]
             simple &= _count(stack.touches[i]) == n
         stack.live[0] = np.uint64(0)
         for f in range(facet_starts[cell + 1] - facet_starts[cell]):
-            stack.walls[0, f] = walls[facet_starts[cell] + f]
+            stack.hyperplanes[0, f] = hyperplanes[facet_starts[cell] + f]
             stack.live[0] |= np.uint64(1) << np.uint64(f)
         for j in range(n_open):
             opened[j] = j
@@ -465,7 +465,7 @@ def split_polytopes(
             if outcome != NO_ROOM:
                 fits = outcome == DONE
                 break
-            waiting, n_cells, n_corners, n_walls, n_cuts, need = state
+            waiting, n_cells, n_vertices, n_hyperplanes, n_cuts, need = state
             first, last, low, high, used, simple = tasks[waiting - 1]
             size = last - first
             signs, opened = _room(signs, size), _room(opened, 2 * high - low)
@@ -473,14 +473,14 @@ def split_polytopes(
             piece = _room_for_entries(piece, size + need)
             stack = _room_for_entries(stack, first + 2 * (size + need))
             table = _room_for_rows(table, used + need)
-            made = _room_for_made(made, n_cells + 1, n_corners + size, n_walls + FACETS)
+            made = _room_for_made(made, n_cells + 1, n_vertices + size, n_hyperplanes + FACETS)
             made = _room_for_cuts(made, n_cuts + need)
-    _, n_cells, n_corners, n_walls, n_cuts, _ = state
+    _, n_cells, n_vertices, n_hyperplanes, n_cuts, _ = state
     return (
         fits,
-        made.corners[:n_corners],
-        made.walls[:n_walls],
-        made.touches[:n_corners],
+        made.vertices[:n_vertices],
+        made.hyperplanes[:n_hyperplanes],
+        made.touches[:n_vertices],
         made.sizes[:n_cells],
         made.parents[:n_cells],
         made.active[:n_cells],
@@ -497,8 +497,8 @@ def _cut_polytopes(
 ):  # fmt: skip
     """As `_cut_polygons`; it also ends at a piece with more facets than there are bits."""
     values, n = table.values, table.points.shape[1]
-    waiting, n_cells, n_corners = state[0], state[1], state[2]
-    n_walls, n_cuts, need = state[3], state[4], state[5]
+    waiting, n_cells, n_vertices = state[0], state[1], state[2]
+    n_hyperplanes, n_cuts, need = state[3], state[4], state[5]
     outcome = DONE
     while waiting > 0 and n_cells <= most:
         depth = waiting - 1
@@ -510,21 +510,21 @@ def _cut_polytopes(
             or size > len(piece.rows)
             or 2 * high - low > len(opened)
             or n_cells >= len(made.sizes)
-            or n_corners + size > len(made.corners)
-            or n_walls + FACETS > len(made.walls)
+            or n_vertices + size > len(made.vertices)
+            or n_hyperplanes + FACETS > len(made.hyperplanes)
             or 4 * n * size > len(slots)
         ):
             outcome = NO_ROOM
             break
         high = _settle(values, stack.rows, first, last, units, active, opened, low, high)
         if low == high:
-            n_facets = _finish(made, n_corners, n_walls, table, stack, first, last, depth)
+            n_facets = _finish(made, n_vertices, n_hyperplanes, table, stack, first, last, depth)
             made.sizes[n_cells, 0], made.sizes[n_cells, 1] = size, n_facets
             made.parents[n_cells] = cell
             for word in range(len(active)):
                 made.active[n_cells, word] = active[word]
-            n_cells, n_corners = n_cells + 1, n_corners + size
-            n_walls, waiting = n_walls + n_facets, depth
+            n_cells, n_vertices = n_cells + 1, n_vertices + size
+            n_hyperplanes, waiting = n_hyperplanes + n_facets, depth
             continue
         bit = _bits(stack.live[depth])
         if bit == FACETS:
@@ -556,9 +556,9 @@ def _cut_polytopes(
             piece.rows[size + e] = row
             piece.touches[size + e] = piece.touches[i] & piece.touches[j]
         # Both sides take the place of the piece; the positive one comes first, so on top.
-        wall = first_unit + units[opened[low]]
-        middle = _part(piece, signs, size, n_edges, -1, bit, wall, stack, first, depth)
-        last = _part(piece, signs, size, n_edges, 1, bit, wall, stack, middle, depth + 1)
+        hyperplane = first_unit + units[opened[low]]
+        middle = _part(piece, signs, size, n_edges, -1, bit, hyperplane, stack, first, depth)
+        last = _part(piece, signs, size, n_edges, 1, bit, hyperplane, stack, middle, depth + 1)
         top = 2 * high - low
         for k in range(low, high):
             opened[k + high - low] = opened[k]
@@ -567,8 +567,8 @@ def _cut_polytopes(
         _push(tasks, depth + 1, middle, last, high, top, used)
         tasks[depth, 5] = tasks[depth + 1, 5] = simple & (n_above + n_below == size)
         waiting = depth + 2
-    state[0], state[1], state[2] = waiting, n_cells, n_corners
-    state[3], state[4], state[5] = n_walls, n_cuts, need
+    state[0], state[1], state[2] = waiting, n_cells, n_vertices
+    state[3], state[4], state[5] = n_hyperplanes, n_cuts, need
     return outcome
 
 
@@ -608,12 +608,12 @@ def _copy_piece(piece, stack, first, size, depth, bits):
     for i in range(size):
         piece.rows[i], piece.touches[i] = stack.rows[first + i], stack.touches[first + i]
     for bit in range(bits):
-        piece.walls[0, bit] = stack.walls[depth, bit]
+        piece.hyperplanes[0, bit] = stack.hyperplanes[depth, bit]
 
 
 @_jit
 def _signs(values, rows, size, unit, signs):
-    """Signs of a unit at the corners of a piece; how many are positive and how many negative."""
+    """Signs of a unit at the vertices of a piece; how many are positive and how many negative."""
     n_above = n_below = 0
     for i in range(size):
         value = values[rows[i], unit]
@@ -625,7 +625,7 @@ def _signs(values, rows, size, unit, signs):
 
 @_jit
 def _edges(touches, signs, size, n, simple, edges):
-    """List the edges from a positive to a negative corner; how many."""
+    """List the edges from a positive to a negative vertex; how many."""
     count = 0
     for i in range(size):
         if signs[i] <= 0:
@@ -637,7 +637,7 @@ def _edges(touches, signs, size, n, simple, edges):
             common = rest = mine & touches[j]
             for _ in range(n - 2):
                 rest &= rest - np.uint64(1)
-            # n - 1 bits are set if one is left; on a line any two corners are an edge.
+            # n - 1 bits are set if one is left; on a line any two vertices are an edge.
             if (rest != 0 or n == 1) and (simple or _is_edge(touches, size, common)):
                 edges[count, 0], edges[count, 1] = i, j
                 count += 1
@@ -648,8 +648,8 @@ def _edges(touches, signs, size, n, simple, edges):
 def _edges_by_name(touches, signs, size, n_names, edges, slots):
     """As `_edges`, in a simple piece: an edge is named by the facets that both ends touch.
 
-    They are all facets of a corner but one.  The names of edges at negative corners go into a hash
-    table (name, corner) with linear probing, where the positive corners look for theirs.
+    They are all facets of a vertex but one.  The names of edges at negative vertices go into a hash
+    table (name, vertex) with linear probing, where the positive vertices look for theirs.
     """
     used = _power_of_two(2 * n_names)
     mask, count = np.uint64(used - 1), 0
@@ -702,7 +702,7 @@ def _power_of_two(least):
 
 @_jit
 def _is_edge(touches, size, common):
-    """Whether just two corners touch all of the common facets."""
+    """Whether just two vertices touch all of the common facets."""
     found = 0
     for k in range(size):
         found += common & ~touches[k] == 0
@@ -710,10 +710,10 @@ def _is_edge(touches, size, common):
 
 
 @_jit
-def _part(piece, signs, size, n_edges, sign, bit, wall, stack, end, depth):
+def _part(piece, signs, size, n_edges, sign, bit, hyperplane, stack, end, depth):
     """Put one side of a piece on the stack, from entry `end` on; the new end.
 
-    A facet stays if one of its corners is really on that side; the cut is the facet `bit`.
+    A facet stays if one of its vertices is really on that side; the cut is the facet `bit`.
     """
     cut = np.uint64(1) << np.uint64(bit)
     live = cut
@@ -722,8 +722,8 @@ def _part(piece, signs, size, n_edges, sign, bit, wall, stack, end, depth):
             live |= piece.touches[i]
     stack.live[depth] = live
     for other in range(bit):
-        stack.walls[depth, other] = piece.walls[0, other]
-    stack.walls[depth, bit] = wall
+        stack.hyperplanes[depth, other] = piece.hyperplanes[0, other]
+    stack.hyperplanes[depth, bit] = hyperplane
     for i in range(size):
         if signs[i] != -sign:
             here = piece.touches[i] if signs[i] != 0 else piece.touches[i] | cut
@@ -736,42 +736,42 @@ def _part(piece, signs, size, n_edges, sign, bit, wall, stack, end, depth):
 
 
 @_jit
-def _finish(made, n_corners, n_walls, table, stack, first, last, depth):
+def _finish(made, n_vertices, n_hyperplanes, table, stack, first, last, depth):
     """Write a piece that nothing cuts any more; how many facets it has.
 
     The bits of facets that it has lost are closed up.  Cuts come in the order of their units, so
-    walls rise from bit to bit.
+    hyperplanes rise from bit to bit.
     """
     live, facet = stack.live[depth], 0
     bits = _bits(live)
     holes, n_holes = np.empty(FACETS, np.uint64), 0
     for bit in range(bits):
         if (live >> np.uint64(bit)) & np.uint64(1):
-            made.walls[n_walls + facet] = stack.walls[depth, bit]
+            made.hyperplanes[n_hyperplanes + facet] = stack.hyperplanes[depth, bit]
             facet += 1
         else:
             holes[n_holes] = (np.uint64(1) << np.uint64(bit)) - np.uint64(1)
             n_holes += 1
     for i in range(last - first):
-        made.corners[n_corners + i] = table.numbers[stack.rows[first + i]]
+        made.vertices[n_vertices + i] = table.numbers[stack.rows[first + i]]
         touches = stack.touches[first + i]
         for k in range(n_holes - 1, -1, -1):
             touches = (touches & holes[k]) | ((touches >> np.uint64(1)) & ~holes[k])
-        made.touches[n_corners + i, 0] = touches
+        made.touches[n_vertices + i, 0] = touches
     return facet
 
 
 @_jit
 def _room_for_entries(pieces, n):
-    return Pieces(_room(pieces.rows, n), _room(pieces.touches, n), pieces.walls, pieces.live)
+    return Pieces(_room(pieces.rows, n), _room(pieces.touches, n), pieces.hyperplanes, pieces.live)
 
 
 @_jit
-def _room_for_made(made, n_cells, n_corners, n_walls):
+def _room_for_made(made, n_cells, n_vertices, n_hyperplanes):
     return Made(
-        _room(made.corners, n_corners),
-        _room(made.walls, n_walls),
-        _room(made.touches, n_corners),
+        _room(made.vertices, n_vertices),
+        _room(made.hyperplanes, n_hyperplanes),
+        _room(made.touches, n_vertices),
         _room(made.sizes, n_cells),
         _room(made.parents, n_cells),
         _room(made.active, n_cells),

@@ -1,9 +1,9 @@
-"""The gradient of MMR, one direction for each active wall.
+"""The gradient of MMR, one direction for each active hyperplane.
 
-The gradient is low-rank: only walls whose hinge is active have one, and for each of them, with G
-its gradient to the wall's row v in R^d, ``<G, v>`` is what comes out at the wall's unit when the
+The gradient is low-rank: only hyperplanes whose hinge is active have one, and for each of them, with G
+its gradient to the hyperplane's row v in R^d, ``<G, v>`` is what comes out at the hyperplane's unit when the
 *direction* G is pushed through the frozen network.  So it is an ordinary backprop of a batch of
-directions, one for each active wall; no array of shape (n, d, units) is ever made.
+directions, one for each active hyperplane; no array of shape (n, d, units) is ever made.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.backends._numba.fronts import ConvFront
+from refmmr.backends._numba.hyperplanes import CACHE, Block, Hyperplanes, Job, Observer, pick
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import runs
 from refmmr.backends._numba.passes import Passes, apply_mask, some_windows
-from refmmr.backends._numba.walls import CACHE, Block, Job, Observer, Walls, pick
 from refmmr.reference import mmr as reference_mmr
 
 
 class Directions(NamedTuple):
-    """Active walls of one layer: their gradients to v, and whose they are."""
+    """Active hyperplanes of one layer: their gradients to v, and whose they are."""
 
     G: np.ndarray  # (r, d or patch)
     samples: np.ndarray  # (r,)
@@ -56,22 +56,22 @@ class Worker(Observer):
         df, dmargin = np.zeros_like(block.f), np.zeros_like(block.margin)
         shared = np.zeros(self.job.ends[1] if self.job.n_hidden else 0, self.job.dtype)
         found: dict[int, list[Directions]] = {}
-        for here, walls in self.walls(block):
-            picked_f, picked_margin = pick(walls, gammas, counts, values[:, here])
+        for here, hyperplanes in self.hyperplanes(block):
+            picked_f, picked_margin = pick(hyperplanes, gammas, counts, values[:, here])
             slopes = [
                 1 / (gamma * k * self.job.count) for gamma, k in zip(gammas, counts, strict=True)
             ]
-            dnorm, dnorm_margin = np.zeros_like(walls.f), np.zeros_like(walls.margin)
-            _slopes(walls.f, walls.f_norms, picked_f, slopes[0], False, df[here], dnorm)
+            dnorm, dnorm_margin = np.zeros_like(hyperplanes.f), np.zeros_like(hyperplanes.margin)
+            _slopes(hyperplanes.f, hyperplanes.f_norms, picked_f, slopes[0], False, df[here], dnorm)
             _slopes(
-                walls.margin, walls.margin_norms, picked_margin, slopes[1], True,
+                hyperplanes.margin, hyperplanes.margin_norms, picked_margin, slopes[1], True,
                 dmargin[here], dnorm_margin,
             )  # fmt: skip
             shared += dnorm[:, : len(shared)].sum(axis=0)
-            near = list(self._directions(walls, dnorm, dnorm_margin, y[here]))
+            near = list(self._directions(hyperplanes, dnorm, dnorm_margin, y[here]))
             if self.patched is not None:
                 self._push_patches(
-                    self.patched, near, walls, [mask[here] for mask in block.trail.masks]
+                    self.patched, near, hyperplanes, [mask[here] for mask in block.cache.masks]
                 )
                 continue
             for k, directions in near:
@@ -80,13 +80,13 @@ class Worker(Observer):
         self._first_rows(shared)
         for k, parts in found.items():
             self._push(k, parts, block)
-        direct = [
+        per_layer = [
             self.layout.units_back(k, df[:, self.job.ends[k] : self.job.ends[k + 1]])
             for k in range(self.job.depth - 1)
         ]
         dlogits = reference_mmr._margins_to_logits(dmargin, y)
-        deltas = self.passes.backward(dlogits, block.trail.masks, direct)
-        self.passes.add_gradients(block.trail, deltas, self.sums)
+        deltas = self.passes.backward(dlogits, block.cache.masks, per_layer)
+        self.passes.add_gradients(block.cache, deltas, self.sums)
 
     def _first_rows(self, shared):
         """The norms of the first layer's rows, which all samples share."""
@@ -113,9 +113,9 @@ class Worker(Observer):
         G = norm_gradients(patches, every, only, weights, self.job.p, order)
         return G, channels, positions
 
-    def _directions(self, walls, dnorm, dnorm_margin, y):
-        """The active walls behind the first layer, layer by layer."""
-        for k, rows in enumerate(walls.rows, start=1):
+    def _directions(self, hyperplanes, dnorm, dnorm_margin, y):
+        """The active hyperplanes behind the first layer, layer by layer."""
+        for k, rows in enumerate(hyperplanes.rows, start=1):
             part = dnorm[:, self.job.ends[k] : self.job.ends[k + 1]]
             samples, units = np.nonzero(part)
             if len(units):
@@ -128,7 +128,7 @@ class Worker(Observer):
             order = _channel_first(self.layout.images[0]) if self.layout.n_convs else None
             weights = dnorm_margin[samples, rivals]
             place = rivals - (rivals > label)
-            G = norm_gradients(walls.pairs, samples, place, weights, self.job.p, order)
+            G = norm_gradients(hyperplanes.pairs, samples, place, weights, self.job.p, order)
             yield last, Directions(G, samples, label, rivals, None)
 
     def finish(self) -> None:
@@ -140,11 +140,11 @@ class Worker(Observer):
         self,
         front: ConvFront,
         near: list[tuple[int, Directions]],
-        walls: Walls,
+        hyperplanes: Hyperplanes,
         masks: list[np.ndarray],
     ) -> None:
         """Backprop of the directions around a few samples, through the patches of the front."""
-        drows = self.buffers.take("drows", *walls.rows[0].shape)
+        drows = self.buffers.take("drows", *hyperplanes.rows[0].shape)
         drows[:] = 0
         for k, (G, samples, units, rivals, positions) in near:
             if positions is not None:
@@ -160,7 +160,7 @@ class Worker(Observer):
             front.add_drows(drows)
 
     def _push_tail(self, k, h, masks, units, rivals):
-        """From the front's output to the wall in layer k, and back: the front's coefficients.
+        """From the front's output to the hyperplane in layer k, and back: the front's coefficients.
 
         `masks` are those of layer depth - 1 and on.
         """
@@ -176,11 +176,11 @@ class Worker(Observer):
         return coefficients
 
     def _push(self, k: int, parts: Sequence[Directions], block: Block) -> None:
-        """Backprop of the directions whose walls are in layer k."""
+        """Backprop of the directions whose hyperplanes are in layer k."""
         G, samples, units = (
             np.concatenate(column) for column in list(zip(*parts, strict=True))[:3]
         )
-        # Either all of a layer's walls have them or none.
+        # Either all of a layer's hyperplanes have them or none.
         others = [part.rivals for part in parts if part.rivals is not None]
         places = [part.positions for part in parts if part.positions is not None]
         rivals = np.concatenate(others) if others else None
@@ -197,7 +197,7 @@ class Worker(Observer):
                 mask[samples[here]]
                 if positions is None
                 else some_windows(mask, samples[here], positions[here], self.front.fields[k][j])
-                for j, mask in enumerate(block.trail.masks[:k], start=1)
+                for j, mask in enumerate(block.cache.masks[:k], start=1)
             ]
             rival = None if rivals is None else rivals[here]
             self._push_some(passes, k, G[here], masks, units[here], rival)
@@ -218,14 +218,14 @@ class Worker(Observer):
             passes.add_direction_gradients(read, passes.backward(weights, masks[:-1]), self.sums)
 
     def _add_top(self, k, top, units, rivals):
-        """What reaches the walls' own layer k is the gradient to their weights there."""
+        """What reaches the hyperplanes' own layer k is the gradient to their weights there."""
         dW, _ = self.sums[k]
         _add_rows(dW, units, top, 1)
         if rivals is not None:
             _add_rows(dW, rivals, top, -1)
 
     def _top_weights(self, k, mask, units, rivals):
-        """The walls' weights in their own layer k, through the mask before it."""
+        """The hyperplanes' weights in their own layer k, through the mask before it."""
         W = self.layout.layers[k].W
         weights = self.buffers.take("unit weights", len(units), W.shape[1])
         others = units if rivals is None else rivals
@@ -313,7 +313,7 @@ def _add_rows(dW, units, rows, sign):
 
 @jit
 def _slopes(values, norms, picked, slope, signed, dvalues, dnorms):
-    """Gradients of ``-slope * d`` to value and norm of the walls picked; a margin's d is signed."""
+    """Gradients of ``-slope * d`` to value and norm of the hyperplanes picked; a margin's d is signed."""
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
             if picked[i, j]:

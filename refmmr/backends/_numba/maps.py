@@ -19,7 +19,7 @@ import numpy as np
 from numba import njit
 
 from refmmr.backends import threads
-from refmmr.reference import regions
+from refmmr.reference import enumeration
 from refmmr.reference.layers import Linear
 from refmmr.reference.network import Network
 
@@ -180,11 +180,11 @@ class Maps:
     def _fill(self, made, maps, parents, active, columns, spare):
         """Make the maps of some cells, given those of their parents and which units are active."""
         # A map may be updated so often before the bounds on rounding errors are void.
-        fresh = _fresh(parents, active, regions.UPDATES // 2)
+        fresh = _fresh(parents, active, enumeration.UPDATES // 2)
         masked = spare.array("masked", (len(fresh), *maps.shape[1:]))
         _mask(maps, parents[fresh], active[fresh], masked)
         if isinstance(columns, Columns):
-            made[fresh] = regions.next_maps(self.net, self.layer - 1, masked)
+            made[fresh] = enumeration.next_maps(self.net, self.layer - 1, masked)
             _update_few(maps, parents, active, columns, fresh, made)
             return
         # One product of matrices, not one for each cell.

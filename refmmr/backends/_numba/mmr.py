@@ -1,7 +1,7 @@
 """Distances, and MMR with its gradient: twins of `reference.distances` and `reference.mmr`.
 
-Samples are dealt with in blocks that stay in cache, and the blocks spread over threads.  The walls
-come from `walls`, gradients from `gradients`.
+Samples are dealt with in blocks that stay in cache, and the blocks spread over threads.  The hyperplanes
+come from `hyperplanes`, gradients from `gradients`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.gradients import Worker
+from refmmr.backends._numba.hyperplanes import Job, Observer, pick
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import add_up, runs
-from refmmr.backends._numba.walls import Job, Observer, pick
 from refmmr.reference import distances as reference_distances
 from refmmr.reference import mmr as reference_mmr
 from refmmr.reference.distances import Distances
@@ -48,13 +48,13 @@ def distances(
         observer = Observer(job)
         for rows in runs(start, stop, BLOCK):
             labels = y[rows]
-            for here, walls in observer.walls(observer.look(X[rows], labels)):
+            for here, hyperplanes in observer.hyperplanes(observer.look(X[rows], labels)):
                 boundary, decision = (side[rows][here] for side in result)
                 if sides is None:
-                    _distance(np.abs(walls.f), walls.f_norms, boundary)
-                    _distance(walls.margin, walls.margin_norms, decision)
+                    _distance(np.abs(hyperplanes.f), hyperplanes.f_norms, boundary)
+                    _distance(hyperplanes.margin, hyperplanes.margin_norms, decision)
                 else:
-                    boundary[:], decision[:] = observer.in_box(walls, labels[here], sides)
+                    boundary[:], decision[:] = observer.in_box(hyperplanes, labels[here], sides)
                 decision[np.arange(len(decision)), labels[here]] = np.inf
 
     threads.spread(part, len(X), least=job.least)
@@ -79,8 +79,8 @@ def mmr(
     def part(start: int, stop: int) -> None:
         observer = Observer(job)
         for rows in runs(start, stop, BLOCK):
-            for here, walls in observer.walls(observer.look(X[rows], y[rows])):
-                pick(walls, (gamma_b, gamma_d), (k_b, k_d), terms[:, rows][:, here])
+            for here, hyperplanes in observer.hyperplanes(observer.look(X[rows], y[rows])):
+                pick(hyperplanes, (gamma_b, gamma_d), (k_b, k_d), terms[:, rows][:, here])
 
     threads.spread(part, len(X), least=job.least)
     boundary, decision = terms
@@ -116,7 +116,7 @@ def mmr_gradient(
 
 @jit
 def _distance(values, norms, out):
-    """Values / norms; where there is no wall, infinity on the side of the value."""
+    """Values / norms; where there is no hyperplane, infinity on the side of the value."""
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
             if norms[i, j] > 0:

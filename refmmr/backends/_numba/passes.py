@@ -143,7 +143,7 @@ Layer = Dense | Conv
 
 
 class Trail(NamedTuple):
-    """What a forward pass leaves behind, as `refmmr.reference.network.Pass`."""
+    """What a forward pass leaves behind, as `refmmr.reference.network.ForwardCache`."""
 
     inputs: list[np.ndarray]  # g_{k-1}, the input of every layer, (n, inputs of the layer)
     masks: list[np.ndarray]  # s_k of every hidden layer, bool
@@ -170,8 +170,8 @@ class Passes:
     def pre_activations(self, X: np.ndarray) -> tuple[list[np.ndarray], Trail]:
         """A forward pass that also keeps f_k of every hidden layer."""
         kept: list[np.ndarray] = []
-        trail = self._forward(X, kept, "kept")
-        return kept, trail
+        cache = self._forward(X, kept, "kept")
+        return kept, cache
 
     def _forward(self, X: np.ndarray, kept: list[np.ndarray] | None, name: str) -> Trail:
         inputs, masks = [X], []
@@ -214,21 +214,21 @@ class Passes:
         self,
         last: np.ndarray,
         masks: Sequence[np.ndarray],
-        direct: Sequence[np.ndarray] | None = None,
+        df: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
         """Carry gradients back from layer len(masks), (n, its outputs), to all before it.
 
-        Returns delta_k of layers 0 to len(masks); `direct` is what a loss feels of their
+        Returns delta_k of layers 0 to len(masks); `df` is what a loss feels of their
         pre-activations besides.
         """
         deltas = [last]
         for k in reversed(range(len(masks))):
             delta = self.buffers.take(("delta", k), len(last), self.layers[k].outputs)
             self.layers[k + 1].transpose(deltas[0], delta, self.buffers)
-            if direct is None:
+            if df is None:
                 apply_mask(delta, masks[k])
             else:
-                _apply_mask_and_add(delta, masks[k], direct[k])
+                _apply_mask_and_add(delta, masks[k], df[k])
             deltas.insert(0, delta)
         return deltas
 
@@ -238,9 +238,9 @@ class Passes:
         self.layers[0].transpose(delta, gradient, self.buffers)
         return gradient
 
-    def add_gradients(self, trail: Trail, deltas: Sequence[np.ndarray], sums: Gradients) -> None:
+    def add_gradients(self, cache: Trail, deltas: Sequence[np.ndarray], sums: Gradients) -> None:
         """Add the gradient to the weights to `sums`, one (dW, db) a layer in this layout."""
-        for layer, x, delta, (dW, db) in zip(self.layers, trail.inputs, deltas, sums, strict=True):
+        for layer, x, delta, (dW, db) in zip(self.layers, cache.inputs, deltas, sums, strict=True):
             layer.add_gradient(layer.read(x, self.buffers, "windows"), delta, dW, db)
 
     def add_direction_gradients(
@@ -365,9 +365,9 @@ def apply_mask(g, mask):
 
 
 @jit
-def _apply_mask_and_add(g, mask, direct):
+def _apply_mask_and_add(g, mask, df):
     """Multiply g by the mask, then add."""
     for n in range(g.shape[0]):
         for i in range(g.shape[1]):
             value = g[n, i]
-            g[n, i] = direct[n, i] + (value if mask[n, i] else 0)
+            g[n, i] = df[n, i] + (value if mask[n, i] else 0)

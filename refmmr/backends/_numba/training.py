@@ -60,10 +60,10 @@ def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gr
     def part(first: int, stop: int) -> None:
         passes, sums = layout.passes(), layout.zeros()
         for here in runs(first, stop, BLOCK):
-            trail = passes.forward(layout.inputs(X[here]))
-            values[here] = reference_loss.cross_entropy(trail.logits, y[here])
-            delta = reference_loss.cross_entropy_gradient(trail.logits, y[here]) / len(X)
-            passes.add_gradients(trail, passes.backward(delta, trail.masks), sums)
+            cache = passes.forward(layout.inputs(X[here]))
+            values[here] = reference_loss.cross_entropy(cache.logits, y[here])
+            delta = reference_loss.cross_entropy_gradient(cache.logits, y[here]) / len(X)
+            passes.add_gradients(cache, passes.backward(delta, cache.masks), sums)
         parts[first] = sums
 
     threads.spread(part, len(X), least=max(16, layout.least(3)))

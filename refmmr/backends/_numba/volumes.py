@@ -8,7 +8,7 @@ from numba import njit
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.reference import volumes as reference
-from refmmr.reference.regions import Regions
+from refmmr.reference.enumeration import Regions
 
 # Without fastmath no product and sum are fused: each rounds as in NumPy.
 _jit = njit(cache=True, nogil=True, error_model="numpy")
@@ -27,10 +27,10 @@ def volumes(cells: Regions) -> np.ndarray:
 
     def work(start: int, stop: int) -> None:
         if n == 2:
-            _areas(start, stop, cells.points, cells.corner_starts, cells.corners, found)
+            _areas(start, stop, cells.points, cells.vertex_starts, cells.vertices, found)
         else:
             _volumes(
-                start, stop, cells.points, cells.corner_starts, cells.corners,
+                start, stop, cells.points, cells.vertex_starts, cells.vertices,
                 cells.touches[:, 0], found,
             )  # fmt: skip
 
@@ -39,10 +39,10 @@ def volumes(cells: Regions) -> np.ndarray:
 
 
 @_jit
-def _areas(start, stop, points, starts, corners, found):
-    """Areas of polygons: half the sum of the cross products of edges, from the first corner on."""
+def _areas(start, stop, points, starts, vertices, found):
+    """Areas of polygons: half the sum of the cross products of edges, from the first vertex on."""
     for cell in range(start, stop):
-        here = corners[starts[cell] : starts[cell + 1]]
+        here = vertices[starts[cell] : starts[cell + 1]]
         total, (x, y) = 0.0, points[here[0]]
         for i in range(1, len(here) - 1):
             a, b = points[here[i]], points[here[i + 1]]
@@ -51,7 +51,7 @@ def _areas(start, stop, points, starts, corners, found):
 
 
 @_jit
-def _volumes(start, stop, points, starts, corners, touches, found):
+def _volumes(start, stop, points, starts, vertices, touches, found):
     n = points.shape[1]
     sizes, apexes = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
     closures, matrix = np.empty((n + 1, 64), np.uint64), np.empty((n, n))
@@ -60,7 +60,7 @@ def _volumes(start, stop, points, starts, corners, touches, found):
     for i in range(2, n + 1):
         factorial *= i
     for cell in range(start, stop):
-        here = corners[starts[cell] : starts[cell + 1]]
+        here = vertices[starts[cell] : starts[cell + 1]]
         if len(here) > members.shape[1]:
             members = np.empty((n + 1, 2 * len(here)), np.int64)
         for i in range(len(here)):
@@ -75,7 +75,7 @@ def _volumes(start, stop, points, starts, corners, touches, found):
 def _fan(points, here, touches, members, sizes, apexes, closures, matrix):
     """Sum of the determinants of the simplices of a polytope.
 
-    The face at a level has n - level dimensions, and the corners ``members[level, :sizes[level]]``.
+    The face at a level has n - level dimensions, and the vertices ``members[level, :sizes[level]]``.
     Its facets are gone through one by one, each a level deeper.  (No recursion: a function that
     calls itself does not survive Numba's cache.)
     """
@@ -111,9 +111,9 @@ def _fan(points, here, touches, members, sizes, apexes, closures, matrix):
 
 @_jit
 def _closures(touches, members, size, closures):
-    """Of each facet: what facets all corners of the face that touch it touch; 0 if none does.
+    """Of each facet: what facets all vertices of the face that touch it touch; 0 if none does.
 
-    Returns the facets that all corners of the face touch.
+    Returns the facets that all vertices of the face touch.
     """
     common = ~np.uint64(0)
     closures[:] = np.uint64(0)
@@ -131,7 +131,7 @@ def _closures(touches, members, size, closures):
 
 @_jit
 def _is_largest(closures, common, facet):
-    """Whether no other facet meets the face in more, or, of lower number, in the same corners."""
+    """Whether no other facet meets the face in more, or, of lower number, in the same vertices."""
     rest = closures[facet] & ~common & ~(np.uint64(1) << np.uint64(facet))
     other = 0
     while rest:

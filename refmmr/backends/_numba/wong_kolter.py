@@ -67,7 +67,7 @@ class _Way(NamedTuple):
 
     owner: np.ndarray  # (T,), the sample of each row
     place: np.ndarray  # (T,)
-    corners: np.ndarray  # (places, 2), may lie outside of the image
+    vertices: np.ndarray  # (places, 2), may lie outside of the image
     window: tuple[int, int, int]  # height, width, channels
     image: tuple[int, int, int]
 
@@ -75,8 +75,8 @@ class _Way(NamedTuple):
 class _Chain:
     """The way of the rows of a layer's units back to the input.
 
-    The input of layer j is entered by windows of shape ``windows[j]``, whose corners, for each
-    place of a unit, are ``corners[j]``; they may lie outside of the image.  ``steps[j]`` leads from
+    The input of layer j is entered by windows of shape ``windows[j]``, whose vertices, for each
+    place of a unit, are ``vertices[j]``; they may lie outside of the image.  ``steps[j]`` leads from
     the window of layer j + 1 to that of layer j.
     """
 
@@ -88,13 +88,13 @@ class _Chain:
             self.shared = self.units  # units that share a place
             self.steps = list(layout.layers[:k])
             self.windows = list(images[: k + 1])
-            self.corners = [np.zeros((1, 2), dtype=np.int64)] * (k + 1)
+            self.vertices = [np.zeros((1, 2), dtype=np.int64)] * (k + 1)
         else:
             self.shared = len(layer.W)
             g = layer.geometry
             self.windows = [(g.kernel_height, g.kernel_width, g.channels)]
             row, column = np.divmod(np.arange(g.positions), g.columns)
-            self.corners = [np.column_stack([row * g.down - g.top, column * g.across - g.left])]
+            self.vertices = [np.column_stack([row * g.down - g.top, column * g.across - g.left])]
             for before in reversed(layout.layers[:k]):
                 assert isinstance(before, Conv)  # dense layers come last
                 self.steps.insert(0, self._grow(before))
@@ -107,12 +107,12 @@ class _Chain:
 
         The layer is the same without its padding: pixels outside of the image are in the window.
         """
-        g, corners = layer.geometry, self.corners[0]
+        g, vertices = layer.geometry, self.vertices[0]
         rows, columns, _ = self.windows[0]
         height = (rows - 1) * g.down + g.kernel_height
         width = (columns - 1) * g.across + g.kernel_width
         self.windows.insert(0, (height, width, g.channels))
-        self.corners.insert(0, corners * (g.down, g.across) - (g.top, g.left))
+        self.vertices.insert(0, vertices * (g.down, g.across) - (g.top, g.left))
         window = Geometry(
             height, width, g.channels, rows, columns, g.kernel_height, g.kernel_width, g.down,
             g.across, 0, 0,
@@ -152,7 +152,7 @@ class _Job:
         """Where rows of layer k are at the input of layer j."""
         chain = self.chains[k]
         place = units // chain.shared
-        return _Way(owner, place, chain.corners[j], chain.windows[j], self.images[j])
+        return _Way(owner, place, chain.vertices[j], chain.windows[j], self.images[j])
 
     def add_first_rows(self, dreach: np.ndarray, sums: Gradients) -> None:
         """What the norms of the first layer's rows tell its weights."""
@@ -372,10 +372,10 @@ class _Worker:
 
 
 @jit
-def _clear_padding(rows, owner, place, corners, window, image):
+def _clear_padding(rows, owner, place, vertices, window, image):
     run, line = window[1] * window[2], image[1] * image[2]
     for t in range(len(rows)):
-        top, left = corners[place[t], 0], corners[place[t], 1] * image[2]
+        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
         begin = min(run, max(0, -left))
         end = max(begin, min(run, line - left))
         for y in range(window[0]):
@@ -389,14 +389,14 @@ def _clear_padding(rows, owner, place, corners, window, image):
 
 @jit
 def _relax(
-    rows, owner, place, corners, window, image, slopes, intercepts, bias, center, below, above
+    rows, owner, place, vertices, window, image, slopes, intercepts, bias, center, below, above
 ):
     """Through a ReLU, in place, and take the intercepts and the layer's biases on board."""
     run, line = window[1] * window[2], image[1] * image[2]
     zero = rows.dtype.type(0)
     for t in range(len(rows)):
         i = owner[t]
-        top, left = corners[place[t], 0], corners[place[t], 1] * image[2]
+        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
         begin = min(run, max(0, -left))
         end = max(begin, min(run, line - left))
         middle = low = high = zero
@@ -422,7 +422,7 @@ def _relax(
 
 @jit
 def _relax_gradient(
-    rows, carried, owner, place, corners, window, image, slopes, intercepts, bias, dcenter, dlower,
+    rows, carried, owner, place, vertices, window, image, slopes, intercepts, bias, dcenter, dlower,
     dupper, dslopes, dintercepts,
 ):  # fmt: skip
     """From the gradient to A to that to G, in place; and A instead of G in `carried`."""
@@ -430,7 +430,7 @@ def _relax_gradient(
     zero = rows.dtype.type(0)
     for t in range(len(rows)):
         i = owner[t]
-        top, left = corners[place[t], 0], corners[place[t], 1] * image[2]
+        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
         begin = min(run, max(0, -left))
         end = max(begin, min(run, line - left))
         middle, low, high = dcenter[t], dlower[t], dupper[t]
@@ -459,12 +459,12 @@ def _relax_gradient(
 
 
 @jit
-def _ends(rows, owner, place, corners, window, image, x, p, center, norm):
+def _ends(rows, owner, place, vertices, window, image, x, p, center, norm):
     """At the input: add ``<row, x>`` to the center, and find the dual norm."""
     run, line = window[1] * window[2], image[1] * image[2]
     zero = rows.dtype.type(0)
     for t in range(len(rows)):
-        top, left = corners[place[t], 0], corners[place[t], 1] * image[2]
+        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
         begin = min(run, max(0, -left))
         end = max(begin, min(run, line - left))
         middle = size = zero
@@ -490,13 +490,13 @@ def _ends(rows, owner, place, corners, window, image, x, p, center, norm):
 
 
 @jit
-def _ends_gradient(rows, owner, place, corners, window, image, x, p, eps, norm, dcenter, dreach):
+def _ends_gradient(rows, owner, place, vertices, window, image, x, p, eps, norm, dcenter, dreach):
     """The gradient to the rows, in place of the rows."""
     width, channels = window[1], window[2]
     run, line = width * channels, image[1] * image[2]
     zero = rows.dtype.type(0)
     for t in range(len(rows)):
-        top, left = corners[place[t], 0], corners[place[t], 1] * image[2]
+        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
         begin = min(run, max(0, -left))
         end = max(begin, min(run, line - left))
         middle, reach = dcenter[t], rows.dtype.type(eps * dreach[t])

@@ -1,11 +1,11 @@
 """Exact answers by mixed-integer linear programs (Tjeng, Xiao, Tedrake 2019).
 
 A program asks for the smallest margin ``f_y - f_s`` on a ball, or for the nearest point with
-``f_s >= f_y`` (`refmmr.certify.programs`).
+``f_s >= f_y`` (`refmmr.certify.bounds._programs`).
 
 Whether a ball is free of other classes is asked in four steps, each for what the one before leaves
 open: CROWN's bounds; the linear program, with a descent from the point that it proposes; a search
-tree over linear programs (`refmmr.certify.branching`), which needs a handful of them where the cuts
+tree over linear programs (`refmmr.certify.bounds._branching`), which needs a handful of them where the cuts
 of a general solver take seconds; HiGHS's own search.  The nearest point is found by halving with
 such questions, and by HiGHS at the end.
 
@@ -23,15 +23,15 @@ from typing import NamedTuple
 import highspy
 import numpy as np
 
-from refmmr.certify import branching, programs, region
-from refmmr.certify.programs import Box, Program
-from refmmr.certify.region import Bounds
-from refmmr.certify.triangle import check_norm, layer_bounds, margins_below, reach
-from refmmr.reference import attacks, rounding
-from refmmr.reference.attacks import project, steepest
-from refmmr.reference.balls import ball
-from refmmr.reference.hyperplanes import cheapest_moves, free_moves, norm
+from refmmr.certify.bounds import _branching, _programs, region
+from refmmr.certify.bounds._programs import Box, Program
+from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below, reach
+from refmmr.certify.bounds.region import Bounds
+from refmmr.reference import pgd, rounding
+from refmmr.reference.ball import ball
+from refmmr.reference.hyperplanes import norm, shortest_step, shortest_step_in_box
 from refmmr.reference.network import Network
+from refmmr.reference.pgd import project, steepest
 
 SAFETY = 1e-6
 """What a margin, in units of its size on the ball, must exceed to count as positive."""
@@ -43,7 +43,7 @@ NARROW = 1.02
 """Ratio of the bounds from which on the nearest example is looked for by one program."""
 
 BEYOND = (1e-6, 1e-7)
-"""Margins, in units of their size on the ball, of examples beyond a corner of the boundary."""
+"""Margins, in units of their size on the ball, of examples beyond a vertex of the boundary."""
 
 DESCENT_STEPS = 60
 REFINEMENTS = 10
@@ -123,7 +123,7 @@ def mip_bounds(
     found = np.full(X.shape, np.nan) if adversarial is None else adversarial.copy()
     wrong = logits.argmax(axis=1) != y
     best[wrong], found[wrong] = 0, X[wrong]
-    for i in np.flatnonzero(attacks.margins(logits, y) > 0).tolist():
+    for i in np.flatnonzero(pgd.margins(logits, y) > 0).tolist():
         deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
         point = net, X[i], int(y[i]), p
         example = None if np.isinf(best[i]) else found[i]
@@ -149,7 +149,7 @@ def decide(
     p: float,
     eps: float,
     box: Box | None,
-    bounds: programs.Bounds,
+    bounds: _programs.Bounds,
     *,
     deadline: float = np.inf,
 ) -> Decision:
@@ -190,10 +190,10 @@ def decide(
     sizes = np.maximum(logits[y] - logits, -below.lower)
     nodes = 0
     where = ball(x[None], np.full(1, eps), p, _flat(box))
-    program = programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=False)
+    program = _programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=False)
     open_: list[int] = []
     for s in targets.tolist():
-        ended = branching.search(
+        ended = _branching.search(
             net, where, y, s, float(sizes[s]), program, bounds, deadline=deadline
         )
         nodes += ended.nodes
@@ -206,7 +206,7 @@ def decide(
             open_.append(s)
     if not open_:
         return Decision(True, None, [], 0, nodes)
-    program = programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
+    program = _programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
     binaries = int(program.binary.sum())
     left = []
     for s in open_:
@@ -215,9 +215,9 @@ def decide(
             continue
         size = float(sizes[s])
         highs = _search(program, y, s, size, deadline)
-        programs.set_costs(highs, *_margin(program, y, s, size))
+        _programs.set_costs(highs, *_margin(program, y, s, size))
         highs.setOptionValue("objective_target", -SAFETY)
-        status = programs.run(highs)
+        status = _programs.run(highs)
         info = highs.getInfo()
         nodes += max(0, info.mip_node_count)
         if _excluded(status, info, SAFETY):
@@ -305,8 +305,8 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
     targets = np.flatnonzero(~(below.lower > 0))
     if len(targets) and not below.complete:
         return lower, best
-    program = programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
-    program, length = programs.with_length(program, p)
+    program = _programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
+    program, length = _programs.with_length(program, p)
     logits = net.logits(x[None])[0]
     reached = 1.0
     for s in targets[np.argsort(below.lower[targets])].tolist():
@@ -316,9 +316,9 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
         highs.changeColBounds(length, 0.0, min(1.0, upper / eps))
         costs = np.zeros(len(program.lower))
         costs[length] = 1
-        programs.set_costs(highs, costs, 0.0)
+        _programs.set_costs(highs, costs, 0.0)
         highs.setOptionValue("mip_abs_gap", DISTANCE_SAFETY / 4)
-        status = programs.run(highs)
+        status = _programs.run(highs)
         info = highs.getInfo()
         if status == highspy.HighsModelStatus.kInfeasible:
             bound = upper / eps
@@ -334,13 +334,13 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
                 nearer, found = refine(net, x, candidate, y, p, box)
                 if found < upper:
                     best, upper = nearer, found
-            # Or it is a corner of the boundary: look for the nearest point a little beyond it.
+            # Or it is a vertex of the boundary: look for the nearest point a little beyond it.
             margin = highs.getNumRow() - 1
             for beyond in BEYOND:
                 if upper <= eps * bound * (1 + 2 * DISTANCE_SAFETY):
                     break
                 highs.changeRowBounds(margin, -highspy.kHighsInf, -beyond - offset)
-                programs.run(highs)
+                _programs.run(highs)
                 status = highs.getInfo().primal_solution_status
                 if status == highspy.SolutionStatus.kSolutionStatusFeasible:
                     nearer, found = refine(net, x, _input(program, x, highs), y, p, box)
@@ -352,7 +352,7 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
 def _across(net, x, z, y, s, p, box):
     """A point beyond the decision boundary a hair farther than z, which lies on it; or z itself.
 
-    Where the nearest point is a corner of the boundary, no projection leads there.
+    Where the nearest point is a vertex of the boundary, no projection leads there.
     """
     length = distance(x, z, p)
     for hair in (1e-9, 1e-8, 1e-7, 5e-7):
@@ -364,14 +364,14 @@ def _across(net, x, z, y, s, p, box):
 
 def _search(program, y, s, size, deadline, slack=SAFETY):
     """HiGHS, looking only at points beyond the decision boundary, margin at most the slack."""
-    highs = programs.solver(program, deadline)
+    highs = _programs.solver(program, deadline)
     costs, offset = _margin(program, y, s, size)
-    programs.add_row(highs, costs, slack - offset)
+    _programs.add_row(highs, costs, slack - offset)
     return highs
 
 
 def _margin(program: Program, y: int, s: int, size: float) -> tuple[np.ndarray, float]:
-    costs, offset = programs.margin(program, y, s)
+    costs, offset = _programs.margin(program, y, s)
     return costs / size, offset / size
 
 
@@ -424,13 +424,13 @@ def descend(
     Z = project(X, start[None], p, radius, box)
     for step in eps * first * np.geomspace(1, 0.01, DESCENT_STEPS):
         if (
-            attacks.margins(net.logits(Z), label)[0] < 0
+            pgd.margins(net.logits(Z), label)[0] < 0
             and region.within(X, Z, p, eps)[0]
             and region.surely_misclassified(net, Z, label)[0]
         ):
             return Z[0]
-        trail = net.forward(Z)
-        deltas = net.backward(trail, [*(None for _ in net.unit_shapes), toward])
+        cache = net.forward(Z)
+        deltas = net.backward(cache, [*(None for _ in net.unit_shapes), toward])
         direction = steepest(net.input_gradient(deltas), p)
         Z = project(X, Z + step * direction, p, radius, box)
     return None
@@ -469,18 +469,18 @@ def refine(
 
 def _onto_boundary(net, x, z, y, p, box, hair):
     """The point nearest to x beyond the nearest rival's boundary, were z's region everywhere."""
-    trail = net.forward(z[None])
-    logits = trail.outputs[-1].reshape(-1)
+    cache = net.forward(z[None])
+    logits = cache.outputs[-1].reshape(-1)
     rivals = np.where(np.arange(net.n_classes) == y, -np.inf, logits)
     s = int(rivals.argmax())
     toward = (np.eye(net.n_classes)[y] - np.eye(net.n_classes)[s]).reshape(1, *net.shapes[-1])
-    w = net.input_gradient(net.backward(trail, [*(None for _ in net.unit_shapes), toward]))
+    w = net.input_gradient(net.backward(cache, [*(None for _ in net.unit_shapes), toward]))
     w, step = w.reshape(-1), (x - z).reshape(-1)
     value = (logits[y] - logits[s] + w @ step) * (1 + hair)
     if not value > 0 or not w.any():
         return None
     if box is None:
-        return x + free_moves(w, np.array(value), p).reshape(x.shape)
+        return x + shortest_step(w, np.array(value), p).reshape(x.shape)
     lo, hi = _flat(box)
-    length, move = cheapest_moves(x.reshape(-1), w, np.array(value), lo, hi, p)
+    length, move = shortest_step_in_box(x.reshape(-1), w, np.array(value), lo, hi, p)
     return np.clip(x + move.reshape(x.shape), *box) if np.isfinite(length) else None

@@ -1,4 +1,4 @@
-"""Where in a polytope is a wall nearest?  Multipliers that suggest an answer, for the search.
+"""Where in a polytope is a hyperplane nearest?  Multipliers that suggest an answer, for the search.
 
 All programs have the form: find the shortest step delta, within the box, such that
 
@@ -6,7 +6,7 @@ All programs have the form: find the shortest step delta, within the box, such t
 
 What comes back are multipliers of the rows and the step.  Neither is trusted by anybody: the
 multipliers become a half-space, whose distance is bounded rigorously, and the step a point, which
-is checked (`refmmr.certify.search`).  So a program may stop early, or fail.
+is checked (`refmmr.certify.bounds.search`).  So a program may stop early, or fail.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import highspy
 import numpy as np
 
-from refmmr.reference.hyperplanes import cheapest_moves, norm
+from refmmr.reference.hyperplanes import norm, shortest_step_in_box
 
 ROUNDS = 6
 """How often a least-distance program takes in rows, before slower least squares finish it."""
@@ -473,7 +473,7 @@ def _smallest_cube(values, rows, lo, hi, lam, limit):
     highs: Any = None
     step, radius = zero, 0.0
     for _ in range(CUBES):
-        distance, move = cheapest_moves(zero, lam @ rows, lam @ values, lo, hi, np.inf)
+        distance, move = shortest_step_in_box(zero, lam @ rows, lam @ values, lo, hi, np.inf)
         new = -float(distance)
         if not new > radius * (1 + 1e-9):
             break

@@ -13,8 +13,8 @@ from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.backends._numba.passes import Dense
-from refmmr.reference import attacks as reference
-from refmmr.reference import minimal_attack
+from refmmr.reference import loss
+from refmmr.reference import pgd as reference
 from refmmr.reference.network import Network
 
 BLOCK = 64
@@ -34,7 +34,7 @@ def pgd(
     start: np.ndarray,
     keep_last: bool = False,
 ) -> np.ndarray:
-    """Twin of `refmmr.reference.attacks.pgd`."""
+    """Twin of `refmmr.reference.pgd.pgd`."""
     layout = Layout(net, X)
     dtype = layout.dtype
     for layer in layout.layers:
@@ -59,9 +59,9 @@ def pgd(
         scratch = np.empty(x.shape[1], dtype)
         dlogits = np.empty((len(x), net.n_classes), dtype)
         for _ in range(steps):
-            trail = passes.forward(z)
-            _odds_gradient(trail.logits, y, dlogits, z, best, best_margin)
-            gradient = passes.input_gradient(passes.backward(dlogits, trail.masks)[0])
+            cache = passes.forward(z)
+            _odds_gradient(cache.logits, y, dlogits, z, best, best_margin)
+            gradient = passes.input_gradient(passes.backward(dlogits, cache.masks)[0])
             _step(x, z, gradient, p, step_size, eps, lo, hi, scratch)
         if not keep_last:
             _odds_gradient(passes.forward(z).logits, y, dlogits, z, best, best_margin)
@@ -71,28 +71,28 @@ def pgd(
     return layout.outside(found)
 
 
-@implements("numba", minimal_attack.margin_gradients)
+@implements("numba", loss.margin_gradients)
 def margin_gradients(
     net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Twin of `refmmr.reference.minimal_attack.margin_gradients`."""
+    """Twin of `refmmr.reference.loss.margin_gradients`."""
     layout = Layout(net, Z)
     (n, r), flat = rivals.shape, layout.inputs(Z)
     logits = np.empty((n, net.n_classes), layout.dtype)
     gradients = np.empty((n * r, flat.shape[1]), layout.dtype)
-    direct = np.zeros((n * r, net.n_classes), layout.dtype)
+    df = np.zeros((n * r, net.n_classes), layout.dtype)
     rows = np.arange(n * r)
-    direct[rows, np.repeat(y, r)] = 1
-    direct[rows, rivals.reshape(-1)] = -1
+    df[rows, np.repeat(y, r)] = 1
+    df[rows, rivals.reshape(-1)] = -1
 
     def part(first: int, stop: int) -> None:
         passes = layout.passes()
         for here in runs(first, stop, max(1, BLOCK // r)):
             there = slice(here.start * r, here.stop * r)
-            trail = passes.forward(flat[here])
-            logits[here] = trail.logits
-            masks = [np.repeat(mask, r, axis=0) for mask in trail.masks]
-            gradients[there] = passes.input_gradient(passes.backward(direct[there], masks)[0])
+            cache = passes.forward(flat[here])
+            logits[here] = cache.logits
+            masks = [np.repeat(mask, r, axis=0) for mask in cache.masks]
+            gradients[there] = passes.input_gradient(passes.backward(df[there], masks)[0])
 
     threads.spread(part, n, least=layout.least(1 + r))
     return logits, layout.outside(gradients).reshape(n, r, -1)

@@ -11,8 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refmmr.reference.enumeration import (
+    Cell,
+    Domain,
+    Regions,
+    VertexTable,
+    region_cell,
+    value_errors,
+)
 from refmmr.reference.network import Network
-from refmmr.reference.regions import Cell, Corners, Domain, Regions, region_cell, value_errors
 
 
 class ClassPiece(NamedTuple):
@@ -20,11 +27,11 @@ class ClassPiece(NamedTuple):
 
     region: int
     winner: int
-    cell: Cell  # its walls: those of the region, or `tie` of the two classes
+    cell: Cell  # its hyperplanes: those of the region, or `tie` of the two classes
 
 
 def tie(n_hidden: int, n_classes: int, first: int, second: int) -> int:
-    """The wall between two classes, the smaller first; it follows those of all hidden units."""
+    """The hyperplane between two classes, the smaller first; it follows those of all hidden units."""
     return n_hidden + first * n_classes + second
 
 
@@ -51,7 +58,7 @@ def class_pieces(
     first, second = np.triu_indices(n_classes, k=1)
     logit_errors = value_errors(net, domain)[-1]
     errors = 2 * (logit_errors[first] + logit_errors[second])
-    table = Corners(regions.points)
+    table = VertexTable(regions.points)
     cells = [region_cell(regions, i) for i in which]
     table.evaluate(
         cells, regions.maps[which][..., first] - regions.maps[which][..., second], errors
@@ -69,7 +76,7 @@ def _won_by(cell, table, winner, n_hidden, n_classes):
     """The part of a cell where a class wins (the first of equals), or None."""
     first, second = np.triu_indices(n_classes, k=1)
     duels = [pair for pair in range(len(first)) if winner in (first[pair], second[pair])]
-    values = table.values_at(cell.corners)
+    values = table.values_at(cell.vertices)
     for pair in duels:
         leads = 1 if winner == first[pair] else -1
         margin = values[:, pair] * leads
@@ -77,10 +84,10 @@ def _won_by(cell, table, winner, n_hidden, n_classes):
             return None
     for pair in duels:
         leads = 1 if winner == first[pair] else -1
-        margin = table.values_at(cell.corners)[:, pair] * leads
+        margin = table.values_at(cell.vertices)[:, pair] * leads
         if (margin > 0).any() and (margin < 0).any():
-            wall = tie(n_hidden, n_classes, int(first[pair]), int(second[pair]))
-            positive, negative = cell.split(table, pair, np.array(duels), wall)
+            hyperplane = tie(n_hidden, n_classes, int(first[pair]), int(second[pair]))
+            positive, negative = cell.split(table, pair, np.array(duels), hyperplane)
             cell = positive if leads > 0 else negative
         elif not (margin > 0).any() and ((margin < 0).any() or leads < 0):
             return None

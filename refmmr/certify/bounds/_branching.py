@@ -2,7 +2,7 @@
 
 A unit that the linear program leaves between its two parts is decided both ways: off (f <= 0) in
 one branch, on (f >= 0) in the other.  Each branch is a linear program again, solved from the
-optimum of the one before in a few steps.  As for the triangles (`refmmr.certify.triangle`), the
+optimum of the one before in a few steps.  As for the triangles (`refmmr.certify.bounds.lp`), the
 solver's dual variables are advice, and the bound of a leaf is computed from them with all rounding
 errors: on a branch the lines of a decided unit are
 
@@ -18,10 +18,10 @@ from typing import NamedTuple
 import highspy
 import numpy as np
 
-from refmmr.certify import programs
-from refmmr.certify.programs import Program
-from refmmr.certify.triangle import lines_below, node_prices
-from refmmr.reference.balls import Ball
+from refmmr.certify.bounds import _programs
+from refmmr.certify.bounds._programs import Program
+from refmmr.certify.bounds.lp import lines_below, node_prices
+from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 
 MAX_NODES = 2000
@@ -48,7 +48,7 @@ def search(
     s: int,
     size: float,
     program: Program,
-    bounds: programs.Bounds,
+    bounds: _programs.Bounds,
     *,
     deadline: float = np.inf,
     max_nodes: int = MAX_NODES,
@@ -77,9 +77,9 @@ def search(
         Neither proved nor with a point where the search was given up.
     """
     row = (np.eye(net.n_classes)[y] - np.eye(net.n_classes)[s]) / size
-    highs = programs.solver(program, deadline)
-    costs, offset = programs.margin(program, y, s)
-    programs.set_costs(highs, costs / size, offset / size)
+    highs = _programs.solver(program, deadline)
+    costs, offset = _programs.margin(program, y, s)
+    _programs.set_costs(highs, costs / size, offset / size)
     branches: list[Branch] = [{}]
     now: Branch = {}
     nodes = 0
@@ -89,7 +89,7 @@ def search(
         branch = branches.pop()
         _move(highs, program, now, branch)
         now, nodes = branch, nodes + 1
-        status = programs.run(highs)
+        status = _programs.run(highs)
         signs = _signs(net, program, branch)
         if status == highspy.HighsModelStatus.kInfeasible:
             _, exists, ray = highs.getDualRay()[:3]  # type: ignore[attr-defined]

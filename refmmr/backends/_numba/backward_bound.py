@@ -5,7 +5,7 @@ go back together, a block at a time: a step through a layer is one matrix produc
 step through a ReLU one run over each row.
 
 The row of a unit of a convolution only touches a window of the layer before, and then of the image.
-So a row is kept as a window of an image, with its corner; a dense layer's is the whole image (a
+So a row is kept as a window of an image, with its vertex; a dense layer's is the whole image (a
 vector is an image of one pixel).  Only units that are unstable by intervals have rows at all.
 """
 
@@ -20,7 +20,7 @@ from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import Layout
 from refmmr.backends._numba.passes import Buffers, Conv, Dense, Layer
-from refmmr.reference import relaxations as reference
+from refmmr.reference import backward_bound as reference
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import UNDERFLOW, rounding_factor
 
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     """Linear functions of a layer's units, each of one sample."""
 
     owner: np.ndarray  # (T,), the sample
-    corner: np.ndarray  # (T, 2), of the window, may lie outside of the image
+    vertex: np.ndarray  # (T, 2), of the window, may lie outside of the image
     window: tuple[int, int, int]  # height, width, channels
     A: np.ndarray  # (T, numbers of a window), coefficients
     constant: np.ndarray  # (T,)
@@ -52,7 +52,7 @@ def margin_bounds(
     box: tuple[np.ndarray, np.ndarray] | None,
     rule: str,
 ) -> np.ndarray:
-    """Twin of `refmmr.reference.relaxations.margin_bounds`."""
+    """Twin of `refmmr.reference.backward_bound.margin_bounds`."""
     return _Relaxed(net, X, p, eps, box, rule).margins(y)
 
 
@@ -65,7 +65,7 @@ def layer_bounds(
     box: tuple[np.ndarray, np.ndarray] | None,
     rule: str,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Twin of `refmmr.reference.relaxations.layer_bounds`."""
+    """Twin of `refmmr.reference.backward_bound.layer_bounds`."""
     relaxed = _Relaxed(net, X, p, eps, box, rule)
     relaxed.bound(len(net.affine))
     shapes = [*net.unit_shapes, net.shapes[-1]]
@@ -205,17 +205,17 @@ class _Relaxed:
             g = layer.geometry
             position, channel = np.divmod(j, len(layer.W))
             row, column = np.divmod(position, g.columns)
-            corner = np.column_stack([row * g.down - g.top, column * g.across - g.left])
+            vertex = np.column_stack([row * g.down - g.top, column * g.across - g.left])
             window = (g.kernel_height, g.kernel_width, g.channels)
             A = sign * layer.W[channel]
-            return Rows(i, corner, window, A, sign * layer.b[channel], error)
+            return Rows(i, vertex, window, A, sign * layer.b[channel], error)
 
         return self._in_blocks(k, np.arange(len(samples)), start)
 
     def _whole(self, k, owner, A, constant, error):
         """Rows of a dense layer k: each a whole image of the layer before."""
-        corner = np.zeros((len(owner), 2), dtype=np.int64)
-        return Rows(owner, corner, self.images[k], A, constant, error)
+        vertex = np.zeros((len(owner), 2), dtype=np.int64)
+        return Rows(owner, vertex, self.images[k], A, constant, error)
 
     def _in_blocks(self, k, rows, start):
         """Carry rows back from layer k, some at a time, on all threads."""
@@ -255,11 +255,11 @@ class _Relaxed:
             image = self.images[j + 1]
             if self.rule == "ibp":
                 return rows.constant + _interval_ends(
-                    rows.A, rows.corner, rows.window, image, rows.owner,
+                    rows.A, rows.vertex, rows.window, image, rows.owner,
                     np.maximum(self.low[j], 0), np.maximum(self.high[j], 0),
                 ) - rows.error  # fmt: skip
             _relax(
-                rows.A, rows.corner, rows.window, image, rows.owner, self.lines[j],
+                rows.A, rows.vertex, rows.window, image, rows.owner, self.lines[j],
                 self.terms[j], layer.b, self.factor, rows.constant, rows.error,
             )  # fmt: skip
             rows = self._step(layer, j, rows, buffers)
@@ -281,12 +281,12 @@ class _Relaxed:
             products, height, width, g.kernel_height, g.kernel_width * g.channels,
             g.down, g.across * g.channels, window[1] * g.channels, A,
         )  # fmt: skip
-        corner = rows.corner * (g.down, g.across) - (g.top, g.left)
-        return rows._replace(A=A, window=window, corner=corner)
+        vertex = rows.vertex * (g.down, g.across) - (g.top, g.left)
+        return rows._replace(A=A, window=window, vertex=vertex)
 
     def _ends(self, rows):
         """What is left at the input: the lowest value on the ball within the box."""
-        given = (rows.A, rows.corner, rows.window, self.images[0], rows.owner)
+        given = (rows.A, rows.vertex, rows.window, self.images[0], rows.owner)
         if self.p == np.inf:
             values = _interval_ends(*given, self.lowest, self.highest)
         else:
@@ -339,7 +339,7 @@ def _lines(low, high, parallel, slack, lines):
 
 
 @jit
-def _relax(A, corner, window, image, owner, lines, terms, b, factor, constant, error):
+def _relax(A, vertex, window, image, owner, lines, terms, b, factor, constant, error):
     """Through the ReLU of a layer, and take its biases and its rounding errors on board.
 
     What of a window lies outside of the image is padding: 0.
@@ -348,7 +348,7 @@ def _relax(A, corner, window, image, owner, lines, terms, b, factor, constant, e
     rows, columns, _ = image
     for t in range(len(A)):
         i = owner[t]
-        up, left = corner[t, 0], corner[t, 1]
+        up, left = vertex[t, 0], vertex[t, 1]
         gain = size = 0.0
         for y in range(height):
             for x in range(width):
@@ -389,7 +389,7 @@ def _fold_windows(products, height, width, kernel, run, down, across, stride, A)
 
 
 @jit
-def _interval_ends(A, corner, window, image, owner, lowest, highest):
+def _interval_ends(A, vertex, window, image, owner, lowest, highest):
     """The smallest value of each function where every number is between bounds."""
     height, width, channels = window
     rows, columns, _ = image
@@ -399,7 +399,7 @@ def _interval_ends(A, corner, window, image, owner, lowest, highest):
         total = 0.0
         for y in range(height):
             for x in range(width):
-                up, left = corner[t, 0] + y, corner[t, 1] + x
+                up, left = vertex[t, 0] + y, vertex[t, 1] + x
                 if not (0 <= up < rows and 0 <= left < columns):
                     continue
                 place, first = (y * width + x) * channels, (up * columns + left) * channels
@@ -411,7 +411,7 @@ def _interval_ends(A, corner, window, image, owner, lowest, highest):
 
 
 @jit
-def _ball_ends(A, corner, window, image, owner, x, lo, hi, eps, boxed, taxi):
+def _ball_ends(A, vertex, window, image, owner, x, lo, hi, eps, boxed, taxi):
     """The smallest value of each function on an l_1 (taxi) or l_2 ball within the box."""
     height, width, channels = window
     rows, columns, _ = image
@@ -423,7 +423,7 @@ def _ball_ends(A, corner, window, image, owner, x, lo, hi, eps, boxed, taxi):
         count = 0
         for y in range(height):
             for z in range(width):
-                up, left = corner[t, 0] + y, corner[t, 1] + z
+                up, left = vertex[t, 0] + y, vertex[t, 1] + z
                 if not (0 <= up < rows and 0 <= left < columns):
                     continue
                 place, first = (y * width + z) * channels, (up * columns + left) * channels

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from refmmr import html
 from refmmr._optional import require
 from refmmr.certify.api import METHODS, Certificates
+from refmmr.display import html
 
 __all__ = [
     "MinimalPerturbations",
@@ -219,10 +219,10 @@ class RobustnessCurve(Result):
         return (~self.attacked).mean(axis=0)
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the curve, see `refmmr.plot.robustness_curve`."""
-        from refmmr import plot
+        """Draw the curve, see `refmmr.display.figures.robustness_curve`."""
+        from refmmr.display import figures
 
-        return plot.robustness_curve(self, ax)
+        return figures.robustness_curve(self, ax)
 
     def head(self) -> str:
         """What was asked, in a line."""

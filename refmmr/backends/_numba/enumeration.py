@@ -1,13 +1,13 @@
-"""The regions of a domain, by the splitting of `refmmr.reference.regions`, compiled.
+"""The regions of a domain, by the splitting of `refmmr.reference.enumeration`, compiled.
 
-The cells, their order and the numbers of the corners are the reference's, unless a value is within
+The cells, their order and the numbers of the vertices are the reference's, unless a value is within
 rounding of its error bound.  What is saved:
 
 - A layer's cells lie side by side in flat arrays, not in an object each.
-- Which units are positive, and negative, at a corner is a bit each: 64 units at a time tell which
+- Which units are positive, and negative, at a vertex is a bit each: 64 units at a time tell which
   of them cross a cell.
 - Affine maps are updated from cell to cell (`maps`).
-- Several threads cut; then one gives numbers to the new corners by their names (`corners`).
+- Several threads cut; then one gives numbers to the new vertices by their names (`vertices`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.cells import FACETS, Layer, Made, split_polygons, split_polytopes
-from refmmr.backends._numba.corners import (
+from refmmr.backends._numba.maps import Maps
+from refmmr.backends._numba.vertices import (
     Around,
     append_bits,
     around,
@@ -31,8 +32,7 @@ from refmmr.backends._numba.corners import (
     merge,
     no_names,
 )
-from refmmr.backends._numba.maps import Maps
-from refmmr.reference import regions
+from refmmr.reference import enumeration
 from refmmr.reference.network import Network
 
 LEAST = 256
@@ -46,19 +46,19 @@ class Cells(NamedTuple):
     """R convex cells, those of one beside those of the next."""
 
     starts: np.ndarray  # (R + 1,) int
-    corners: np.ndarray  # (C,) int
+    vertices: np.ndarray  # (C,) int
     touches: np.ndarray  # (C, words) uint64; no words in the plane
     facet_starts: np.ndarray  # (R + 1,) int
-    walls: np.ndarray  # (F,) int
+    hyperplanes: np.ndarray  # (F,) int
 
 
-@implements("numba", regions.enumerate_regions)
+@implements("numba", enumeration.enumerate_regions)
 def enumerate_regions(
     net: Network,
-    domain: regions.Domain,
+    domain: enumeration.Domain,
     go_on: Callable[[int, int, int, int], bool] = lambda layer, done, cells, pieces: True,
-    most: int = regions.UNLIMITED,
-) -> regions.Regions:
+    most: int = enumeration.UNLIMITED,
+) -> enumeration.Regions:
     """As the reference; it also takes what is not float64, and cells of more than 64 facets."""
     arrays = [*domain, *(array for pair in net.parameters for array in pair)]
     if all(array.dtype == np.float64 for array in arrays) and 2 * len(domain.lo) <= FACETS:
@@ -66,24 +66,24 @@ def enumerate_regions(
             found = _enumerate(net, domain, go_on, most)
         if found is not None:
             return found
-    return regions.enumerate_regions(net, domain, go_on, most)
+    return enumeration.enumerate_regions(net, domain, go_on, most)
 
 
 def _enumerate(net, domain, go_on, most):
     """The regions, or None where a cell has too many facets."""
-    cell, points = regions.domain_cell(domain)
-    touches = regions.pack(regions.cell_touches(cell), words=1)
+    cell, points = enumeration.domain_cell(domain)
+    touches = enumeration.pack(enumeration.cell_touches(cell), words=1)
     cells = Cells(
-        np.array([0, len(cell.corners)]),
-        cell.corners,
+        np.array([0, len(cell.vertices)]),
+        cell.vertices,
         touches[:, :0] if len(domain.lo) == 2 else touches,
-        np.array([0, len(cell.walls)]),
-        cell.walls,
+        np.array([0, len(cell.hyperplanes)]),
+        cell.hyperplanes,
     )
     uncertain = np.zeros(len(points), bool)
     patterns, n_bits = np.zeros((1, 0), np.uint8), 0
-    maps = Maps.first(net, regions.first_map(net, domain))
-    errors = regions.value_errors(net, domain)
+    maps = Maps.first(net, enumeration.first_map(net, domain))
+    errors = enumeration.value_errors(net, domain)
     complete = True
     for k, shape in enumerate(net.unit_shapes):
         n_units = math.prod(shape)
@@ -98,32 +98,32 @@ def _enumerate(net, domain, go_on, most):
         patterns = append_bits(patterns, n_bits, parents, active, n_units)
         n_bits += n_units
         maps = Maps(net, k + 1, maps, parents, active)
-    return regions.Regions(
-        points, uncertain, cells.starts, cells.corners, cells.touches, cells.facet_starts,
-        cells.walls, patterns, maps.all(), complete,
+    return enumeration.Regions(
+        points, uncertain, cells.starts, cells.vertices, cells.touches, cells.facet_starts,
+        cells.hyperplanes, patterns, maps.all(), complete,
     )  # fmt: skip
 
 
 def _evaluate(cells, points, maps, errors):
-    """A layer's units on all cells, and at which corners a value is within its error.
+    """A layer's units on all cells, and at which vertices a value is within its error.
 
-    Each corner is evaluated by the map of its owner, the first cell around it.  Signs of all units
+    Each vertex is evaluated by the map of its owner, the first cell around it.  Signs of all units
     come first; they tell which units change sign on which cell, and only their values are kept.
     """
-    starts, corners = cells.starts, cells.corners
-    near = Around(*around(len(points), starts, corners))
+    starts, vertices = cells.starts, cells.vertices
+    near = Around(*around(len(points), starts, vertices))
     signs = np.zeros((len(points), 2, -(-len(errors) // 64)), np.uint64)
     doubtful = np.zeros(len(points), bool)
     maps.for_each(
         lambda first, block: find_signs(
-            first, block, points, starts, corners, near, errors, signs, doubtful
+            first, block, points, starts, vertices, near, errors, signs, doubtful
         )
     )
-    open_starts, units, value_starts, active = find_crossing(starts, corners, signs)
+    open_starts, units, value_starts, active = find_crossing(starts, vertices, signs)
     values = np.empty(value_starts[-1])
     maps.for_each(
         lambda first, block: find_values(
-            first, block, points, starts, corners, near, errors, open_starts, units,
+            first, block, points, starts, vertices, near, errors, open_starts, units,
             value_starts, values,
         )
     )  # fmt: skip
@@ -136,7 +136,7 @@ def _cut(cells, layer, first_unit, go_on, k, most):
     Returns
     -------
     tuple or None
-        The pieces, their parents, active units, new corners (points, doubtful), and whether
+        The pieces, their parents, active units, new vertices (points, doubtful), and whether
         nobody said stop.  None where a piece has too many facets.
     """
     names, count = no_names(layer.points.shape[1]), 0
@@ -149,7 +149,7 @@ def _cut(cells, layer, first_unit, go_on, k, most):
             return None
         for run in made:
             names, count = merge(
-                names, count, run.cuts, run.points, run.doubtful, run.corners, len(layer.points)
+                names, count, run.cuts, run.points, run.doubtful, run.vertices, len(layer.points)
             )
             runs.append(run)
             n_pieces += len(run.parents)
@@ -157,9 +157,9 @@ def _cut(cells, layer, first_unit, go_on, k, most):
         if n_pieces > most or not told:
             break
     joined = (np.concatenate(parts) for parts in zip(*(run[:6] for run in runs), strict=True))
-    corners, walls, touches, sizes, parents, active = joined
+    vertices, hyperplanes, touches, sizes, parents, active = joined
     starts, facet_starts = (np.append(0, np.cumsum(column)) for column in sizes.T)
-    pieces = Cells(starts, corners, touches, facet_starts, walls)
+    pieces = Cells(starts, vertices, touches, facet_starts, hyperplanes)
     new = names.points[:count].copy(), names.doubtful[:count].copy()
     return pieces, parents, active, new, end == n_cells and n_pieces <= most
 
@@ -180,11 +180,18 @@ def _split(cells, layer, first_unit, start, stop, most):
     if layer.points.shape[1] == 2:
         return Made(
             *split_polygons(
-                start, stop, cells.starts, cells.corners, cells.walls, layer, first_unit, most
+                start,
+                stop,
+                cells.starts,
+                cells.vertices,
+                cells.hyperplanes,
+                layer,
+                first_unit,
+                most,
             )
         )
     fits, *run = split_polytopes(
-        start, stop, cells.starts, cells.corners, cells.touches, cells.facet_starts, cells.walls,
+        start, stop, cells.starts, cells.vertices, cells.touches, cells.facet_starts, cells.hyperplanes,
         layer, first_unit, most,
     )  # fmt: skip
     return Made(*run) if fits else None

@@ -7,7 +7,7 @@ the minimal adversarial example, and d_D the exact minimal perturbation.  The sa
 the box.
 
 The lower bound holds in real arithmetic for the network whose weights are these floats: every
-distance is computed for the worst wall within the rounding error (`refmmr.reference.rounding`).
+distance is computed for the worst hyperplane within the rounding error (`refmmr.reference.rounding`).
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference import attacks, rounding
+from refmmr.reference import pgd, rounding
 from refmmr.reference.affine import chunks
-from refmmr.reference.distances import Walls, walls_around
-from refmmr.reference.hyperplanes import cheapest_moves, dual_norm, free_moves, norm
+from refmmr.reference.distances import Hyperplanes, hyperplanes_around
+from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step, shortest_step_in_box
 from refmmr.reference.network import Network, flat
 
 HAIRS = (1e-12, 1e-9, 3e-7)
-"""How far beyond the wall to look for the adversarial example, relative to the distance."""
+"""How far beyond the hyperplane to look for the adversarial example, relative to the distance."""
 
-surely_misclassified = attacks.surely_misclassified
+surely_misclassified = pgd.surely_misclassified
 
 PAIRS = 2**22
-"""Walls times dimensions that are handled at once."""
+"""Hyperplanes times dimensions that are handled at once."""
 
 
 class Bounds(NamedTuple):
@@ -40,7 +40,7 @@ class Bounds(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """Bounds on the rounding error of a `Walls`: values in units of f, gradients in any l_q."""
+    """Bounds on the rounding error of a `Hyperplanes`: values in units of f, gradients in any l_q."""
 
     f: np.ndarray  # (n, N)
     V: np.ndarray  # (n, N)
@@ -79,22 +79,24 @@ def region_bounds(
 def _region_bounds(net, X, y, p, box):
     # Overflow ends in a NaN, which no comparison accepts: a bound of 0, never a wrong one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        walls = walls_around(net, X, y)
-        errors = wall_errors(net, X, y, walls)
-        upper, adversarial = nearest_projection(net, X, y, walls, p, box)
+        hyperplanes = hyperplanes_around(net, X, y)
+        errors = hyperplane_errors(net, X, y, hyperplanes)
+        upper, adversarial = nearest_projection(net, X, y, hyperplanes, p, box)
         if box is None:
-            boundary, decision = _free_lower(walls, errors, p, y)
+            boundary, decision = _free_lower(hyperplanes, errors, p, y)
             lower = np.minimum(boundary.min(axis=1, initial=np.inf), decision.min(axis=1))
         else:
-            lower = _box_lower(X, y, walls, errors, p, box)
-        certain = ((np.abs(walls.f) > errors.f) | (errors.f == 0)).all(axis=1)
+            lower = _box_lower(X, y, hyperplanes, errors, p, box)
+        certain = ((np.abs(hyperplanes.f) > errors.f) | (errors.f == 0)).all(axis=1)
         lower = np.where(certain & (lower > 0) & (upper > 0), lower, 0)
     return Bounds(lower, upper, adversarial)
 
 
-def wall_errors(net: Network, X: np.ndarray, y: np.ndarray, walls: Walls) -> Errors:
-    """Rounding errors of everything in `walls`."""
-    masks = walls.trail.masks
+def hyperplane_errors(
+    net: Network, X: np.ndarray, y: np.ndarray, hyperplanes: Hyperplanes
+) -> Errors:
+    """Rounding errors of everything in `hyperplanes`."""
+    masks = hyperplanes.cache.masks
     f_errors = rounding.value_errors(net, X, masks)
     V_errors = rounding.gradient_errors(net, masks)
     n, rows = len(X), np.arange(len(X))
@@ -112,12 +114,16 @@ def wall_errors(net: Network, X: np.ndarray, y: np.ndarray, walls: Walls) -> Err
     )
 
 
-def _free_lower(walls, errors, p, y):
+def _free_lower(hyperplanes, errors, p, y):
     """Lower bounds on d_B and d_D: smaller value, larger gradient."""
-    slack = 1 - rounding.rounding_factor(4 * walls.R.shape[1] + 32)
-    boundary = _quotient(np.abs(walls.f) - errors.f, walls.boundary_norms(p) / slack + errors.V)
-    boundary[errors.V == 0] = np.inf  # constant on the region: no wall
-    decision = _quotient(walls.margin - errors.margin, dual_norm(walls.R, p, 1) / slack + errors.R)
+    slack = 1 - rounding.rounding_factor(4 * hyperplanes.R.shape[1] + 32)
+    boundary = _quotient(
+        np.abs(hyperplanes.f) - errors.f, hyperplanes.boundary_norms(p) / slack + errors.V
+    )
+    boundary[errors.V == 0] = np.inf  # constant on the region: no hyperplane
+    decision = _quotient(
+        hyperplanes.margin - errors.margin, dual_norm(hyperplanes.R, p, 1) / slack + errors.R
+    )
     decision[np.arange(len(y)), y] = np.inf
     return boundary * slack, decision * slack
 
@@ -125,7 +131,7 @@ def _free_lower(walls, errors, p, y):
 def _quotient(value, slope):
     """Value / slope, 0 where that is undefined.
 
-    Without a slope there is no wall, but a tie (value 0) is nowhere safe.
+    Without a slope there is no hyperplane, but a tie (value 0) is nowhere safe.
     """
     away = np.maximum(value, 0)
     quotient = away / np.where(slope == 0, 1, slope)
@@ -133,21 +139,28 @@ def _quotient(value, slope):
     return np.where(np.isnan(quotient), 0, quotient)
 
 
-def _box_lower(X, y, walls, errors, p, box):
-    """The minimum of the distances in the box, evaluating only the walls that can attain it.
+def _box_lower(X, y, hyperplanes, errors, p, box):
+    """The minimum of the distances in the box, evaluating only the hyperplanes that can attain it.
 
     A free distance is a lower bound of the distance in the box.  So the decision boundaries and the
-    nearest region boundary give a radius, and only walls that are nearer than it in the free sense
+    nearest region boundary give a radius, and only hyperplanes that are nearer than it in the free sense
     need a second look.
     """
     lo, hi = (side.reshape(-1) for side in box)
     x = X.reshape(len(X), -1)
-    free, _ = _free_lower(walls, errors, p, y)
+    free, _ = _free_lower(hyperplanes, errors, p, y)
     lower = np.full(len(X), np.inf)
 
-    i, s = np.nonzero(np.arange(walls.margin.shape[1]) != y[:, None])
-    found = wall_in_box(
-        x[i], walls.R[i, :, s], walls.margin[i, s], errors.margin[i, s], errors.R[i, s], lo, hi, p
+    i, s = np.nonzero(np.arange(hyperplanes.margin.shape[1]) != y[:, None])
+    found = hyperplane_in_box(
+        x[i],
+        hyperplanes.R[i, :, s],
+        hyperplanes.margin[i, s],
+        errors.margin[i, s],
+        errors.R[i, s],
+        lo,
+        hi,
+        p,
     )
     np.minimum.at(lower, i, found)
 
@@ -155,9 +168,9 @@ def _box_lower(X, y, walls, errors, p, box):
         size = max(1, PAIRS // x.shape[1])
         for start in range(0, len(samples), size):
             i, j = samples[start : start + size], units[start : start + size]
-            w = np.sign(walls.f[i, j])[:, None] * walls.boundary_rows(i, j)
-            found = wall_in_box(
-                x[i], w, np.abs(walls.f[i, j]), errors.f[i, j], errors.V[i, j], lo, hi, p
+            w = np.sign(hyperplanes.f[i, j])[:, None] * hyperplanes.boundary_rows(i, j)
+            found = hyperplane_in_box(
+                x[i], w, np.abs(hyperplanes.f[i, j]), errors.f[i, j], errors.V[i, j], lo, hi, p
             )
             np.minimum.at(lower, i, found)
 
@@ -168,7 +181,7 @@ def _box_lower(X, y, walls, errors, p, box):
     return lower
 
 
-def wall_in_box(
+def hyperplane_in_box(
     x: np.ndarray,
     w: np.ndarray,
     value: np.ndarray,
@@ -178,9 +191,9 @@ def wall_in_box(
     hi: np.ndarray,
     p: float,
 ) -> np.ndarray:
-    """Lower bounds on distances in the box, for the worst walls within the rounding errors.
+    """Lower bounds on distances in the box, for the worst hyperplanes within the rounding errors.
 
-    Over a step of length r the wall's function is known up to ``value_error + w_error * r``.  So it
+    Over a step of length r the hyperplane's function is known up to ``value_error + w_error * r``.  So it
     is still above 0 wherever the computed one has lost less than the rest; and r is at most the
     computed distance (or the bound is that already) and at most the size of the box.
 
@@ -197,10 +210,10 @@ def wall_in_box(
     ndarray, shape (m,)
     """
     slack = 1 - rounding.rounding_factor(16 * len(lo) + 64)
-    distance, _ = cheapest_moves(x, w, np.maximum(value, 0), lo, hi, p)
+    distance, _ = shortest_step_in_box(x, w, np.maximum(value, 0), lo, hi, p)
     longest = np.minimum(distance, norm(hi - lo, p)) / slack
     rest = (value - value_error - w_error * longest) * slack
-    distance, _ = cheapest_moves(x, w, np.maximum(rest, 0), lo, hi, p)
+    distance, _ = shortest_step_in_box(x, w, np.maximum(rest, 0), lo, hi, p)
     return np.where(rest > 0, distance * slack, 0)
 
 
@@ -208,7 +221,7 @@ def nearest_projection(
     net: Network,
     X: np.ndarray,
     y: np.ndarray,
-    walls: Walls,
+    hyperplanes: Hyperplanes,
     p: float,
     box: tuple[np.ndarray, np.ndarray] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -225,14 +238,14 @@ def nearest_projection(
     adversarial : ndarray, shape (n, *input_shape)
         NaN where there is none.
     """
-    n, d, classes = walls.R.shape
-    w = walls.R.swapaxes(1, 2)
-    wrong = walls.trail.outputs[-1].reshape(n, -1).argmax(axis=1) != y
+    n, d, classes = hyperplanes.R.shape
+    w = hyperplanes.R.swapaxes(1, 2)
+    wrong = hyperplanes.cache.outputs[-1].reshape(n, -1).argmax(axis=1) != y
     upper = np.where(wrong, 0, np.inf)
     adversarial = np.where(wrong[:, None], X.reshape(n, -1), np.nan)
     label = np.repeat(y, classes)
     for hair in HAIRS:
-        Z = X.reshape(n, 1, d) + _moves(X, w, walls.margin * (1 + hair), p, box)
+        Z = X.reshape(n, 1, d) + _moves(X, w, hyperplanes.margin * (1 + hair), p, box)
         if box is not None:
             Z = np.clip(Z, *(side.reshape(-1) for side in box))
         length = norm(Z - X.reshape(n, 1, d), p) * (1 + rounding.rounding_factor(4 * d))
@@ -253,9 +266,11 @@ def within(X: np.ndarray, Z: np.ndarray, p: float, eps: float) -> np.ndarray:
 
 
 def _moves(X, w, value, p, box):
-    """The shortest steps onto walls, zero where there is no such step."""
+    """The shortest steps onto hyperplanes, zero where there is no such step."""
     if box is not None:
         lo, hi = (side.reshape(-1) for side in box)
-        return cheapest_moves(X.reshape(len(X), 1, -1), w, value, lo, hi, p)[1]
-    wall = (w != 0).any(axis=2)
-    return np.where(wall[:, :, None], free_moves(np.where(wall[:, :, None], w, 1), value, p), 0)
+        return shortest_step_in_box(X.reshape(len(X), 1, -1), w, value, lo, hi, p)[1]
+    hyperplane = (w != 0).any(axis=2)
+    return np.where(
+        hyperplane[:, :, None], shortest_step(np.where(hyperplane[:, :, None], w, 1), value, p), 0
+    )

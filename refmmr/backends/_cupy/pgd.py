@@ -1,4 +1,4 @@
-"""Twin of `refmmr.reference.attacks`: projected gradient descent."""
+"""Twin of `refmmr.reference.pgd`: projected gradient descent."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from refmmr.backends._cupy.dispatch import on_device
 from refmmr.backends._cupy.kernels import launch
 from refmmr.backends._cupy.loss import backward
 from refmmr.backends._cupy.network import one_hot
-from refmmr.reference import attacks as reference
-from refmmr.reference.attacks import _better, _inward, steepest
+from refmmr.reference import pgd as reference
 from refmmr.reference.loss import softmax
 from refmmr.reference.network import Network
+from refmmr.reference.pgd import _better, _inward, steepest
 
 
 @implements("cupy", reference.pgd)
@@ -31,18 +31,18 @@ def pgd(
     start: cupy.ndarray,
     keep_last: bool = False,
 ) -> cupy.ndarray:
-    """See `refmmr.reference.attacks.pgd`."""
+    """See `refmmr.reference.pgd.pgd`."""
     own = one_hot(y, net.n_classes)
     step = _step_inf if p == cupy.inf else _step
     Z = best = start
     best_margin = cupy.full(len(X), cupy.inf, X.dtype)
     for _ in range(steps):
-        trail = net.forward(Z)
-        logits = trail.outputs[-1].reshape(len(X), -1)
+        cache = net.forward(Z)
+        logits = cache.outputs[-1].reshape(len(X), -1)
         best, best_margin = _better(best, best_margin, Z, _margins(logits, own))
         # The gradient of the log-odds, as in the reference.
         slope = cupy.where(own, -1, softmax(cupy.where(own, -cupy.inf, logits)))
-        gradient = net.input_gradient(backward(net, trail, slope))
+        gradient = net.input_gradient(backward(net, cache, slope))
         Z = step(X, Z, gradient, p, eps, step_size, box)
     if keep_last:
         return Z
@@ -83,7 +83,7 @@ def _sides(box, X):
 
 
 def _onto_l1_ball(delta, eps):
-    """See `refmmr.reference.attacks`."""
+    """See `refmmr.reference.pgd`."""
     size = cupy.abs(delta)
     descending = -cupy.sort(-size, axis=1)
     counts = cupy.arange(1, delta.shape[1] + 1, dtype=delta.dtype)

@@ -18,7 +18,7 @@ from refmmr.reference.layers import Conv2d, Linear
 
 if TYPE_CHECKING:
     from refmmr.certify import Certificates
-    from refmmr.certify.results import Result
+    from refmmr.certify.evaluation.results import Result
     from refmmr.reference.network import Network
     from refmmr.regions import RegionComplex
     from refmmr.training import History
@@ -83,8 +83,8 @@ def regions(cx: RegionComplex) -> str:
     facts = [
         ("dimensions", f"{cx.dimension}"),
         ("regions", f"{len(cx):,}"),
-        ("facets", f"{len(cx.facets.walls):,}"),
-        ("corners", f"{len(cx.points):,}"),
+        ("facets", f"{len(cx.facets.hyperplanes):,}"),
+        ("vertices", f"{len(cx.points):,}"),
         ("smallest volume", f"{cx.volumes.min():.4g}"),
         ("median volume", f"{np.median(cx.volumes):.4g}"),
         ("largest volume", f"{cx.volumes.max():.4g}"),

@@ -11,14 +11,14 @@ The domain is a box in coordinates z of n dimensions, and the input of the netwo
 
 Three things keep neighbours in agreement, so that no sliver is lost and none is invented:
 
-- The value of a unit at a corner is computed once, from the affine map of one of the cells around
+- The value of a unit at a vertex is computed once, from the affine map of one of the cells around
   it.  The network is continuous: all of the maps agree there.
-- A corner made by a cut has a name: the edge that was cut, and the wall.  All the cells around the
-  edge find the same corner under that name.
-- In floats the sign of a unit at a corner is decided only where its value is larger than its
+- A vertex made by a cut has a name: the edge that was cut, and the hyperplane.  All the cells around the
+  edge find the same vertex under that name.
+- In floats the sign of a unit at a vertex is decided only where its value is larger than its
   rounding error (`refmmr.reference.rounding`).  Within that error the value is taken to be 0 and
-  the wall to pass through the corner, so a cell is never cut along a wall that only touches it.
-  Corners where that happened are marked as uncertain.
+  the hyperplane to pass through the vertex, so a cell is never cut along a hyperplane that only touches it.
+  Vertices where that happened are marked as uncertain.
 
 With `fractions.Fraction` as numbers (object arrays) every sign is exact.
 """
@@ -35,7 +35,7 @@ from refmmr.reference import rounding
 from refmmr.reference.network import Network, flat
 
 WORD = 64
-"""Bits in which a corner remembers the facets that it touches."""
+"""Bits in which a vertex remembers the facets that it touches."""
 
 
 UPDATES = 128
@@ -58,24 +58,26 @@ class Domain(NamedTuple):
 class Regions(NamedTuple):
     """R convex cells of n dimensions; those of one are beside those of the next in every array.
 
-    Corners are numbers, rows of `points`.  In the plane the corners of a cell go counter-clockwise
-    and its facet i is the edge from corner i to corner i + 1; `touches` is empty then.
+    Vertices are numbers, rows of `points`.  In the plane the vertices of a cell go counter-clockwise
+    and its facet i is the edge from vertex i to vertex i + 1; `touches` is empty then.
     """
 
     points: np.ndarray  # (V, n)
     uncertain: np.ndarray  # (V,) bool: some sign there was within its rounding error
-    corner_starts: np.ndarray  # (R + 1,) int
-    corners: np.ndarray  # (C,) int
-    touches: np.ndarray  # (C, words) uint64: bit i says that the corner lies on facet i of its cell
+    vertex_starts: np.ndarray  # (R + 1,) int
+    vertices: np.ndarray  # (C,) int
+    touches: np.ndarray  # (C, words) uint64: bit i says that the vertex lies on facet i of its cell
     facet_starts: np.ndarray  # (R + 1,) int
-    walls: np.ndarray  # (F,) int, the unit that is 0 on a facet, or a `face`; rising if n is not 2
+    hyperplanes: (
+        np.ndarray
+    )  # (F,) int, the unit that is 0 on a facet, or a `face`; rising if n is not 2
     patterns: np.ndarray  # (R, ceil(N / 8)) uint8: `numpy.packbits`, little
     maps: np.ndarray  # (R, n + 1, K): the logits are z @ maps[:n] + maps[n]
     complete: bool  # false if it was told to stop
 
 
 def face(axis: int, upper: bool) -> int:
-    """The wall of a facet that lies on the domain's own face, where z[axis] is lo or hi."""
+    """The hyperplane of a facet that lies on the domain's own face, where z[axis] is lo or hi."""
     return -1 - 2 * axis - upper
 
 
@@ -85,73 +87,82 @@ def face(axis: int, upper: bool) -> int:
 class Polygon(NamedTuple):
     """A convex cell of the plane."""
 
-    corners: np.ndarray  # (m,) int, counter-clockwise
-    walls: np.ndarray  # (m,) int: of the edge from corner i to corner i + 1
+    vertices: np.ndarray  # (m,) int, counter-clockwise
+    hyperplanes: np.ndarray  # (m,) int: of the edge from vertex i to vertex i + 1
 
-    def split(self, table: Corners, unit: int, units: np.ndarray, wall: int) -> list[Polygon]:
+    def split(
+        self, table: VertexTable, unit: int, units: np.ndarray, hyperplane: int
+    ) -> list[Polygon]:
         """Cut along the line where a unit is 0: the positive and the negative side.
 
         Parameters
         ----------
-        table : Corners
-            Gets the corners that the cut makes.
+        table : VertexTable
+            Gets the vertices that the cut makes.
         unit : int
-            A unit of the layer at hand that has both signs at the corners.
+            A unit of the layer at hand that has both signs at the vertices.
         units : ndarray of int
-            Those whose signs will be asked for at the new corners.
-        wall : int
+            Those whose signs will be asked for at the new vertices.
+        hyperplane : int
             Label of the new facet.
         """
-        f = table.values_at(self.corners)[:, unit].tolist()
-        numbers = self.corners.tolist()
-        corners, walls, signs = [], [], []
-        for i, (a, wall_here) in enumerate(zip(numbers, self.walls.tolist(), strict=True)):
-            corners.append(a)
-            walls.append(wall_here)
+        f = table.values_at(self.vertices)[:, unit].tolist()
+        numbers = self.vertices.tolist()
+        vertices, hyperplanes, signs = [], [], []
+        for i, (a, hyperplane_here) in enumerate(
+            zip(numbers, self.hyperplanes.tolist(), strict=True)
+        ):
+            vertices.append(a)
+            hyperplanes.append(hyperplane_here)
             signs.append((f[i] > 0) - (f[i] < 0))
             j = (i + 1) % len(numbers)
             if f[i] > 0 > f[j] or f[i] < 0 < f[j]:
                 ends = (a, numbers[j]) if f[i] > 0 else (numbers[j], a)
-                corners.append(table.between(*ends, unit, units, wall))
-                walls.append(wall_here)
+                vertices.append(table.between(*ends, unit, units, hyperplane))
+                hyperplanes.append(hyperplane_here)
                 signs.append(0)
-        whole = Polygon(np.array(corners), np.array(walls))
-        return [whole._side(np.array(signs) * sign >= 0, wall) for sign in (1, -1)]
+        whole = Polygon(np.array(vertices), np.array(hyperplanes))
+        return [whole._side(np.array(signs) * sign >= 0, hyperplane) for sign in (1, -1)]
 
-    def _side(self, keep: np.ndarray, wall: int) -> Polygon:
-        """The corners on one side of a line; the edge that closes the piece lies on the line."""
+    def _side(self, keep: np.ndarray, hyperplane: int) -> Polygon:
+        """The vertices on one side of a line; the edge that closes the piece lies on the line."""
         kept = np.flatnonzero(keep)
-        # The kept corners follow each other around the polygon, except across the cut.
+        # The kept vertices follow each other around the polygon, except across the cut.
         leaves = ~keep[(kept + 1) % len(keep)]
-        return Polygon(self.corners[kept], np.where(leaves, wall, self.walls[kept]))
+        return Polygon(self.vertices[kept], np.where(leaves, hyperplane, self.hyperplanes[kept]))
 
 
 class Polytope(NamedTuple):
-    """A convex cell of any dimension; its edges and faces are known by what corners touch."""
+    """A convex cell of any dimension; its edges and faces are known by what vertices touch."""
 
-    corners: np.ndarray  # (m,) int
-    walls: np.ndarray  # (F,) int: one a facet
-    touches: np.ndarray  # (m, F) bool: corner i lies on facet j
+    vertices: np.ndarray  # (m,) int
+    hyperplanes: np.ndarray  # (F,) int: one a facet
+    touches: np.ndarray  # (m, F) bool: vertex i lies on facet j
 
-    def split(self, table: Corners, unit: int, units: np.ndarray, wall: int) -> list[Polytope]:
+    def split(
+        self, table: VertexTable, unit: int, units: np.ndarray, hyperplane: int
+    ) -> list[Polytope]:
         """Cut along the hyperplane where a unit is 0; see `Polygon.split`."""
-        f = table.values_at(self.corners)[:, unit]
+        f = table.values_at(self.vertices)[:, unit]
         edges = self._edges(f > 0, f < 0, n=len(table.points[0]))
-        new = [table.between(self.corners[i], self.corners[j], unit, units, wall) for i, j in edges]
+        new = [
+            table.between(self.vertices[i], self.vertices[j], unit, units, hyperplane)
+            for i, j in edges
+        ]
         common = self.touches[edges[:, 0]] & self.touches[edges[:, 1]]
         on_cut = np.concatenate([f == 0, np.ones(len(new), dtype=bool)])
         whole = Polytope(
-            np.concatenate([self.corners, np.array(new, dtype=int)]),
-            np.append(self.walls, wall),
+            np.concatenate([self.vertices, np.array(new, dtype=int)]),
+            np.append(self.hyperplanes, hyperplane),
             np.column_stack([np.concatenate([self.touches, common]), on_cut]),
         )
         sides = np.concatenate([np.sign(f).astype(int), np.zeros(len(new), dtype=int)])
         return [whole._side(sides * sign) for sign in (1, -1)]
 
     def _edges(self, above: np.ndarray, below: np.ndarray, n: int) -> np.ndarray:
-        """Pairs (corner above, corner below) that an edge joins, (e, 2).
+        """Pairs (vertex above, vertex below) that an edge joins, (e, 2).
 
-        An edge lies on n - 1 facets at least, and no third corner touches all of them.
+        An edge lies on n - 1 facets at least, and no third vertex touches all of them.
         """
         i, j = np.nonzero(above[:, None] & below)
         common = self.touches[i] & self.touches[j]
@@ -162,17 +173,19 @@ class Polytope(NamedTuple):
         return np.column_stack([i[ends], j[ends]])
 
     def _side(self, sides: np.ndarray) -> Polytope:
-        """The corners where `sides` is not negative; the last facet is the cut.
+        """The vertices where `sides` is not negative; the last facet is the cut.
 
-        Another facet stays if one of its corners is really on that side.
+        Another facet stays if one of its vertices is really on that side.
         """
         keep = sides >= 0
         facets = np.append(self.touches[sides > 0, :-1].any(axis=0), True)
-        return Polytope(self.corners[keep], self.walls[facets], self.touches[keep][:, facets])
+        return Polytope(
+            self.vertices[keep], self.hyperplanes[facets], self.touches[keep][:, facets]
+        )
 
 
-class Corners:
-    """The table of all corners: where each one is, and the layer's values there."""
+class VertexTable:
+    """The table of all vertices: where each one is, and the layer's values there."""
 
     def __init__(self, points: np.ndarray) -> None:
         self.points = list(points)
@@ -182,7 +195,7 @@ class Corners:
         self._names: dict[tuple[int, int, int], int] = {}
 
     def evaluate(self, cells: Sequence[Cell], maps: np.ndarray, errors: np.ndarray) -> None:
-        """Evaluate a layer's units, each corner by the map of the first cell that it belongs to.
+        """Evaluate a layer's units, each vertex by the map of the first cell that it belongs to.
 
         Parameters
         ----------
@@ -194,7 +207,7 @@ class Corners:
         self.errors = errors
         values: list[np.ndarray | None] = [None] * len(self.points)
         for cell, rows in zip(cells, maps, strict=True):
-            for number in cell.corners.tolist():
+            for number in cell.vertices.tolist():
                 if values[number] is None:
                     exact = self.points[number] @ rows[:-1] + rows[-1]
                     values[number] = self._decided(exact)
@@ -203,17 +216,17 @@ class Corners:
         self.values = [nowhere if row is None else row for row in values]
 
     def values_at(self, numbers: np.ndarray) -> np.ndarray:
-        """Decided values at some corners, (m, N_k)."""
+        """Decided values at some vertices, (m, N_k)."""
         return np.array([self.values[number] for number in numbers.tolist()])
 
-    def between(self, a: int, b: int, unit: int, units: np.ndarray, wall: int) -> int:
-        """The corner where a unit is 0 on the edge from a, where it is positive, to b."""
-        number = self._names.setdefault((a, b, wall), len(self.points))
+    def between(self, a: int, b: int, unit: int, units: np.ndarray, hyperplane: int) -> int:
+        """The vertex where a unit is 0 on the edge from a, where it is positive, to b."""
+        number = self._names.setdefault((a, b, hyperplane), len(self.points))
         f, g = self.values[a], self.values[b]
         t = f[unit] / (f[unit] - g[unit])
         exact = f + t * (g - f)
         others = units[units != unit]
-        # If the two values are wrong by their errors, the wall crosses the edge a little off t.
+        # If the two values are wrong by their errors, the hyperplane crosses the edge a little off t.
         slip = self.errors[unit] / abs(f[unit] - g[unit]) if self.errors[unit] else 0
         doubtful = bool(self._doubtful(exact, slip * np.abs(g - f))[others].any())
         if number == len(self.points):
@@ -237,16 +250,21 @@ Cell = Polygon | Polytope
 
 
 def domain_cell(domain: Domain) -> tuple[Cell, np.ndarray]:
-    """The domain as a cell, and its corners, (2 ** n, n)."""
+    """The domain as a cell, and its vertices, (2 ** n, n)."""
     n = len(domain.lo)
     if n == 2:
         upper = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=bool)
-        walls = [face(1, upper=False), face(0, upper=True), face(1, upper=True), face(0, False)]
-        return Polygon(np.arange(4), np.array(walls)), np.where(upper, domain.hi, domain.lo)
+        hyperplanes = [
+            face(1, upper=False),
+            face(0, upper=True),
+            face(1, upper=True),
+            face(0, False),
+        ]
+        return Polygon(np.arange(4), np.array(hyperplanes)), np.where(upper, domain.hi, domain.lo)
     upper = np.array(list(product([False, True], repeat=n)))
-    walls = [face(axis, end) for axis in range(n) for end in (False, True)]
+    hyperplanes = [face(axis, end) for axis in range(n) for end in (False, True)]
     touches = np.stack([~upper, upper], axis=2).reshape(len(upper), 2 * n)
-    cell = _sorted_facets(Polytope(np.arange(len(upper)), np.array(walls), touches))
+    cell = _sorted_facets(Polytope(np.arange(len(upper)), np.array(hyperplanes), touches))
     return cell, np.where(upper, domain.hi, domain.lo)
 
 
@@ -280,7 +298,7 @@ def enumerate_regions(
     cell, points = domain_cell(domain)
     cells: list[Cell] = [cell]
     patterns = np.zeros((1, 0), dtype=bool)
-    table = Corners(points)
+    table = VertexTable(points)
     maps = first_map(net, domain)
     errors = value_errors(net, domain)
     complete = True
@@ -308,13 +326,13 @@ def enumerate_regions(
 
 
 def split_cell(
-    cell: Cell, table: Corners, n_units: int, first_unit: int
+    cell: Cell, table: VertexTable, n_units: int, first_unit: int
 ) -> Iterator[tuple[Cell, np.ndarray]]:
-    """Cut a cell along the walls of a layer's units: pieces, and which units are active on each."""
+    """Cut a cell along the hyperplanes of a layer's units: pieces, and which units are active on each."""
     waiting = [(cell, np.arange(n_units), np.zeros(n_units, dtype=bool))]
     while waiting:
         piece, units, active = waiting.pop()
-        values = table.values_at(piece.corners)[:, units]
+        values = table.values_at(piece.vertices)[:, units]
         above, below = (values > 0).any(axis=0), (values < 0).any(axis=0)
         # A unit that has one sign on a piece has it on all pieces of the piece.
         active = active.copy()
@@ -379,15 +397,15 @@ def _side_by_side(cells, table, patterns, maps, complete):
     plane = isinstance(cells[0], Polygon)
     if not plane:
         cells = [_sorted_facets(cell) for cell in cells]
-    words = 0 if plane else -(-max(len(cell.walls) for cell in cells) // WORD)
+    words = 0 if plane else -(-max(len(cell.hyperplanes) for cell in cells) // WORD)
     return Regions(
         points=np.array(table.points),
         uncertain=np.array(table.uncertain),
-        corner_starts=np.cumsum([0, *(len(cell.corners) for cell in cells)]),
-        corners=np.concatenate([cell.corners for cell in cells]),
+        vertex_starts=np.cumsum([0, *(len(cell.vertices) for cell in cells)]),
+        vertices=np.concatenate([cell.vertices for cell in cells]),
         touches=np.concatenate([pack(cell_touches(cell), words) for cell in cells]),
-        facet_starts=np.cumsum([0, *(len(cell.walls) for cell in cells)]),
-        walls=np.concatenate([cell.walls for cell in cells]),
+        facet_starts=np.cumsum([0, *(len(cell.hyperplanes) for cell in cells)]),
+        hyperplanes=np.concatenate([cell.hyperplanes for cell in cells]),
         patterns=np.packbits(patterns, axis=1, bitorder="little"),
         maps=maps,
         complete=complete,
@@ -395,9 +413,9 @@ def _side_by_side(cells, table, patterns, maps, complete):
 
 
 def _sorted_facets(cell):
-    """The same polytope with its facets in the order of their walls."""
-    order = np.argsort(cell.walls)
-    return Polytope(cell.corners, cell.walls[order], cell.touches[:, order])
+    """The same polytope with its facets in the order of their hyperplanes."""
+    order = np.argsort(cell.hyperplanes)
+    return Polytope(cell.vertices, cell.hyperplanes[order], cell.touches[:, order])
 
 
 def pack(touches: np.ndarray, words: int) -> np.ndarray:
@@ -413,24 +431,24 @@ def pack(touches: np.ndarray, words: int) -> np.ndarray:
 
 def region_cell(regions: Regions, i: int) -> Cell:
     """Region i as a cell of its own."""
-    corners = regions.corners[regions.corner_starts[i] : regions.corner_starts[i + 1]]
-    walls = regions.walls[regions.facet_starts[i] : regions.facet_starts[i + 1]]
+    vertices = regions.vertices[regions.vertex_starts[i] : regions.vertex_starts[i + 1]]
+    hyperplanes = regions.hyperplanes[regions.facet_starts[i] : regions.facet_starts[i + 1]]
     if regions.points.shape[1] == 2:
-        return Polygon(corners, walls)
-    return Polytope(corners, walls, touching(regions, i))
+        return Polygon(vertices, hyperplanes)
+    return Polytope(vertices, hyperplanes, touching(regions, i))
 
 
 def cell_touches(cell: Cell) -> np.ndarray:
-    """Which corner of a cell touches which of its facets, (m, F) bool."""
+    """Which vertex of a cell touches which of its facets, (m, F) bool."""
     if isinstance(cell, Polytope):
         return cell.touches
-    edges = np.eye(len(cell.walls), dtype=bool)
+    edges = np.eye(len(cell.hyperplanes), dtype=bool)
     return edges | np.roll(edges, -1, axis=1)
 
 
 def touching(regions: Regions, i: int) -> np.ndarray:
-    """Which corner of region i touches which of its facets, (m, F) bool."""
-    start, stop = regions.corner_starts[i : i + 2]
+    """Which vertex of region i touches which of its facets, (m, F) bool."""
+    start, stop = regions.vertex_starts[i : i + 2]
     n_facets = int(np.diff(regions.facet_starts[i : i + 2])[0])
     words = np.ascontiguousarray(regions.touches[start:stop]).astype("<u8").view(np.uint8)
     return np.unpackbits(words, axis=1, count=n_facets, bitorder="little").astype(bool)

@@ -1,7 +1,7 @@
 """The linear program over the triangles of all unstable units (Ehlers 2017, Salman et al. 2019).
 
 Of all ways to keep each ReLU between two lines it finds the best: by duality its optimum is that of
-carrying back lines (`refmmr.reference.relaxations`) with the best lower slope for each unit.  So
+carrying back lines (`refmmr.reference.backward_bound`) with the best lower slope for each unit.  So
 the answer of the solver is used as advice only.  Its dual variables are turned into slopes, and the
 bound is computed with these, with all rounding errors allowed for: it holds in real arithmetic,
 whatever the solver's tolerances and however it ended.
@@ -15,15 +15,16 @@ from typing import NamedTuple
 import highspy
 import numpy as np
 
-from refmmr.certify import programs
-from refmmr.certify.programs import Box, Program
-from refmmr.certify.region import Bounds
-from refmmr.certify.relaxation import crown_bounds, run_layer_bounds
-from refmmr.reference import attacks
-from refmmr.reference.balls import Ball, ball, largest_gain
+from refmmr import _kernels
+from refmmr.certify.bounds import _programs
+from refmmr.certify.bounds._programs import Box, Program
+from refmmr.certify.bounds.linear import crown_bounds
+from refmmr.certify.bounds.region import Bounds
+from refmmr.reference import pgd
+from refmmr.reference.backward_bound import relu_lines, terms
+from refmmr.reference.ball import Ball, ball, largest_gain
 from refmmr.reference.hyperplanes import norm
 from refmmr.reference.network import Network
-from refmmr.reference.relaxations import relu_lines, terms
 from refmmr.reference.rounding import UNDERFLOW, rounding_factor
 
 PRECISION = 1e-4
@@ -80,7 +81,7 @@ def lp_bounds(
     adversarial = np.full(X.shape, np.nan)
     wrong = net.logits(X).argmax(axis=1) != y
     upper[wrong], adversarial[wrong] = 0, X[wrong]
-    for i in np.flatnonzero(attacks.margins(net.logits(X), y) > 0).tolist():
+    for i in np.flatnonzero(pgd.margins(net.logits(X), y) > 0).tolist():
         deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
         aim = None if goal is None else float(goal[i])
         lower[i] = _radius(net, X[i], int(y[i]), p, box, aim, deadline)
@@ -138,10 +139,10 @@ def reach(x: np.ndarray, p: float, box: Box | None) -> float:
 
 def layer_bounds(
     net: Network, x: np.ndarray, p: float, eps: float, box: Box | None
-) -> programs.Bounds:
+) -> _programs.Bounds:
     """Bounds of the pre-activations of each affine layer on a ball by CROWN, arrays (units,)."""
     with np.errstate(over="ignore", invalid="ignore"):
-        found = run_layer_bounds(net, x[None], p, np.full(1, eps), box, "crown")
+        found = _kernels.layer_bounds(net, x[None], p, np.full(1, eps), box, "crown")
     return [(low.reshape(-1), high.reshape(-1)) for low, high in found]
 
 
@@ -152,7 +153,7 @@ def margins_below(
     p: float,
     eps: float,
     box: Box | None,
-    bounds: programs.Bounds,
+    bounds: _programs.Bounds,
     *,
     deadline: float = np.inf,
     all_targets: bool = True,
@@ -188,14 +189,14 @@ def margins_below(
     points: dict[int, np.ndarray] = {}
     if len(targets) == 0 or not all(np.isfinite(side).all() for pair in bounds for side in pair):
         return Margins(lower, points, len(targets) == 0)
-    program = programs.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=False)
+    program = _programs.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=False)
     for s in targets[np.argsort(lower[targets])].tolist():
         if time.monotonic() > deadline:
             return Margins(lower, points, False)
-        highs = programs.solver(program, deadline)
-        costs, offset = programs.margin(program, y, s)
-        programs.set_costs(highs, costs, offset)
-        status = programs.run(highs)
+        highs = _programs.solver(program, deadline)
+        costs, offset = _programs.margin(program, y, s)
+        _programs.set_costs(highs, costs, offset)
+        status = _programs.run(highs)
         solution = highs.getSolution()
         if solution.dual_valid:
             prices = node_prices(program, np.array(solution.row_dual), net)
@@ -219,7 +220,7 @@ def lines_below(
     net: Network,
     where: Ball,
     row: np.ndarray,
-    bounds: programs.Bounds,
+    bounds: _programs.Bounds,
     prices: list[np.ndarray] | None = None,
     signs: list[np.ndarray] | None = None,
 ) -> float:
@@ -241,14 +242,14 @@ def lines_below(
     prices : list of ndarray (units,), optional
         For each hidden layer; without them the slopes are CROWN's.
     signs : list of ndarray of int (units,), optional
-        Units that are known to be on (1) or off (-1), see `refmmr.certify.branching`.
+        Units that are known to be on (1) or off (-1), see `refmmr.certify.bounds._branching`.
 
     Returns
     -------
     float
         In real arithmetic; -inf where floats overflow.
     """
-    affine = programs.matrices(net)
+    affine = _programs.matrices(net)
     sizes = [np.maximum(np.abs(where.lowest), np.abs(where.highest))[0]]
     sizes += [np.maximum(np.abs(low), np.abs(high)) for low, high in bounds[: len(affine) - 1]]
     factor = rounding_factor(terms(net))

@@ -17,16 +17,17 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from refmmr import _validate as check
-from refmmr.certify import api, jobs, records
+from refmmr.certify import api
 from refmmr.certify.api import Certificates
-from refmmr.certify.results import (
+from refmmr.certify.evaluation import records, workers
+from refmmr.certify.evaluation.results import (
     ATTACK,
     MinimalPerturbations,
     RobustError,
     RobustnessCurve,
     settled,
 )
-from refmmr.certify.stages import Block, Problem, improve
+from refmmr.certify.evaluation.stages import Block, Problem, improve
 from refmmr.network import Network
 
 __all__ = ["robust_error"]
@@ -103,7 +104,7 @@ def robust_error(  # type: ignore[misc]
     out : path-like, optional
         A folder, or a file ending in .jsonl, that gets one line a point as soon as the point is
         settled or all methods have tried.  The same call goes on from it after an interruption; a
-        call with other arguments is refused.  See `refmmr.certify.records`.
+        call with other arguments is refused.  See `refmmr.certify.evaluation.records`.
     keep_adversarial : bool
         Write adversarial examples into the records too (float64, base64).  Without it
         ``.certificates.adversarial`` is NaN for points that come from the file.
@@ -177,7 +178,7 @@ def robust_error(  # type: ignore[misc]
         bar.update(len(run.records))
         try:
             if len(run.records) < len(X):
-                with jobs.pool(n_jobs, dask) as work:
+                with workers.pool(n_jobs, dask) as work:
                     for record in run.go(work):
                         if writer is not None:
                             writer.write(record if keep_adversarial else _light(record))
@@ -258,7 +259,7 @@ class _Run:
         elif record["misclassified"]:
             self.adversarial[i] = self.X[i]
 
-    def go(self, work: jobs.Run) -> Iterator[dict[str, Any]]:
+    def go(self, work: workers.Run) -> Iterator[dict[str, Any]]:
         """Run the methods; yields the record of each point as soon as it is done."""
         # Batched methods take fixed blocks of points; others one at a time.
         phases = [

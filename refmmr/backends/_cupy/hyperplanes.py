@@ -1,4 +1,4 @@
-"""The walls around a batch: values, gradients and norms, with as little of V as will do.
+"""The hyperplanes around a batch: values, gradients and norms, with as little of V as will do.
 
 Three kinds of gradients, by where the unit is:
 
@@ -23,14 +23,14 @@ from refmmr.backends._cupy.network import one_hot
 from refmmr.backends._cupy.windows import Grid, fold
 from refmmr.reference.hyperplanes import dual_norm
 from refmmr.reference.layers import Flatten, Linear
-from refmmr.reference.network import Gradients, Network, Pass, flat
+from refmmr.reference.network import ForwardCache, Gradients, Network, flat
 
 CHUNK_BYTES = 2**29
-"""Gradients of walls are made for as many samples at a time as fit into this."""
+"""Gradients of hyperplanes are made for as many samples at a time as fit into this."""
 
 
-class Walls(NamedTuple):
-    """The affine functions whose zeros are the walls around each sample of a batch."""
+class Hyperplanes(NamedTuple):
+    """The affine functions whose zeros are the hyperplanes around each sample of a batch."""
 
     f: cupy.ndarray  # (n, N), pre-activations of the hidden units
     margin: cupy.ndarray  # (n, K), f_y - f_s
@@ -38,7 +38,7 @@ class Walls(NamedTuple):
     patches: list[cupy.ndarray]  # per conv hidden layer (n or 1, rows, columns, n_out, c, u, v)
     V: list[cupy.ndarray]  # per dense hidden layer (n or 1, N_k, d), row i the gradient of unit i
     R: cupy.ndarray  # (n, K, d), V_y - V_s
-    trail: Pass  # the forward pass of the samples
+    cache: ForwardCache  # the forward pass of the samples
 
     def boundary_norms(self, p: float) -> cupy.ndarray:
         """``||V_k[i]||_q`` of all hidden units, (n or 1, N)."""
@@ -54,14 +54,14 @@ class Walls(NamedTuple):
         return dual_norm(self.R, p)
 
 
-def walls_around(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> Walls:
+def hyperplanes_around(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> Hyperplanes:
     """Values and gradients of all hidden units and margins at each sample.
 
     The network's last layer must be dense (`dense_end`).
     """
-    trail = net.forward(X)
-    logits, own = trail.outputs[-1], one_hot(y, net.n_classes)
-    layers, masks = net.affine_layers, trail.masks
+    cache = net.forward(X)
+    logits, own = cache.outputs[-1], one_hot(y, net.n_classes)
+    layers, masks = net.affine_layers, cache.masks
     n_conv = len(conv_layers(net))
     grown = patches(net, masks, X.dtype) if n_conv else []
     V: list[cupy.ndarray] = []
@@ -75,14 +75,14 @@ def walls_around(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> Walls:
             V.append(_fold_rows(net, W, grown[-1], masks[k - 1]))
         else:
             V.append(_rows(W, V[-1], masks[k - 1]))
-    return Walls(
-        f=flat(trail.outputs[:-1]) if masks else logits[:, :0],
+    return Hyperplanes(
+        f=flat(cache.outputs[:-1]) if masks else logits[:, :0],
         margin=cupy.take_along_axis(logits, y[:, None], axis=1) - logits,
         own=own,
         patches=grown,
         V=V[:-1],
         R=V[-1],
-        trail=trail,
+        cache=cache,
     )
 
 

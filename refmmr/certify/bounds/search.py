@@ -1,29 +1,29 @@
 """The exact minimal adversarial perturbation: a best-first search through linear regions.
 
-On the linear region of an activation pattern s the network is affine, and so are its walls: one for
+On the linear region of an activation pattern s the network is affine, and so are its hyperplanes: one for
 each hidden unit, one for each other class.  Walk from a point x straight to its nearest adversarial
-example z: region after region, each left through the wall of a unit.  The search follows all such
+example z: region after region, each left through the hyperplane of a unit.  The search follows all such
 walks at once, nearest first.  Its queue holds patterns, each with a *key* that is at most the
 distance from x to where the walk can enter the region; and decision boundaries, with a key at most
 the distance to where they can be met within their region.  The smallest key is a lower bound of the
 minimal perturbation, at any time; when it belongs to a decision boundary, that is the answer.
 
 **Nothing is missed.**  Two patterns that differ in unit i only have the same affine map where
-``f_i = 0``.  So a walk may change one unit at a time, also where it meets several walls at once
-(first those of the first layer, and so on), and whether a wall is a facet of the region need not be
-known.  As the walk is straight, f_i is affine on it and runs towards 0 from x on: only walls count
+``f_i = 0``.  So a walk may change one unit at a time, also where it meets several hyperplanes at once
+(first those of the first layer, and so on), and whether a hyperplane is a facet of the region need not be
+known.  As the walk is straight, f_i is affine on it and runs towards 0 from x on: only hyperplanes count
 of which x lies on the region's side.
 
 **Keys are proved.**  Every row ``g_j(z) >= 0`` that holds on a region may be multiplied by any
 ``v_j >= 0`` and added up (the unit that is 0 by any number): the sum is one half-space, whose
-distance within the box is bounded with all rounding errors (`refmmr.certify.region`).  What
-multipliers are good ones is said by a program (`refmmr.certify._search_programs`), which nobody
+distance within the box is bounded with all rounding errors (`refmmr.certify.bounds.region`).  What
+multipliers are good ones is said by a program (`refmmr.certify.bounds._nearest`), which nobody
 needs to trust; an empty set shows itself as an infinite distance.
 
 **Where regions are many** they are not looked at one by one: after a few of them, families of
-regions are halved and bounded as a whole (`refmmr.certify._search_families`), and only now and then
+regions are halved and bounded as a whole (`refmmr.certify.bounds._subproblems`), and only now and then
 another region is visited.  Both share the examples, the larger of both lower bounds counts, and the
-walks leave out the walls of units that are stable on the ball that matters: a straight walk of that
+walks leave out the hyperplanes of units that are stable on the ball that matters: a straight walk of that
 length never meets them.
 """
 
@@ -38,15 +38,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refmmr.certify import region
-from refmmr.certify._search_families import Families
-from refmmr.certify._search_programs import LeastDistance, LinearPrograms, Program, Targets
-from refmmr.certify.region import HAIRS, Bounds
+from refmmr.certify.bounds import region
+from refmmr.certify.bounds._nearest import LeastDistance, LinearPrograms, Program, Targets
+from refmmr.certify.bounds._subproblems import Families
+from refmmr.certify.bounds.region import HAIRS, Bounds
 from refmmr.reference import rounding
 from refmmr.reference.affine import basis
-from refmmr.reference.attacks import margins
-from refmmr.reference.hyperplanes import cheapest_moves, dual_norm, free_moves, norm
+from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step, shortest_step_in_box
 from refmmr.reference.network import Network
+from refmmr.reference.pgd import margins
 
 Box = tuple[np.ndarray, np.ndarray]
 
@@ -54,10 +54,10 @@ EXACT = 1e-6
 """The search of a point ends when its bounds agree to this relative tolerance."""
 
 AHEAD = 1.15
-"""How far beyond the present key walls of a region are looked at together."""
+"""How far beyond the present key hyperplanes of a region are looked at together."""
 
 TOGETHER = 6
-"""Walls of a region that are looked at together, at least."""
+"""Hyperplanes of a region that are looked at together, at least."""
 
 LEAST = 1e-9
 """How much nearer a new example must be, relatively."""
@@ -79,7 +79,7 @@ FARTHER = 1 + 1e-9
 """No point of the box is farther away than its farthest one times this, rounding included."""
 
 OPEN, LOOK, MEET = range(3)
-"""What an entry of the queue stands for: a region to enter, walls to look at, the end."""
+"""What an entry of the queue stands for: a region to enter, hyperplanes to look at, the end."""
 
 
 class SearchResult(NamedTuple):
@@ -180,8 +180,8 @@ class _Shared:
     def __init__(self, net: Network, p: float, box: Box | None) -> None:
         self.net, self.p, self.box = net, p, box
         d = int(np.prod(net.input_shape))
-        corners = (np.full(d, -np.inf), np.full(d, np.inf)) if box is None else box
-        self.lo, self.hi = (corner.reshape(-1) for corner in corners)
+        vertices = (np.full(d, -np.inf), np.full(d, np.inf)) if box is None else box
+        self.lo, self.hi = (vertex.reshape(-1) for vertex in vertices)
         # V of the first layer, as probes: it is the same for all patterns.
         self.first = basis(net, np.dtype(np.float64))
         for layer in net.layers[: net.affine[0] + 1]:
@@ -240,7 +240,7 @@ class _Region:
         N = len(pattern)
         self.values[:N] *= side
         self.rows[:N] *= side[:, None]
-        # Signed, so that x is on the positive side of all walls that count.
+        # Signed, so that x is on the positive side of all hyperplanes that count.
         toward = np.append(np.ones(N), -np.ones(len(self.values) - N))
         seen = self.values * toward > -state.errors.values
         seen[N + y] = False
@@ -249,7 +249,7 @@ class _Region:
         if flat_rows[:N].any():
             seen[:N] &= ~(flat_rows[:N] & state.errors.constant(masks, net.input_shape))
         self.toward = toward
-        # The walls that count, with keys: free first, then in the box, then within the region.
+        # The hyperplanes that count, with keys: free first, then in the box, then within the region.
         self.targets = np.flatnonzero(seen)
         self.keys = np.zeros(len(self.targets))
         self.boxed = np.zeros(len(self.targets), dtype=bool)
@@ -317,13 +317,13 @@ class PointSearch:
         ]
         with np.errstate(all="ignore"):
             self.errors = _Errors(net, self.x, y)
-            trail = net.forward(self.x)
-        logits = trail.outputs[-1].reshape(-1)
-        pattern = np.concatenate([np.zeros(0, bool), *(mask.reshape(-1) for mask in trail.masks)])
+            cache = net.forward(self.x)
+        logits = cache.outputs[-1].reshape(-1)
+        pattern = np.concatenate([np.zeros(0, bool), *(mask.reshape(-1) for mask in cache.masks)])
         self._queue: list[tuple[float, int, int, Any]] = []
         # Units that no walk switches which is no longer than the reach.
         self.stable, self._reach = np.zeros(len(pattern), bool), np.inf
-        outputs = np.concatenate([output.reshape(-1) for output in trail.outputs])
+        outputs = np.concatenate([output.reshape(-1) for output in cache.outputs])
         self._sure = np.abs(outputs[: len(pattern)]) > self.errors.values[: len(pattern)]
         if logits.argmax() != y:
             self.upper, self.adversarial = 0.0, self.flat
@@ -393,7 +393,7 @@ class PointSearch:
         self._settle()
 
     def _leave_out(self, stable: np.ndarray, radius: float) -> None:
-        """Forget the walls of units that nobody switches within a radius."""
+        """Forget the hyperplanes of units that nobody switches within a radius."""
         self.stable = stable & self._sure
         self._reach = radius
 
@@ -418,7 +418,7 @@ class PointSearch:
         return [pattern[part].reshape(shape) for part, shape in self._layers]
 
     def _open(self, key: float, pattern: np.ndarray) -> None:
-        """Enter a region, and see how far its walls are, each by itself."""
+        """Enter a region, and see how far its hyperplanes are, each by itself."""
         here = _Region(self, pattern)
         N, errors = len(pattern), self.errors
         targets = here.targets
@@ -453,14 +453,14 @@ class PointSearch:
             self._push(key, OPEN, pattern)
 
     def _wait(self, here: _Region) -> None:
-        """Put the walls that are left into the queue."""
+        """Put the hyperplanes that are left into the queue."""
         if here.waiting.any():
             key = here.keys[here.waiting].min()
             if key < self.upper:
                 self._push(float(key), LOOK, here)
 
     def _look(self, key: float, here: _Region) -> None:
-        """See how far the next walls are within their region."""
+        """See how far the next hyperplanes are within their region."""
         N = len(here.pattern)
         for i in np.flatnonzero(here.waiting & (here.targets < N)).tolist():
             name = self._flipped(here.pattern, here.targets[i]).tobytes()
@@ -509,28 +509,28 @@ class PointSearch:
         for _ in range(TRIES):
             before = self.upper
             z = np.clip(self.flat + step, self.lo, self.hi).reshape(self.x.shape)
-            trail = self.shared.net.forward(z)
-            logits = trail.outputs[-1].reshape(-1)
+            cache = self.shared.net.forward(z)
+            logits = cache.outputs[-1].reshape(-1)
             rivals = np.where(np.arange(len(logits)) == self.y, -np.inf, logits)
-            direct = np.zeros(len(logits))
-            direct[self.y], direct[rivals.argmax()] = 1, -1
-            none = [None] * (len(trail.outputs) - 1)
-            shape = trail.outputs[-1].shape
-            deltas = self.shared.net.backward(trail, [*none, direct.reshape(shape)])
+            df = np.zeros(len(logits))
+            df[self.y], df[rivals.argmax()] = 1, -1
+            none = [None] * (len(cache.outputs) - 1)
+            shape = cache.outputs[-1].shape
+            deltas = self.shared.net.backward(cache, [*none, df.reshape(shape)])
             w = self.shared.net.input_gradient(deltas).reshape(-1)
             value = logits[self.y] - rivals.max() - w @ (z.reshape(-1) - self.flat)
             if not value > 0 or not w.any():
                 break
             if self.shared.box is None:
-                step = free_moves(w, value, self.shared.p)
+                step = shortest_step(w, value, self.shared.p)
             else:
-                step = cheapest_moves(self.flat, w, value, self.lo, self.hi, self.shared.p)[1]
+                step = shortest_step_in_box(self.flat, w, value, self.lo, self.hi, self.shared.p)[1]
             self._try(step[None])
             if self.upper == before < np.inf:
                 break
 
     def _cheap(self, here: _Region, targets: np.ndarray, box: Box | None) -> np.ndarray:
-        """Distances of single walls, free or in the box."""
+        """Distances of single hyperplanes, free or in the box."""
         toward = here.toward[targets]
         w = here.rows[targets] * toward[:, None]
         value = here.values[targets] * toward
@@ -548,13 +548,13 @@ class PointSearch:
         if box is None:
             keys = self._free(w, value, value_error, w_error)
         else:
-            keys = region.wall_in_box(
+            keys = region.hyperplane_in_box(
                 self.flat, w, value, value_error, w_error, self.lo, self.hi, self.shared.p
             )
         return np.where(keys >= 0, keys, 0)
 
     def _free(self, w, value, value_error, w_error):
-        """Distances in the whole space, for the worst walls within the rounding errors."""
+        """Distances in the whole space, for the worst hyperplanes within the rounding errors."""
         slack = 1 - rounding.rounding_factor(4 * w.shape[1] + 32)
         rest = value - value_error
         slope = dual_norm(w, self.shared.p) / slack + w_error
@@ -562,7 +562,7 @@ class PointSearch:
         return np.where(rest > 0, keys, 0)
 
     def _refined(self, here: _Region, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Distances of walls within their region, and the steps there."""
+        """Distances of hyperplanes within their region, and the steps there."""
         N = len(here.pattern)
         limit = min(self.upper, self.goal, self.farthest)
         program = here.program(self, limit)
@@ -594,9 +594,9 @@ class PointSearch:
             return None
         w, value = here.rows[decisions], here.values[decisions]
         if self.shared.box is None:
-            moves = free_moves(w, value, self.shared.p)
+            moves = shortest_step(w, value, self.shared.p)
         else:
-            moves = cheapest_moves(self.flat, w, value, self.lo, self.hi, self.shared.p)[1]
+            moves = shortest_step_in_box(self.flat, w, value, self.lo, self.hi, self.shared.p)[1]
             moves = moves[moves.any(axis=1)]
         self._try(moves)
         lengths = norm(moves, self.shared.p)

@@ -28,20 +28,15 @@ examples with a fast adaptive boundary attack, ICML 2020); the linearisation is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from refmmr.reference.attacks import margins, project, surely_misclassified
-from refmmr.reference.hyperplanes import cheapest_moves, dual_norm, free_moves, norm
-from refmmr.reference.network import Network, Pass
+from refmmr import _kernels
+from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step, shortest_step_in_box
+from refmmr.reference.network import Network
+from refmmr.reference.pgd import margins, project, surely_misclassified
 from refmmr.reference.rounding import rounding_factor, value_errors
 
 Box = tuple[np.ndarray, np.ndarray]
-Look = Callable[
-    [Network, np.ndarray, np.ndarray, np.ndarray],
-    tuple[np.ndarray, np.ndarray],
-]
 
 BEYOND = 1.05
 """A step of the walk, in lengths of the way to the hyperplane."""
@@ -68,44 +63,6 @@ BLOCK = 64
 """Samples that are handled at once."""
 
 
-def margin_gradients(
-    net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and the gradients of the margins against some rivals, by one backward pass each.
-
-    All rivals of a sample share the masks of its one forward pass.
-
-    Parameters
-    ----------
-    net : Network
-    Z : ndarray, shape (n, *input_shape)
-    y : ndarray of int, shape (n,)
-    rivals : ndarray of int, shape (n, r)
-        Classes other than y.
-
-    Returns
-    -------
-    logits : ndarray, shape (n, K)
-    gradients : ndarray, shape (n, r, d)
-        Of ``f_y - f_s`` for each rival s.
-    """
-    n, r = rivals.shape
-    trail = net.forward(Z)
-    direct = np.zeros((n, r, net.n_classes), dtype=Z.dtype)
-    rows, columns = np.ogrid[:n, :r]
-    direct[rows, columns, y[:, None]] = 1
-    direct[rows, columns, rivals] = -1
-    # One long batch of n * r rows: matrix products like that.
-    outputs, masks = (
-        [np.repeat(array, r, axis=0) for array in arrays] for arrays in (trail.outputs, trail.masks)
-    )
-    repeated = Pass(trail.inputs, outputs, masks)
-    last = direct.reshape(n * r, *net.shapes[-1])
-    deltas = net.backward(repeated, [*(None for _ in net.unit_shapes), last])
-    gradients = net.input_gradient(deltas).reshape(n, r, -1)
-    return trail.outputs[-1].reshape(n, -1), gradients
-
-
 def minimal_attack(
     net: Network,
     X: np.ndarray,
@@ -115,7 +72,6 @@ def minimal_attack(
     steps: int,
     restarts: int,
     rng: np.random.Generator,
-    look: Look = margin_gradients,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Adversarial examples as near to X as they are found.
 
@@ -135,8 +91,6 @@ def minimal_attack(
         Runs: the first from X, with all rivals; the others from random points, with one rival each.
     rng : numpy.random.Generator
         For the starts.
-    look : callable
-        `margin_gradients`, or what computes the same.
 
     Returns
     -------
@@ -152,7 +106,7 @@ def minimal_attack(
     right = np.flatnonzero(~wrong)
     for start in range(0, len(right), BLOCK):
         rows = right[start : start + BLOCK]
-        search = _Search(net, X[rows], y[rows], p, box, look)
+        search = _Search(net, X[rows], y[rows], p, box)
         for run in range(restarts):
             search.run(steps, run, rng)
         best[rows], distances[rows] = search.best, search.distances
@@ -162,14 +116,14 @@ def minimal_attack(
 class _Search:
     """The search for a batch of rightly classified samples, with its best points so far."""
 
-    def __init__(self, net, X, y, p, box, look):
-        self.net, self.X, self.y, self.p, self.box, self.look = net, X, y, p, box, look
+    def __init__(self, net, X, y, p, box):
+        self.net, self.X, self.y, self.p, self.box = net, X, y, p, box
         self.best, self.distances = np.full_like(X, np.nan), np.full(len(X), np.inf)
         logits = net.logits(X)
         others = np.argsort(np.arange(net.n_classes) == y[:, None], axis=1, kind="stable")
         others = others[:, :-1]
         # The nearest rivals first, by the affine map at X; and how near the nearest one seems.
-        _, w = look(net, X, y, others)
+        _, w = _kernels.margin_gradients(net, X, y, others)
         margin = _margin(logits, y, others)
         away = _away(margin, w, p)
         self.rivals = np.take_along_axis(others, np.argsort(away, axis=1), axis=1)
@@ -209,7 +163,7 @@ class _Search:
     def _step(self, Z, rivals):
         """A little beyond the nearest hyperplane, between the projections of Z and of X."""
         n = len(Z)
-        logits, w = self.look(self.net, Z, self.y, rivals)
+        logits, w = _kernels.margin_gradients(self.net, Z, self.y, rivals)
         margin = _margin(logits, self.y, rivals)
         nearest = np.abs(_away(margin, w, self.p)).argmin(axis=1)
         w, margin = w[np.arange(n), nearest], margin[np.arange(n), nearest]
@@ -256,7 +210,7 @@ class _Search:
         X, Z, y = self.X[rows], self.best[rows], self.y[rows]
         rivals = self.net.logits(Z)
         rivals[np.arange(len(rows)), y] = -np.inf
-        logits, w = self.look(self.net, Z, y, rivals.argmax(axis=1)[:, None])
+        logits, w = _kernels.margin_gradients(self.net, Z, y, rivals.argmax(axis=1)[:, None])
         w, margin = w[:, 0], margins(logits, y)
         x, z = X.reshape(len(X), -1), Z.reshape(len(X), -1)
         value = margin + (w * (x - z)).sum(axis=1)
@@ -279,7 +233,7 @@ class _Search:
         direction = rng.standard_normal(self.X.shape)
         if self.p == np.inf:
             direction = rng.uniform(-1, 1, self.X.shape)
-        # Sparse where the ball has corners.
+        # Sparse where the ball has vertices.
         if self.p == 1:
             direction = project(np.zeros_like(direction), 3 * direction, 1, 1.0, None)
         length = self._length(direction)
@@ -289,13 +243,13 @@ class _Search:
     def _moves(self, x, w, value):
         """The shortest steps onto hyperplanes; as far as it goes where the box is in the way."""
         if self.box is None:
-            wall = (w != 0).any(axis=1, keepdims=True)
-            return np.where(wall, free_moves(np.where(wall, w, 1), value, self.p), 0)
+            hyperplane = (w != 0).any(axis=1, keepdims=True)
+            return np.where(hyperplane, shortest_step(np.where(hyperplane, w, 1), value, self.p), 0)
         lo, hi = (side.reshape(-1) for side in self.box)
-        distance, delta = cheapest_moves(x, w, value, lo, hi, self.p)
+        distance, delta = shortest_step_in_box(x, w, value, lo, hi, self.p)
         sink = w * np.where(value < 0, -1, 1)[:, None]
-        corner = np.where(sink > 0, lo, np.where(sink < 0, hi, x)) - x
-        return np.where(np.isinf(distance)[:, None], corner, delta)
+        vertex = np.where(sink > 0, lo, np.where(sink < 0, hi, x)) - x
+        return np.where(np.isinf(distance)[:, None], vertex, delta)
 
     def _between(self, X, Z, share):
         return self._inside(X + _beside(share, X) * (Z - X))

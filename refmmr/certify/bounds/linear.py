@@ -1,7 +1,7 @@
 """Certified radii from linear relaxations: interval bounds, Fast-Lin (KW) and CROWN.
 
 At a given radius a relaxation bounds all margins from below on the whole ball
-(`refmmr.reference.relaxations`); if they are positive, nothing in the ball has another class.  The
+(`refmmr.reference.backward_bound`); if they are positive, nothing in the ball has another class.  The
 largest radius where it says so is found by a bracketing root finder; what is returned is the end of
 the bracket where the bounds *were* positive, so the precision of the search never makes a
 certificate wrong.
@@ -13,9 +13,9 @@ from functools import partial
 
 import numpy as np
 
-from refmmr._backend import kernel
-from refmmr.certify.region import Bounds
-from refmmr.reference import attacks, relaxations
+from refmmr import _kernels
+from refmmr.certify.bounds.region import Bounds
+from refmmr.reference import pgd
 from refmmr.reference.hyperplanes import dual_norm, norm
 from refmmr.reference.network import Network
 
@@ -26,9 +26,6 @@ PRECISION = 1e-6
 
 DOUBLINGS = 64
 """How often the first guess of a radius is doubled, where nothing else bounds it."""
-
-_margin_bounds = kernel(relaxations.margin_bounds)
-run_layer_bounds = kernel(relaxations.layer_bounds)
 
 
 def relaxed_bounds(
@@ -69,7 +66,7 @@ def relaxed_bounds(
 
 def _relaxed_bounds(net, X, y, p, box, goal, rule):
     logits = net.logits(X)
-    margins = attacks.margins(logits, y)
+    margins = pgd.margins(logits, y)
     right = np.flatnonzero(margins > 0)
     lower = np.zeros(len(X))
     upper = np.where(logits.argmax(axis=1) != y, 0, np.inf)
@@ -93,7 +90,7 @@ crown_bounds = partial(relaxed_bounds, rule="crown")
 
 def _worst_margins(net, X, y, p, box, rule, eps, samples):
     """The smallest margin bound of some samples at radii eps; -inf where floats end."""
-    worst = _margin_bounds(net, X[samples], y[samples], p, eps, box, rule).min(axis=1)
+    worst = _kernels.margin_bounds(net, X[samples], y[samples], p, eps, box, rule).min(axis=1)
     return np.where(np.isnan(worst), -np.inf, worst)
 
 
@@ -135,8 +132,8 @@ def _largest(find, margins, guess, farthest):
 
 def _guess(net, X, y, margins, p):
     """Free distance to the nearest decision boundary, were the network affine everywhere."""
-    trail = net.forward(X)
-    logits = trail.outputs[-1]
+    cache = net.forward(X)
+    logits = cache.outputs[-1]
     nearest = np.full(len(X), np.inf)
     flat = logits.reshape(len(X), -1)
     rows = np.arange(len(X))
@@ -144,8 +141,8 @@ def _guess(net, X, y, margins, p):
         direction = np.zeros_like(flat)
         direction[rows, y] += 1
         direction[:, s] -= 1
-        direct = [*(None for _ in net.unit_shapes), direction.reshape(logits.shape)]
-        deltas = net.backward(trail, direct)
+        df = [*(None for _ in net.unit_shapes), direction.reshape(logits.shape)]
+        deltas = net.backward(cache, df)
         slope = dual_norm(net.input_gradient(deltas).reshape(len(X), -1), p)
         gap = flat[rows, y] - flat[:, s]
         with np.errstate(over="ignore"):

@@ -1,6 +1,6 @@
-"""The walls around each sample: values and norms of all hidden units and margins, and their rows.
+"""The hyperplanes around each sample: values and norms of all hidden units and margins, and their rows.
 
-The fast `refmmr.reference.distances.walls_around`.  Rows of V come from a *front* (`fronts`), and
+The fast `refmmr.reference.distances.hyperplanes_around`.  Rows of V come from a *front* (`fronts`), and
 are held for a few samples at a time only.
 """
 
@@ -51,13 +51,13 @@ class Block(NamedTuple):
     """The forward pass of a block of samples; units in the user's order."""
 
     y: np.ndarray  # (n,)
-    trail: Trail
+    cache: Trail
     f: np.ndarray  # (n, N)
     margin: np.ndarray  # (n, K)
 
 
-class Walls(NamedTuple):
-    """The walls around some samples of a block; `rows` are in the layout of the passes."""
+class Hyperplanes(NamedTuple):
+    """The hyperplanes around some samples of a block; `rows` are in the layout of the passes."""
 
     f: np.ndarray  # (c, N)
     f_norms: np.ndarray  # (c, N)
@@ -69,7 +69,7 @@ class Walls(NamedTuple):
 
 
 class Observer:
-    """What one thread needs to look at walls: passes and memory of its own."""
+    """What one thread needs to look at hyperplanes: passes and memory of its own."""
 
     def __init__(self, job: Job) -> None:
         self.job, self.layout = job, job.layout
@@ -79,27 +79,29 @@ class Observer:
 
     def look(self, X: np.ndarray, y: np.ndarray) -> Block:
         """Forward pass of a block."""
-        kept, trail = self.passes.pre_activations(self.layout.inputs(X))
+        kept, cache = self.passes.pre_activations(self.layout.inputs(X))
         f = np.empty((len(X), self.job.n_hidden), self.job.dtype)
         for k, units in enumerate(kept):
             f[:, self.job.ends[k] : self.job.ends[k + 1]] = self.layout.units(k, units)
-        logits = trail.logits
-        return Block(y, trail, f, logits[np.arange(len(y)), y][:, None] - logits)
+        logits = cache.logits
+        return Block(y, cache, f, logits[np.arange(len(y)), y][:, None] - logits)
 
-    def walls(self, block: Block) -> Iterator[tuple[slice, Walls]]:
-        """The walls around all samples of a block, a few samples at a time."""
+    def hyperplanes(self, block: Block) -> Iterator[tuple[slice, Hyperplanes]]:
+        """The hyperplanes around all samples of a block, a few samples at a time."""
         for here in runs(0, len(block.y), self._samples_at_once()):
-            masks = [mask[here] for mask in block.trail.masks]
+            masks = [mask[here] for mask in block.cache.masks]
             rows, pairs = self._rows(masks, block.y[here])
             n, norms = len(block.y[here]), [self.job.first_norms]
             for k, row in enumerate(rows, start=1):
                 norms.append(self.layout.units(k, self.job.norms(k, row).reshape(n, -1)))
             f_norms = np.concatenate([np.broadcast_to(q, (n, q.shape[1])) for q in norms], axis=1)
             margin_norms = _among_rivals(row_norms(pairs, self.job.p), block.y[here])
-            x = block.trail.inputs[0][here]
+            x = block.cache.inputs[0][here]
             yield (
                 here,
-                Walls(block.f[here], f_norms, block.margin[here], margin_norms, x, rows, pairs),
+                Hyperplanes(
+                    block.f[here], f_norms, block.margin[here], margin_norms, x, rows, pairs
+                ),
             )
 
     def _samples_at_once(self) -> int:
@@ -143,25 +145,25 @@ class Observer:
         return rows, np.matmul(pairs, V, out=out)
 
     def in_box(
-        self, walls: Walls, y: np.ndarray, box: tuple[np.ndarray, np.ndarray]
+        self, hyperplanes: Hyperplanes, y: np.ndarray, box: tuple[np.ndarray, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Distances within a box of shapes (d,): to units (c, N), in the user's order, and rivals.
 
         Those to the rivals are (c, K), 0 in the class's own column.
         """
         p = self.job.p
-        sides = [walls.x, *(np.broadcast_to(side, walls.x.shape) for side in box)]
-        boundary = np.empty_like(walls.f)
-        layers = [self.front.patches(0), *walls.rows] if self.job.n_hidden else []
+        sides = [hyperplanes.x, *(np.broadcast_to(side, hyperplanes.x.shape) for side in box)]
+        boundary = np.empty_like(hyperplanes.f)
+        layers = [self.front.patches(0), *hyperplanes.rows] if self.job.n_hidden else []
         for k, rows in enumerate(layers):
             here = slice(self.job.ends[k], self.job.ends[k + 1])
-            f = self.layout.units_back(k, walls.f[:, here])
+            f = self.layout.units_back(k, hyperplanes.f[:, here])
             rows, x, lo, hi = self._in_view(k, rows, sides)
             found = boxes.distances(rows, x, f.reshape(len(x), -1), lo, hi, p)
             boundary[:, here] = np.abs(self.layout.units(k, found.reshape(len(f), -1)))
-        margin = np.take_along_axis(walls.margin, _rivals(y, self.job.n_classes), axis=1)
+        margin = np.take_along_axis(hyperplanes.margin, _rivals(y, self.job.n_classes), axis=1)
         x, lo, hi = sides
-        return boundary, _among_rivals(boxes.distances(walls.pairs, x, margin, lo, hi, p), y)
+        return boundary, _among_rivals(boxes.distances(hyperplanes.pairs, x, margin, lo, hi, p), y)
 
     def _in_view(self, k, rows, sides):
         """Rows of a layer (q, u, m), and the numbers of points and box that they read, (q, m)."""
@@ -205,12 +207,17 @@ def column_norms(columns: np.ndarray, p: float) -> np.ndarray:
 
 
 def pick(
-    walls: Walls, gammas: tuple[float, float], counts: tuple[int, int], values: np.ndarray
+    hyperplanes: Hyperplanes,
+    gammas: tuple[float, float],
+    counts: tuple[int, int],
+    values: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The walls whose hinge is active, (c, N) and (c, K) bool; the two terms go into `values`."""
-    boundary, decision = (np.zeros(m.shape, bool) for m in (walls.f, walls.margin))
-    _nearest(np.abs(walls.f), walls.f_norms, gammas[0], counts[0], boundary, values[0])
-    _nearest(walls.margin, walls.margin_norms, gammas[1], counts[1], decision, values[1])
+    """The hyperplanes whose hinge is active, (c, N) and (c, K) bool; the two terms go into `values`."""
+    boundary, decision = (np.zeros(m.shape, bool) for m in (hyperplanes.f, hyperplanes.margin))
+    _nearest(np.abs(hyperplanes.f), hyperplanes.f_norms, gammas[0], counts[0], boundary, values[0])
+    _nearest(
+        hyperplanes.margin, hyperplanes.margin_norms, gammas[1], counts[1], decision, values[1]
+    )
     return boundary, decision
 
 
@@ -265,9 +272,9 @@ def _pair_weights(W, y, masks, out):
 
 @jit
 def _nearest(values, norms, gamma, k, picked, terms):
-    """The k nearest of the walls nearer than gamma, the first of equals; the mean of their hinges.
+    """The k nearest of the hyperplanes nearer than gamma, the first of equals; the mean of their hinges.
 
-    Only a wall nearer than gamma can count, so the k nearest are looked for among those alone.
+    Only a hyperplane nearer than gamma can count, so the k nearest are looked for among those alone.
     """
     n, m = values.shape
     gamma = values.dtype.type(gamma)
@@ -278,7 +285,7 @@ def _nearest(values, norms, gamma, k, picked, terms):
         for j in range(m):
             d[j] = values[i, j] / norms[i, j] if norms[i, j] > 0 else np.inf
             if d[j] == -np.inf:
-                d[j] = np.inf  # so far on the wrong side that there is no wall
+                d[j] = np.inf  # so far on the wrong side that there is no hyperplane
             near[count] = d[j]
             count += d[j] < gamma
         total = values.dtype.type(0)

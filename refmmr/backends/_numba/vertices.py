@@ -1,4 +1,4 @@
-"""Corners of a complex, compiled: a layer's values at each, and one number for each name."""
+"""Vertices of a complex, compiled: a layer's values at each, and one number for each name."""
 
 from __future__ import annotations
 
@@ -12,53 +12,53 @@ _jit = njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Names(NamedTuple):
-    """The corners that a layer's cuts have made so far, to be found by name in a hash table."""
+    """The vertices that a layer's cuts have made so far, to be found by name in a hash table."""
 
-    slots: np.ndarray  # (a power of 2,) int: a corner's place in the arrays below, or -1
+    slots: np.ndarray  # (a power of 2,) int: a vertex's place in the arrays below, or -1
     cuts: np.ndarray  # (M, 3) int: ends of the edge that was cut, and the unit
     points: np.ndarray  # (M, n)
     doubtful: np.ndarray  # (M,) bool
 
 
 def no_names(n: int) -> Names:
-    """An empty table for corners in n dimensions."""
+    """An empty table for vertices in n dimensions."""
     return Names(
         np.full(64, -1), np.empty((16, 3), np.int64), np.empty((16, n)), np.empty(16, bool)
     )
 
 
 class Around(NamedTuple):
-    """Which entries of the cells' corners are which corner.
+    """Which entries of the cells' vertices are which vertex.
 
-    The first of them is the cell whose map the corner is evaluated by, its owner.
+    The first of them is the cell whose map the vertex is evaluated by, its owner.
     """
 
     starts: np.ndarray  # (V + 1,) int
-    entries: np.ndarray  # (C,) int: rising for each corner
-    cells: np.ndarray  # (C,) int: the cell of each entry of the cells' corners
+    entries: np.ndarray  # (C,) int: rising for each vertex
+    cells: np.ndarray  # (C,) int: the cell of each entry of the cells' vertices
 
 
 @_jit
-def around(n_points, starts, corners):
-    """Sort the entries of the cells' corners by corner."""
-    first, entries = np.zeros(n_points + 1, np.int64), np.empty(len(corners), np.int64)
-    cells = np.empty(len(corners), np.int64)
-    for corner in corners:
-        first[corner + 1] += 1
-    for corner in range(n_points):
-        first[corner + 1] += first[corner]
+def around(n_points, starts, vertices):
+    """Sort the entries of the cells' vertices by vertex."""
+    first, entries = np.zeros(n_points + 1, np.int64), np.empty(len(vertices), np.int64)
+    cells = np.empty(len(vertices), np.int64)
+    for vertex in vertices:
+        first[vertex + 1] += 1
+    for vertex in range(n_points):
+        first[vertex + 1] += first[vertex]
     place = first[:-1].copy()
     for cell in range(len(starts) - 1):
         for e in range(starts[cell], starts[cell + 1]):
-            entries[place[corners[e]]] = e
-            place[corners[e]] += 1
+            entries[place[vertices[e]]] = e
+            place[vertices[e]] += 1
             cells[e] = cell
     return first, entries, cells
 
 
 @_jit
-def find_signs(first, maps, points, starts, corners, near, errors, signs, doubtful):
-    """Signs of a layer's units at the corners that some cells own.
+def find_signs(first, maps, points, starts, vertices, near, errors, signs, doubtful):
+    """Signs of a layer's units at the vertices that some cells own.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def find_signs(first, maps, points, starts, corners, near, errors, signs, doubtf
     maps : ndarray, shape (cells, n + 1, N_k)
         Theirs.
     points : ndarray, shape (V, n)
-    starts, corners : ndarray of int
+    starts, vertices : ndarray of int
         Of all cells.
     near : Around
     errors : ndarray, shape (N_k,)
@@ -81,17 +81,17 @@ def find_signs(first, maps, points, starts, corners, near, errors, signs, doubtf
     value = np.empty(n_units)
     for cell in range(first, first + len(maps)):
         for e in range(starts[cell], starts[cell + 1]):
-            corner = corners[e]
-            if near.entries[near.starts[corner]] != e:
+            vertex = vertices[e]
+            if near.entries[near.starts[vertex]] != e:
                 continue
             value[:] = 0
             for axis in range(n):
-                z = points[corner, axis]
+                z = points[vertex, axis]
                 for j in range(n_units):
                     value[j] += z * maps[cell - first, axis, j]
             for j in range(n_units):
                 value[j] += maps[cell - first, n, j]
-            doubtful[corner] = _decide(value, errors, signs[corner])
+            doubtful[vertex] = _decide(value, errors, signs[vertex])
 
 
 @_jit
@@ -113,7 +113,7 @@ def _decide(value, errors, signs):
 
 
 @_jit
-def find_crossing(starts, corners, signs):
+def find_crossing(starts, vertices, signs):
     """Which units change sign on which cell.
 
     Returns
@@ -122,7 +122,7 @@ def find_crossing(starts, corners, signs):
     units : ndarray of int
         Those that change sign, of one cell after the other.
     value_starts : ndarray of int, shape (R + 1,)
-        Where the values of the cell's open units at its corners have their place.
+        Where the values of the cell's open units at its vertices have their place.
     active : ndarray of uint64, shape (R, words)
         Bit j says that unit j is positive somewhere on the cell.
     """
@@ -134,8 +134,8 @@ def find_crossing(starts, corners, signs):
         for word in range(words):
             above = below = np.uint64(0)
             for e in range(starts[cell], starts[cell + 1]):
-                above |= signs[corners[e], 0, word]
-                below |= signs[corners[e], 1, word]
+                above |= signs[vertices[e], 0, word]
+                below |= signs[vertices[e], 1, word]
             active[cell, word] = above
             both, unit = above & below, 64 * word
             if both and count + 64 > len(units):
@@ -156,21 +156,21 @@ def find_crossing(starts, corners, signs):
 
 @_jit
 def find_values(
-    first, maps, points, starts, corners, near, errors, open_starts, units, value_starts, values
+    first, maps, points, starts, vertices, near, errors, open_starts, units, value_starts, values
 ):
-    """Values of open units at the corners that some cells own.
+    """Values of open units at the vertices that some cells own.
 
-    For every cell around a corner, by the same sums as in `find_signs`; see there and
+    For every cell around a vertex, by the same sums as in `find_signs`; see there and
     `find_crossing` for the parameters.  `values` is filled in: of one cell after the other, of one
-    corner after the other, decided.
+    vertex after the other, decided.
     """
     n = points.shape[1]
     for owner in range(first, first + len(maps)):
         for e in range(starts[owner], starts[owner + 1]):
-            corner = corners[e]
-            if near.entries[near.starts[corner]] != e:
+            vertex = vertices[e]
+            if near.entries[near.starts[vertex]] != e:
                 continue
-            for k in range(near.starts[corner], near.starts[corner + 1]):
+            for k in range(near.starts[vertex], near.starts[vertex + 1]):
                 entry = near.entries[k]
                 cell = near.cells[entry]
                 begin, n_open = open_starts[cell], open_starts[cell + 1] - open_starts[cell]
@@ -178,27 +178,27 @@ def find_values(
                 for i in range(n_open):
                     j, value = units[begin + i], 0.0
                     for axis in range(n):
-                        value += points[corner, axis] * maps[owner - first, axis, j]
+                        value += points[vertex, axis] * maps[owner - first, axis, j]
                     value += maps[owner - first, n, j]
                     values[place + i] = value if abs(value) > errors[j] else 0.0
 
 
 @_jit
-def merge(names, count, cuts, points, doubtful, corners, first):
-    """Give each cut of an edge the number of its corner, and each corner of pieces its number.
+def merge(names, count, cuts, points, doubtful, vertices, first):
+    """Give each cut of an edge the number of its vertex, and each vertex of pieces its number.
 
     Parameters
     ----------
     names : Names
         Is added to.
     count : int
-        How many corners it has.
+        How many vertices it has.
     cuts, points, doubtful : ndarray, shapes (I, 3), (I, n), (I,)
         A run's cuts, as in `cells.Made`.
-    corners : ndarray of int, shape (C,)
-        Corners of the run's pieces; numbers take the place of -1 - i.
+    vertices : ndarray of int, shape (C,)
+        Vertices of the run's pieces; numbers take the place of -1 - i.
     first : int
-        The number of the layer's first new corner.
+        The number of the layer's first new vertex.
 
     Returns
     -------
@@ -223,9 +223,9 @@ def merge(names, count, cuts, points, doubtful, corners, first):
             count += 1
         doubts[place] |= doubtful[i]
         numbers[i] = first + place
-    for c in range(len(corners)):
-        if corners[c] < 0:
-            corners[c] = numbers[-1 - corners[c]]
+    for c in range(len(vertices)):
+        if vertices[c] < 0:
+            vertices[c] = numbers[-1 - vertices[c]]
     return names, count
 
 
@@ -253,7 +253,7 @@ def _mixed(bits):
 
 @_jit
 def _room(names, count, most):
-    """The table of `count` corners, or a larger one: room for `most`, half of the slots free."""
+    """The table of `count` vertices, or a larger one: room for `most`, half of the slots free."""
     slots, cuts, points, doubtful = names
     if most > len(cuts):
         size = max(most, 2 * len(cuts))

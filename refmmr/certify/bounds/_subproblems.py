@@ -1,12 +1,12 @@
-"""Families of linear regions at once: the other half of the search (`refmmr.certify.search`).
+"""Families of linear regions at once: the other half of the search (`refmmr.certify.bounds.search`).
 
 A *family* fixes the side of some hidden units and leaves the others open.  On a ball that holds all
-that is of interest, most units are stable; a ReLU between lines (`refmmr.reference.relaxations`)
+that is of interest, most units are stable; a ReLU between lines (`refmmr.reference.backward_bound`)
 stands for each that is open.  So, carried back to the input,
 
-    direct . (f_1, ..., f_{L+1})   >=   <w, z> + b      for every z of the ball in the family,
+    df . (f_1, ..., f_{L+1})   >=   <w, z> + b      for every z of the ball in the family,
 
-for any coefficients `direct`.  Take the margin over class c, minus ``beta_i >= 0`` times what is
+for any coefficients `df`.  Take the margin over class c, minus ``beta_i >= 0`` times what is
 positive for a fixed unit: an adversarial example of class c in the family makes the left side at
 most 0, so it lies in the half-space ``<w, z> + b <= 0``.  That is a *cut*.
 
@@ -17,7 +17,7 @@ the nearest example comes first, and the smallest key is a lower bound of the pe
 
 **Keys are proved** as those of regions are: multipliers of the cuts come from a program that nobody
 trusts, the sum of the cuts is one half-space, and its distance is bounded with all rounding errors.
-Those of a cut are bounded on the ball, as `refmmr.reference.relaxations` does it.
+Those of a cut are bounded on the ball, as `refmmr.reference.backward_bound` does it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from refmmr.certify import relaxation
-from refmmr.certify._search_programs import nearest_point
+from refmmr import _kernels
+from refmmr.certify.bounds._nearest import nearest_point
 from refmmr.reference import rounding
-from refmmr.reference.balls import ball, largest_gain
+from refmmr.reference.backward_bound import relu_lines
+from refmmr.reference.ball import ball, largest_gain
 from refmmr.reference.hyperplanes import dual_norm
 from refmmr.reference.network import Network
-from refmmr.reference.relaxations import relu_lines
 
 CUTS = 40
 """Rounds of cuts for one family, at most."""
@@ -203,9 +203,9 @@ class Families:
         radius = np.array([self._radius])
         self._bounds = [
             (low[0], high[0])
-            for low, high in relaxation.run_layer_bounds(
-                net, point.x, self.p, radius, self.box, "crown"
-            )[:-1]
+            for low, high in _kernels.layer_bounds(net, point.x, self.p, radius, self.box, "crown")[
+                :-1
+            ]
         ]
         if self.stable is None:
             low, high = (
@@ -230,8 +230,8 @@ class Families:
         self._factors = [rounding.rounding_factor(8 * int(total)) for total in np.cumsum(terms)]
         for k, layer in enumerate(net.affine_layers):
             size = sizes[k][None]
-            for between in net.layers[net.affine[k - 1] + 1 if k else 0 : net.affine[k]]:
-                size = between.apply(size)
+            for i in net.span(k)[:-1]:
+                size = net.layers[i].apply(size)
             heavy = layer.with_weights(np.abs(layer.W), np.abs(layer.b))
             self._magnitudes.append(heavy.apply(size)[0])
 
@@ -361,13 +361,13 @@ class Families:
         # Fixed units that are on the wrong side there.
         beyond = np.flatnonzero(family.fixed * f < 0)
         m = 1 + len(beyond)
-        direct = [np.zeros((m, *shape)) for shape in (*net.unit_shapes, net.shapes[-1])]
-        direct[-1].reshape(m, -1)[0, [self.point.y, family.target]] = 1, -1
+        df = [np.zeros((m, *shape)) for shape in (*net.unit_shapes, net.shapes[-1])]
+        df[-1].reshape(m, -1)[0, [self.point.y, family.target]] = 1, -1
         for row, unit in enumerate(beyond.tolist()):
             k = int(np.searchsorted(self._ends, unit, side="right")) - 1
-            direct[k].reshape(m, -1)[1 + row, unit - self._ends[k]] = -family.fixed[unit]
+            df[k].reshape(m, -1)[1 + row, unit - self._ends[k]] = -family.fixed[unit]
         tight = [output[0] > 0 for output in outputs[:-1]]
-        A, value, error, slopes = self._carry_back(direct, bounds, tight)
+        A, value, error, slopes = self._carry_back(df, bounds, tight)
         found = []
         for row, v, e in zip(-A, -value, error, strict=True):
             # By a power of two, which rounds nothing.
@@ -386,16 +386,16 @@ class Families:
         scale = max(float(np.abs(outputs[-1]).max()), 1e-300)
         return found, np.where(scores > 1e-9 * scale, scores, 0) if size else scores
 
-    def _carry_back(self, direct, bounds, tight):
-        """Affine functions below those with coefficients `direct`, (m, *shape) for each layer.
+    def _carry_back(self, df, bounds, tight):
+        """Affine functions below those with coefficients `df`, (m, *shape) for each layer.
 
         Returns their gradients (m, d), values at x (m,), how far they are off anywhere on the ball
         (m,), and the coefficients of the activations of each hidden layer on the way.
         """
         net, flat = self.net, self.point.flat
-        k = len(direct) - 1
-        m = len(direct[-1])
-        rows = direct[-1][None]
+        k = len(df) - 1
+        m = len(df[-1])
+        rows = df[-1][None]
         factor = self._factors[k]
         constant, error = np.zeros(m), np.zeros(m)
         slopes: list[np.ndarray] = []
@@ -405,7 +405,7 @@ class Families:
             error = error + factor * (np.abs(rows).reshape(m, -1) @ magnitude) + rounding.UNDERFLOW
             sums = rows.sum(axis=(-2, -1)) if rows.ndim == 5 else rows
             constant = constant + (sums @ layer.b)[0]
-            for i in reversed(range(net.affine[k - 1] + 1 if k else 0, net.affine[k] + 1)):
+            for i in reversed(net.span(k)):
                 rows = net.layers[i].transpose(rows, net.shapes[i])
             k -= 1
             if k < 0:
@@ -415,7 +415,7 @@ class Families:
             lines = relu_lines(low, high, "crown")
             lower_slope = np.where((low < 0) & (high > 0), tight[k], lines.lower_slope)
             constant = constant + np.minimum(rows, 0).reshape(m, -1) @ lines.intercept.reshape(-1)
-            rows = rows * np.where(rows > 0, lower_slope, lines.upper_slope) + direct[k]
+            rows = rows * np.where(rows > 0, lower_slope, lines.upper_slope) + df[k]
         A = rows.reshape(m, -1)
         value = A @ flat + constant
         # The sum over the inputs and the constant, in any order.

@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refmmr.attacks import _run_pgd, minimal_attack
-from refmmr.certify import api, region
+from refmmr import _kernels
+from refmmr.attacks import minimal_attack
+from refmmr.certify import api
 from refmmr.certify.api import Method
-from refmmr.certify.results import ATTACK
+from refmmr.certify.bounds import region
+from refmmr.certify.evaluation.results import ATTACK
 from refmmr.network import Network
-from refmmr.reference import attacks, rounding
+from refmmr.reference import pgd, rounding
 from refmmr.reference.hyperplanes import norm
 
 
@@ -185,7 +187,7 @@ def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:
         start = (
             X if restart == 0 else _starts(problem, block.points[rows], X, slightly_less, restart)
         )
-        Z = _run_pgd(
+        Z = _kernels.pgd(
             problem.net, X, y, problem.p, slightly_less, problem.pgd_steps, step, problem.box,
             start, False,
         )  # fmt: skip
@@ -206,4 +208,4 @@ def _starts(problem, points, X, eps, restart):
         shape = X.shape[1:]
         inf = problem.p == np.inf
         directions[i] = rng.uniform(-eps, eps, shape) if inf else rng.standard_normal(shape)
-    return attacks.project(X, X + directions, problem.p, eps, problem.box)
+    return pgd.project(X, X + directions, problem.p, eps, problem.box)

@@ -11,7 +11,7 @@ that is affine in the input: start with its coefficients, ``A f_k``, and go back
 
     A f_k = (A W_k) g_{k-1} + A b_k,      and  a g >= a * (lower line if a > 0, upper line if a < 0)
 
-for each entry a of ``A W_k``.  At the input the ball's largest gain (`refmmr.reference.balls`) ends
+for each entry a of ``A W_k``.  At the input the ball's largest gain (`refmmr.reference.ball`) ends
 it.  The bounds of layer k need those of the layers before it, so they are found in order.
 
 The lower slope is free, between 0 and 1, and the rules differ in nothing else:
@@ -32,7 +32,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference.balls import Ball, ball, largest_gain
+from refmmr.reference.ball import Ball, ball, largest_gain
 from refmmr.reference.intervals import Bounds, through
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import UNDERFLOW, rounding_factor
@@ -57,7 +57,7 @@ def relu_lines(lower: np.ndarray, upper: np.ndarray, rule: str) -> Lines:
     unstable = (lower < 0) & (upper > 0)
     width = np.where(unstable, upper - lower, 1)
     upper_slope = np.where(unstable, upper / width, active)
-    # The line must pass above both corners, (l, 0) and (u, u), whatever the slope was rounded to.
+    # The line must pass above both vertices, (l, 0) and (u, u), whatever the slope was rounded to.
     slack = rounding_factor(8)
     above = np.maximum(-upper_slope * lower, upper - upper_slope * upper + slack * upper)
     intercept = np.where(unstable, above * (1 + slack), 0)
@@ -194,7 +194,7 @@ def _carry_back(net, where, k, rows, bounds, rule):
         magnitude = _through_absolute(net, k, sizes[k])
         error = error + factor * _dot(np.abs(rows), magnitude[:, None]) + UNDERFLOW
         constant = constant + _sum_channels(rows) @ layer.b
-        for i in reversed(range(net.affine[k - 1] + 1 if k else 0, net.affine[k] + 1)):
+        for i in reversed(net.span(k)):
             rows = net.layers[i].transpose(rows, net.shapes[i])
         k -= 1
         if k < 0:
@@ -222,8 +222,8 @@ def terms(net: Network) -> int:
 
 def _through_absolute(net, k, size):
     """``|W_k| size + |b_k|``: how large the terms of f_k can be, (n, *unit_shape)."""
-    for layer in net.layers[net.affine[k - 1] + 1 if k else 0 : net.affine[k]]:
-        size = layer.apply(size)
+    for i in net.span(k)[:-1]:
+        size = net.layers[i].apply(size)
     layer = net.affine_layers[k]
     return layer.with_weights(np.abs(layer.W), np.abs(layer.b)).apply(size)
 

@@ -1,0 +1,1 @@
+"""Certification methods: one bound a file, each a function from points to `Bounds`."""

@@ -1,0 +1,1 @@
+"""The pipeline of a table: stages, records, workers and results."""

@@ -1,0 +1,1 @@
+"""What notebooks, reports and figures show of results: a leaf that no result imports at the top."""

@@ -266,10 +266,10 @@ def test_passes(case, dtype):
 
 def exact_squares(net, X, y):
     """Whether float64 adds up the squares of all rows without rounding."""
-    hyperplanes = distances.hyperplanes_around(net, X, y)
+    around = distances.hyperplanes_around(net, X, y)
     largest = max(
         np.abs(hyperplanes.dual_norm(rows, 2)).max(initial=0)
-        for rows in (hyperplanes.boundary_gradients, hyperplanes.R.swapaxes(1, 2))
+        for rows in (around.boundary_gradients, around.R.swapaxes(1, 2))
     )
     return largest**2 * 16 ** len(net.affine) < 2**53
 

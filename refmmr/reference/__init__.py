@@ -1,8 +1,8 @@
 """The book: the method in plain NumPy, one idea a file.
 
-Read it in this order: `layers`, `network`, `loss`, `affine`, `hyperplanes`, `distances`, `mmr`,
-`adam`, `attacks`, `rounding`.  Then all regions: `regions`, `volumes`, `winners`, `polygons`,
-`incircles`.  Then bounds and attacks on balls: `balls`, `intervals`, `relaxations`, `wong_kolter`,
-`minimal_attack`, `universal`.  Arguments are taken as they come; the public functions of `refmmr`
-check them first.
+Read it in this order.  The method: `layers`, `network`, `loss`, `affine`, `hyperplanes`,
+`distances`, `mmr`, `adam`, `pgd`, `rounding`.  All linear regions: `cells`, `vertices`,
+`enumeration`, `volumes`, `class_pieces`, `polygons`, `incircles`.  Bounds on a ball: `ball`,
+`intervals`, `backward_bound`, `wong_kolter`, `universal`.  Arguments are taken as they come; the
+public functions of `refmmr` check them first.
 """

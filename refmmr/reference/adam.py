@@ -1,4 +1,4 @@
-"""Adam, the optimiser of all trainings here."""
+"""Adam, the optimiser of every training scheme (Kingma and Ba 2015)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def update(
     gradients: list[np.ndarray],
     scale: float,
 ) -> None:
-    """Move each array by ``-scale * m / sqrt(v)``, once the gradient is in its means m and v.
+    """Update the running means m, v by the gradient, then step by ``-scale * m / sqrt(v)``.
 
     All lists have one array per parameter; the first three are changed in place.
     """
@@ -52,7 +52,7 @@ class Adam:
         update(self.arrays, self.means, self.squares, flat(gradients), self.next_scale(lr))
 
     def next_scale(self, lr: float) -> float:
-        """Count a step; lr with the start of both running means at 0 corrected for."""
+        """Count a step; lr times the correction for both running means having started at 0."""
         self.steps += 1
         first, second = BETAS
         return lr * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)

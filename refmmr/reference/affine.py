@@ -1,15 +1,15 @@
-"""The linear region of a point: the affine map V z + a that the network is there, and its hyperplanes.
+"""The linear region of a point, a polytope, and the affine map of the network on it.
 
 With the masks of x frozen the network is affine: ``f_k(z) = V_k z + a_k`` for every z in the
 polytope
 
     Q(x) = { z : (2 s_k - 1) (V_k z + a_k) >= 0  for every hidden layer k }.
 
-Nobody needs to multiply matrices to get V.  Column j of ``V_k`` is what comes out at layer k when
-the basis vector ``e_j`` is pushed through the frozen network without biases: e_j is a **probe**.
-That holds for any layer that can be applied to a direction, convolutions included; and because a
-probe is an ordinary forward pass, the gradient of anything that reads V is an ordinary backward
-pass over the probes.
+V need not be computed as a product of matrices.  Column j of ``V_k`` is the value at layer k of the
+basis vector ``e_j``, propagated through the network with frozen masks and without biases: e_j is a
+**probe**.  That holds for any layer that can be applied to a direction, convolutions included.  And
+a probe is an ordinary forward pass, so the gradient of anything that reads V is an ordinary
+backward pass over the probes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from refmmr.reference.network import ForwardCache, Network, flat
 
 CHUNK_BYTES = 2**26
-"""Probes are sent in groups of samples so that no array of them is larger than this."""
+"""Limit on the size of one array of probes: samples are processed in groups that respect it."""
 
 
 class LinearRegion(NamedTuple):
@@ -47,7 +47,7 @@ class LinearRegion(NamedTuple):
     def contains(self, Z: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
         """Which points lie in the region: ``(n, *input_shape) -> (n,)`` bool.
 
-        A point on a hyperplane belongs to it.  `tolerance` is how far, in l_2, a point may stick out.
+        The region is closed.  `tolerance` is the l_2 distance by which a point may violate a facet.
         """
         A, b = self.halfspaces
         Z = self._flat(Z)
@@ -83,7 +83,7 @@ def basis(net: Network, dtype: np.dtype) -> np.ndarray:
 
 
 def probe(net: Network, masks: Sequence[np.ndarray], directions: np.ndarray) -> ForwardCache:
-    """Push directions through the frozen network of each sample.
+    """Propagate directions through the network with the masks of each sample.
 
     Parameters
     ----------
@@ -97,13 +97,14 @@ def probe(net: Network, masks: Sequence[np.ndarray], directions: np.ndarray) -> 
     -------
     ForwardCache
         ``outputs[k]`` has shape (n, m, *unit_shape): ``V_k`` of each sample times each direction.
-        The first layer comes before the first mask, so all samples share it: shape (1, m, ...).
+        The first layer comes before the first mask, so it is the same for all samples: shape
+        (1, m, ...).
     """
     return net.forward(directions[None], [mask[:, None] for mask in masks], bias=False)
 
 
 def chunks(net: Network, n: int, itemsize: int = 8) -> Iterator[slice]:
-    """Cut n samples into runs whose probes fit into `CHUNK_BYTES` (at least one sample each)."""
+    """Split n samples into groups, of one at least, whose probes fit into `CHUNK_BYTES`."""
     widest = max(int(np.prod(shape)) for shape in net.shapes[1:])
     size = max(1, CHUNK_BYTES // (int(np.prod(net.input_shape)) * widest * itemsize))
     for start in range(0, n, size):

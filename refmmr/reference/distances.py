@@ -1,8 +1,8 @@
 """The distances of a batch to the hyperplanes around it: d_B and d_D.
 
-Around x a network is affine (`refmmr.reference.affine`), so each hidden unit and each pair of
-classes has a flat hyperplane there, where its pre-activation or its margin is 0.  How far a flat hyperplane is,
-`refmmr.reference.hyperplanes` tells.
+Around x the network is affine (`refmmr.reference.affine`), so each hidden unit has a hyperplane
+there, where its pre-activation is 0, and each pair of classes one where their margin is 0.
+`refmmr.reference.hyperplanes` computes how far a hyperplane is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from refmmr.reference.network import ForwardCache, Network, flat
 
 
 class Distances(NamedTuple):
-    """Distances of a batch of points to the hyperplanes around them, in l_p."""
+    """Distances of a batch of points to region and decision boundaries, in l_p."""
 
     boundary: np.ndarray  # (n, N), to the hyperplane of each hidden unit
     decision: np.ndarray  # (n, K), signed, to the decision boundary with each class
@@ -40,7 +40,7 @@ def distances(
     net : Network
     X : ndarray, shape (n, *input_shape)
     y : ndarray of int, shape (n,)
-        The class whose decision boundary is meant.
+        The class of each sample, whose decision boundaries are measured.
     p : {1, 2, inf}
     box : (lo, hi), optional
         Arrays that broadcast against an input: distances within the box.
@@ -74,7 +74,7 @@ def _distances(net, X, y, p, box):
 
 
 class Hyperplanes(NamedTuple):
-    """The affine functions whose zeros are the hyperplanes around each sample of a batch."""
+    """The affine functions whose zeros are the hyperplanes around each sample."""
 
     f: np.ndarray  # (n, N), pre-activations of the hidden units
     V: list[np.ndarray]  # per hidden layer (n or 1, d, N_k): column i is the gradient of unit i

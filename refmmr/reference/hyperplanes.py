@@ -1,14 +1,15 @@
-"""How far to a hyperplane: point to hyperplane in l_p, free and within a box.
+"""Distance of a point to a hyperplane in l_p, in the whole space and within a box.
 
-A hyperplane is ``{ z : value + <w, z - x> = 0 }``, where `value` is the affine function at x.  Moving by
-delta changes it by ``<w, delta>``, and Hoelder's inequality says how much a move of length
-``||delta||_p = r`` can do at best: ``r ||w||_q`` with ``1/p + 1/q = 1``.  So the distance is
-``|value| / ||w||_q``.
+A hyperplane is ``{ z : value + <w, z - x> = 0 }``, where `value` is an affine function at x and w
+its gradient.  A step delta changes the function by ``<w, delta>``, and by Hoelder's inequality a
+step of length ``||delta||_p = r`` changes it by at most ``r ||w||_q``, with ``1/p + 1/q = 1``.  So
+the distance is ``|value| / ||w||_q``.
 
-Within a box, coordinate j can only move by ``reach_j`` in its useful direction.  The cheapest way
-to the hyperplane is then one-dimensional (`shortest_step_in_box`): raise a water level until the hyperplane is met,
-each coordinate stopping at the box; the level meets the hyperplane on a piece where everything is linear,
-so it is found exactly, by one sort.
+Within a box, coordinate j can move by at most ``reach_j`` in the direction that brings the function
+towards 0.  The shortest step (`shortest_step_in_box`) is then a one-dimensional problem: every
+coordinate moves until a common level, or until it meets the box.  The change of the function is
+increasing and piecewise linear in the level, so the level where it equals `value` is found exactly,
+by one sort.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def dual_norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
 
 
 def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
-    """``||w||_p`` along an axis; the squares of l_2 neither overflow nor vanish."""
+    """``||w||_p`` along an axis; the squares of l_2 neither overflow nor underflow."""
     if p != 2:
         return dual_norm(w, {1: np.inf, np.inf: 1}[p], axis)
     _, exponent = np.frexp(np.abs(w).max(axis=axis, keepdims=True))
@@ -34,7 +35,7 @@ def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
 
 
 def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
-    """``value / ||w||_q``, with the sign of `value`; infinite where w = 0, for there is no hyperplane.
+    """``value / ||w||_q``, with the sign of `value`; infinite where w = 0: there is no hyperplane.
 
     Parameters
     ----------
@@ -43,13 +44,15 @@ def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
     w_norm : ndarray
         Dual norm of its gradient; broadcasts against `value`.
     """
-    hyperplane = w_norm > 0
-    endless = np.where(value < 0, -np.inf, np.inf).astype(value.dtype)
-    return np.where(hyperplane, value / np.where(hyperplane, w_norm, 1), endless)
+    exists = w_norm > 0
+    infinite = np.where(value < 0, -np.inf, np.inf).astype(value.dtype)
+    return np.where(exists, value / np.where(exists, w_norm, 1), infinite)
 
 
 def shortest_step(w: np.ndarray, value: np.ndarray, p: float) -> np.ndarray:
-    """The shortest step delta onto the hyperplane, ``value + <w, delta> = 0``: where Hoelder is tight.
+    """The shortest step delta onto the hyperplane, ``value + <w, delta> = 0``.
+
+    Hoelder's inequality holds with equality for it.
 
     Parameters
     ----------
@@ -81,9 +84,9 @@ def shortest_step_in_box(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The shortest step onto the hyperplane that stays in the box ``lo <= x + delta <= hi``.
 
-    Minimise ``||delta||_p`` subject to ``value + <w, delta> = 0`` and the box.  Every useful move
-    goes against the sign of ``value * w``; it has a size ``0 <= m_j <= reach_j`` and gains
-    ``|w_j| m_j`` of the ``|value|`` that is needed.
+    Minimise ``||delta||_p`` subject to ``value + <w, delta> = 0`` and the box.  Coordinate j moves
+    against the sign of ``value * w_j``, by ``0 <= m_j <= reach_j``, and the moves must add up to
+    ``sum_j |w_j| m_j = |value|``.
 
     Parameters
     ----------
@@ -98,67 +101,67 @@ def shortest_step_in_box(
     Returns
     -------
     distance : ndarray, shape (...)
-        ``||delta||_p``, with the sign of `value`; infinite where the box misses the hyperplane (and where
-        w = 0).
+        ``||delta||_p``, with the sign of `value`; infinite where the hyperplane does not meet the
+        box (and where w = 0).
     delta : ndarray, shape (..., d)
         The step; zero where there is none.
     """
     x, w, lo, hi = np.broadcast_arrays(x, w, lo, hi)
-    way = -np.sign(w) * np.where(value < 0, -1, 1).astype(w.dtype)[..., None]
-    reach = np.where(way > 0, hi - x, x - lo) * np.abs(way)
+    direction = -np.sign(w) * np.where(value < 0, -1, 1).astype(w.dtype)[..., None]
+    reach = np.where(direction > 0, hi - x, x - lo) * np.abs(direction)
     need = np.abs(value)[..., None]
-    # Scale the largest weight to about 1, by a power of two, which rounds nothing.
+    # Scale the largest weight to about 1, by a power of two: that is exact.
     _, exponent = np.frexp(np.abs(w).max(axis=-1, keepdims=True))
-    speed, need = np.ldexp(np.abs(w), -exponent), np.ldexp(need, -exponent)
+    weight, need = np.ldexp(np.abs(w), -exponent), np.ldexp(need, -exponent)
     if p == 1:
-        move, reached = _knapsack(speed, reach, need)
+        move, reached = _knapsack(weight, reach, need)
     else:
-        move, reached = _water_level(speed, reach, need, p)
+        move, reached = _water_filling(weight, reach, need, p)
     reached &= (w != 0).any(axis=-1)
     move = np.where(reached[..., None], np.minimum(move, reach), 0)
     distance = np.where(reached, norm(move, p), np.inf)
-    return np.where(value < 0, -distance, distance), way * move
+    return np.where(value < 0, -distance, distance), direction * move
 
 
-def _water_level(speed, reach, need, p):
-    """l_2 and l_inf: sizes ``m_j = min(reach_j, level)``, or ``min(reach_j, level * speed_j)``.
+def _water_filling(weight, reach, need, p):
+    """Water-filling: ``m_j = min(reach_j, level)`` in l_inf, ``min(reach_j, level * |w_j|)`` in l_2.
 
-    The gain ``sum_j speed_j m_j`` is increasing and piecewise linear in the level.  Sort the
-    coordinates by the level at which they stop; before the i-th stops, those in front of it have
-    gained all they can (`filled`) and the rest gain at a common `rate`.
+    The sum ``sum_j |w_j| m_j`` is increasing and piecewise linear in the level.  Sort the
+    coordinates by the level at which they meet the box (`stop`).  Until the i-th does, those before
+    it contribute a constant (`filled`) and the others grow at a common `rate`.
     """
-    pace = speed if p == 2 else (speed > 0).astype(speed.dtype)
-    moving = speed > 0
-    stop = np.where(moving, reach / np.where(moving, pace, 1), 0)
+    growth = weight if p == 2 else (weight > 0).astype(weight.dtype)
+    moving = weight > 0
+    stop = np.where(moving, reach / np.where(moving, growth, 1), 0)
     order = np.argsort(stop, axis=-1)
     stop = np.take_along_axis(stop, order, -1)
-    gain = np.take_along_axis(speed * reach, order, -1)
-    rate = np.take_along_axis(speed * pace, order, -1)
+    gain = np.take_along_axis(weight * reach, order, -1)
+    rate = np.take_along_axis(weight * growth, order, -1)
     rate = np.flip(np.cumsum(np.flip(rate, -1), axis=-1), -1)
     filled = _before(np.cumsum(gain, axis=-1))
     enough = filled + rate * stop >= need
     piece = enough.argmax(axis=-1)[..., None]
     rate, filled = np.take_along_axis(rate, piece, -1), np.take_along_axis(filled, piece, -1)
     level = (need - filled) / np.where(rate > 0, rate, 1)
-    # The formula holds between two stops; rounding must not carry it past either.
+    # The formula holds between two stops; rounding must not take the level beyond either.
     first, last = (np.take_along_axis(end, piece, -1) for end in (_before(stop), stop))
-    return np.minimum(reach, np.clip(level, first, last) * pace), enough.any(axis=-1)
+    return np.minimum(reach, np.clip(level, first, last) * growth), enough.any(axis=-1)
 
 
-def _knapsack(speed, reach, need):
-    """l_1: every unit of movement costs the same, so spend it on the fastest coordinates first."""
-    order = np.argsort(-speed, axis=-1, kind="stable")
-    gain = np.take_along_axis(speed * reach, order, -1)
+def _knapsack(weight, reach, need):
+    """l_1: the fractional knapsack; the coordinates of largest ``|w_j|`` move first."""
+    order = np.argsort(-weight, axis=-1, kind="stable")
+    gain = np.take_along_axis(weight * reach, order, -1)
     filled = np.cumsum(gain, axis=-1)
     missing = np.maximum(need - _before(filled), 0)
-    sorted_speed = np.take_along_axis(speed, order, -1)
-    size = missing / np.where(sorted_speed > 0, sorted_speed, 1)
-    size = np.minimum(np.where(sorted_speed > 0, size, 0), np.take_along_axis(reach, order, -1))
+    sorted_weight = np.take_along_axis(weight, order, -1)
+    size = missing / np.where(sorted_weight > 0, sorted_weight, 1)
+    size = np.minimum(np.where(sorted_weight > 0, size, 0), np.take_along_axis(reach, order, -1))
     move = np.empty_like(size)
     np.put_along_axis(move, order, size, axis=-1)
     return move, (filled >= need).any(axis=-1)
 
 
 def _before(sums):
-    """Running sums without the last term each: shift by one, start at 0."""
+    """Cumulative sums of the terms before each: shifted by one, starting at 0."""
     return np.concatenate([np.zeros_like(sums[..., :1]), sums[..., :-1]], axis=-1)

@@ -1,6 +1,6 @@
 """The layers: each an affine map, with its transpose and its weight gradient beside it.
 
-A layer is affine, ``y = W x + b``.  Everything the rest of the book needs of it is four verbs:
+A layer is affine, ``y = W x + b``.  The rest of the book uses four operations of it:
 
 ==================== ============================= ==============================================
 ``apply(x)``         ``W x + b``                   the forward pass of a point
@@ -52,7 +52,7 @@ class Linear:
         return x @ self.W.T
 
     def transpose(self, g: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
-        """Carry gradients back: ``(..., n_out) -> (..., n_in)``."""
+        """Propagate gradients to the input: ``(..., n_out) -> (..., n_in)``."""
         return g @ self.W
 
     def gradient(self, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,9 +105,9 @@ class Conv2d:
         return np.moveaxis(y, -1, -3)
 
     def transpose(self, g: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
-        """Carry gradients back: ``(..., n_out, h', w') -> (..., n_in, h, w)``.
+        """Propagate gradients to the input: ``(..., n_out, h', w') -> (..., n_in, h, w)``.
 
-        Each filter tap ``(i, j)`` read a strided grid of pixels; here it writes to the same grid.
+        In `linear` each filter tap ``(i, j)`` reads a strided grid of pixels; here it adds to it.
         """
         _, height, width = input_shape
         (top, bottom), (left, right) = self.pads(height, width)
@@ -157,7 +157,7 @@ class Conv2d:
         return same_padding(height, kernel_height, down), same_padding(width, kernel_width, across)
 
     def _windows(self, x: np.ndarray) -> np.ndarray:
-        """What each output pixel looks at: ``(..., n_in, h', w', kernel_height, kernel_width)``."""
+        """The window of each output pixel: ``(..., n_in, h', w', kernel_height, kernel_width)``."""
         vertical, horizontal = self.pads(*x.shape[-2:])
         x = np.pad(x, [(0, 0)] * (x.ndim - 2) + [vertical, horizontal])
         down, across = self.stride
@@ -166,16 +166,16 @@ class Conv2d:
 
 @dataclass(frozen=True, eq=False)
 class Flatten:
-    """Lay an image out as a vector, channel by channel and row by row."""
+    """Reshape an image to a vector, channel by channel and row by row."""
 
     def apply(self, x: np.ndarray) -> np.ndarray:
-        """Lay out: ``(..., c, h, w) -> (..., c h w)``."""
+        """Flatten: ``(..., c, h, w) -> (..., c h w)``."""
         return x.reshape(*x.shape[:-3], -1)
 
     linear = apply
 
     def transpose(self, g: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
-        """Fold back: ``(..., c h w) -> (..., c, h, w)``."""
+        """Undo it for gradients: ``(..., c h w) -> (..., c, h, w)``."""
         return g.reshape(*g.shape[:-1], *input_shape)
 
     def map(self, f: Map) -> Flatten:

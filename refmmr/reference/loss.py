@@ -38,8 +38,8 @@ def cross_entropy_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 def odds_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Gradient of the log-odds ``log sum_{s != y} exp(f_s) - f_y`` to the logits, shape (n, K).
 
-    The cross-entropy is ``log(1 + exp(log-odds))``, so its gradient has the same direction; but
-    that one fades where the network is sure, and is 0 in floats where it is very sure.
+    The cross-entropy is ``log(1 + exp(log-odds))``, so its gradient has the same direction, but it
+    vanishes where the margin is large, and underflows to 0 where it is very large.
     """
     rows = np.arange(len(y))
     rivals = logits.copy()
@@ -63,7 +63,7 @@ def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gr
     value : float
     gradients : list of (dW, db), one per affine layer
     """
-    cache, logits, deltas = _forward_and_back(net, X, y, cross_entropy_gradient)
+    cache, logits, deltas = _forward_backward(net, X, y, cross_entropy_gradient)
     gradients = net.weight_gradients(cache, [delta / len(X) for delta in deltas])
     return float(cross_entropy(logits, y).mean()), gradients
 
@@ -89,16 +89,16 @@ def input_gradient(
     logits : ndarray, shape (n, K)
     gradient : ndarray, shape (n, *input_shape)
     """
-    _, logits, deltas = _forward_and_back(net, X, y, logit_gradient)
+    _, logits, deltas = _forward_backward(net, X, y, logit_gradient)
     return logits, net.input_gradient(deltas)
 
 
 def margin_gradients(
     net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and the gradients of the margins against some rivals, by one backward pass each.
+    """Logits, and the gradients of margins with respect to the input, a backward pass for each.
 
-    All rivals of a sample share the masks of its one forward pass.
+    All rival classes of a sample share the masks of its one forward pass.
 
     Parameters
     ----------
@@ -120,24 +120,20 @@ def margin_gradients(
     rows, columns = np.ogrid[:n, :r]
     df[rows, columns, y[:, None]] = 1
     df[rows, columns, rivals] = -1
-    # One long batch of n * r rows: matrix products like that.
+    # One batch of n * r rows, so that each layer is one matrix product.
     outputs, masks = (
         [np.repeat(array, r, axis=0) for array in arrays] for arrays in (cache.outputs, cache.masks)
     )
     repeated = ForwardCache(cache.inputs, outputs, masks)
-    last = df.reshape(n * r, *net.shapes[-1])
-    deltas = net.backward(repeated, [*(None for _ in net.unit_shapes), last])
+    deltas = net.backward(repeated, net.at_logits(df.reshape(n * r, -1)))
     gradients = net.input_gradient(deltas).reshape(n, r, -1)
     return cache.outputs[-1].reshape(n, -1), gradients
 
 
-def _forward_and_back(
+def _forward_backward(
     net: Network, X: np.ndarray, y: np.ndarray, logit_gradient: LogitGradient
 ) -> tuple[ForwardCache, np.ndarray, list[np.ndarray]]:
-    """The pass, its logits, and each sample's own gradient to all pre-activations."""
+    """Forward cache, logits, and the gradient of each sample's loss to all pre-activations."""
     cache = net.forward(X)
     logits = cache.outputs[-1].reshape(len(X), -1)
-    # A loss reads the logits and no other layer.
-    df = logit_gradient(logits, y).reshape(cache.outputs[-1].shape)
-    deltas = net.backward(cache, [*(None for _ in net.unit_shapes), df])
-    return cache, logits, deltas
+    return cache, logits, net.backward(cache, net.at_logits(logit_gradient(logits, y)))

@@ -5,16 +5,16 @@ For one sample (Croce, Andriushchenko, Hein 2019)
     MMR = 1/k_B sum_{j <= k_B} max(0, 1 - d_B^(j) / gamma_B)
         + 1/k_D sum_{j <= k_D} max(0, 1 - d_D^(j) / gamma_D),
 
-with d^(j) the j-th smallest distance: push the nearest hyperplanes away, until they are gamma far.
+with d^(j) the j-th smallest distance.  Minimised in training, it pushes the nearest region and
+decision boundaries away until they are at distance gamma.
 
-The gradient goes three steps back.
+The gradient is the chain rule in three steps.
 
-1. From the hinge to the distance: ``-1 / (k gamma)`` for the selected hyperplanes nearer than gamma.
-2. From the distance ``d = |f| / ||v||_q`` to the hyperplane: ``dd/df = sign(f) / ||v||`` and
+1. Hinge to distance: ``-1 / (k gamma)`` for the selected boundaries nearer than gamma, else 0.
+2. Distance ``d = |f| / ||v||_q`` to the hyperplane: ``dd/df = sign(f) / ||v||`` and
    ``dd/dv = -|f| / ||v||^2 * grad ||v||``.
-3. From the hyperplanes to the weights: f is what the *sample* gives at that unit, and the entries of v
-   are what the *probes* give there.  So it is backprop twice: once over the sample, once over the
-   probes.
+3. Hyperplane to weights: f is the pre-activation of the *sample*, and the entries of v are those of
+   the *probes*.  So it is backpropagation twice: once over the sample, once over the probes.
 
 The masks are constant along the way: they only change where some distance is 0.
 """
@@ -60,9 +60,9 @@ def mmr(
     p : {1, 2, inf}
         The norm that distances are measured in.
     gamma_b, gamma_d : float
-        Distances from which on a region boundary, a decision boundary, costs nothing.
+        Distances beyond which a region boundary, a decision boundary, does not contribute.
     k_b, k_d : int
-        How many of the nearest boundaries count.  The class's own column counts as infinitely far.
+        Number of nearest boundaries in each mean.  The own class counts as infinitely far.
 
     Returns
     -------
@@ -106,49 +106,47 @@ def mmr_gradient(
 def _mmr_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
     """Sum of the values over the samples, and the gradient of that sum."""
     hyperplanes = hyperplanes_around(net, X, y)
-    boundary_norms, decision_norms = (
-        hyperplanes.boundary_norms(p),
-        dual_norm(hyperplanes.R, p, axis=1),
-    )
+    boundary_norms = hyperplanes.boundary_norms(p)
+    decision_norms = dual_norm(hyperplanes.R, p, axis=1)
     d_B = hyperplane_distance(np.abs(hyperplanes.f), boundary_norms)
     d_D = hyperplane_distance(hyperplanes.margin, decision_norms)
     d_D[np.arange(len(y)), y] = np.inf
     values = _mean_hinge(d_B, gamma_b, k_b) + _mean_hinge(d_D, gamma_d, k_d)
 
     slope_B, slope_D = _hinge_slope(d_B, gamma_b, k_b), _hinge_slope(d_D, gamma_d, k_d)
-    df, dV_norms = _hyperplane_slopes(slope_B, d_B, boundary_norms)
-    dmargin, dR_norms = _hyperplane_slopes(slope_D, d_D, decision_norms)
+    df, dV_norms = _distance_gradients(slope_B, d_B, boundary_norms)
+    dmargin, dR_norms = _distance_gradients(slope_D, d_D, decision_norms)
     dR = dR_norms[:, None, :] * dual_norm_gradient(hyperplanes.R, p, axis=1)
 
-    sample_side = [
+    df_sample = [
         *unflat(np.sign(hyperplanes.f) * df, net.unit_shapes),
         _margins_to_logits(dmargin, y),
     ]
-    probe_side = [
-        *_boundary_gradients(hyperplanes, p, dV_norms),
+    df_probes = [
+        *_norms_to_rows(hyperplanes, p, dV_norms),
         _as_shared(_margins_to_logits(dR, y), hyperplanes.probes.outputs[-1]),
     ]
-    return float(values.sum()), _two_backprops(net, hyperplanes, sample_side, probe_side)
+    return float(values.sum()), _two_backprops(net, hyperplanes, df_sample, df_probes)
 
 
-def _hyperplane_slopes(slope, d, norms):
-    """Step 2: gradients to the value ``|f|`` and to the norm ``||v||`` of each hyperplane.
+def _distance_gradients(slope, d, norms):
+    """Step 2: gradients with respect to ``|f|`` and to the norm ``||v||`` of each hyperplane.
 
-    ``d = |f| / ||v||``, so ``dd/d|f| = 1 / ||v||`` and ``dd/d||v|| = -d / ||v||``; where the hinge
-    has no slope d may be infinite and must not be touched.
+    ``d = |f| / ||v||``, so ``dd/d|f| = 1 / ||v||`` and ``dd/d||v|| = -d / ||v||``.  Where the slope
+    of the hinge is 0 the distance may be infinite: 0 times infinity is avoided.
     """
     return _divide(slope, norms), -_divide(slope * np.where(slope != 0, d, 0), norms)
 
 
 def _margins_to_logits(dmargin: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A margin is ``f_y - f_s``: +1 for the class itself, -1 for each rival.  (n, ..., K)."""
+    """A margin is ``f_y - f_s``: +1 for the class itself, -1 for each rival; (n, ..., K)."""
     dlogits = -dmargin
     dlogits[np.arange(len(y)), ..., y] += dmargin.sum(axis=-1)
     return dlogits
 
 
-def _boundary_gradients(hyperplanes: Hyperplanes, p: float, dnorms: np.ndarray) -> list[np.ndarray]:
-    """Gradient to V of each hidden layer, (n or 1, d, N_k)."""
+def _norms_to_rows(hyperplanes: Hyperplanes, p: float, dnorms: np.ndarray) -> list[np.ndarray]:
+    """Gradient with respect to V of each hidden layer, (n or 1, d, N_k)."""
     per_layer = unflat(dnorms, [(v.shape[2],) for v in hyperplanes.V])
     return [
         _as_shared(dnorm, v)[:, None, :] * dual_norm_gradient(v, p, axis=1)
@@ -156,13 +154,13 @@ def _boundary_gradients(hyperplanes: Hyperplanes, p: float, dnorms: np.ndarray) 
     ]
 
 
-def _two_backprops(net, hyperplanes, sample_side, probe_side):
-    """Step 3: backprop over the samples, and over the probes.
+def _two_backprops(net, hyperplanes, df_sample, df_probes):
+    """Step 3: backpropagation over the samples, and over the probes.
 
-    The probes meet no bias, so they have nothing to say about db.
+    The probes do not depend on the biases, so they contribute to dW alone.
     """
     sums = []
-    for cache, df in ((hyperplanes.cache, sample_side), (hyperplanes.probes, probe_side)):
+    for cache, df in ((hyperplanes.cache, df_sample), (hyperplanes.probes, df_probes)):
         shaped = [g.reshape(f.shape) for g, f in zip(df, cache.outputs, strict=True)]
         sums.append(net.weight_gradients(cache, net.backward(cache, shaped)))
     return [(dW + dW_probes, db) for (dW, db), (dW_probes, _) in zip(*sums, strict=True)]
@@ -183,7 +181,7 @@ def dual_norm_gradient(w: np.ndarray, p: float, axis: int) -> np.ndarray:
 def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
     """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of each row.
 
-    A hyperplane that is not there (infinitely far, on either side) costs nothing.
+    A hyperplane that does not exist (infinitely far, with either sign) contributes 0.
     """
     if d.shape[1] == 0:
         return np.zeros_like(d, shape=len(d))
@@ -193,9 +191,9 @@ def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
 
 
 def _hinge_slope(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
-    """Derivative of `_mean_hinge` to each distance: ``-1 / (k gamma)`` or 0.
+    """Derivative of `_mean_hinge` with respect to each distance: ``-1 / (k gamma)`` or 0.
 
-    Of hyperplanes equally far the first ones count among the k nearest.
+    Among hyperplanes at the same distance the first ones are selected.
     """
     slope = np.zeros_like(d)
     if d.shape[1] > 0:
@@ -212,5 +210,5 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _as_shared(g: np.ndarray, shared: np.ndarray) -> np.ndarray:
-    """Add up over the samples where they all read one shared array."""
+    """Sum over the samples where all of them read one shared array."""
     return g.sum(axis=0, keepdims=True) if len(shared) < len(g) else g

@@ -6,9 +6,9 @@ Notation.  Affine layers are counted ``k = 1, ..., L + 1``:
     g_k = max(f_k, 0) = s_k * f_k    activations, ``g_0 = x``
     s_k = 1[f_k > 0]                 the activation pattern, a mask per hidden layer
 
-Forward and backward both come in one function, because a ReLU *is* a mask: the point x chooses its
-own masks, and any other thing that is pushed through the network (a basis vector, a direction of a
-plane) can be sent through the masks that x chose.
+A ReLU *is* a mask.  `Network.forward` computes the masks from the points themselves, or takes the
+masks of other points: then the network is affine, and directions (a basis vector, a direction of a
+plane) go through it like points.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Network:
     def span(self, k: int) -> range:
         """Positions in `layers` from behind one ReLU to the next: of affine layer k, from 0.
 
-        The last is the layer with weights; only what lays an image out comes before it.
+        The last one has weights; before it there are only `Flatten` layers.
         """
         return range(self.affine[k - 1] + 1 if k else 0, self.affine[k] + 1)
 
@@ -91,7 +91,7 @@ class Network:
     def forward(
         self, X: np.ndarray, masks: Sequence[np.ndarray] | None = None, *, bias: bool = True
     ) -> ForwardCache:
-        """Push points, or directions, through the network.
+        """Propagate points, or directions, through the network.
 
         Parameters
         ----------
@@ -99,9 +99,9 @@ class Network:
             Points or directions.
         masks : sequence of ndarray, optional
             Frozen activation patterns, shapes that broadcast against the pre-activations.
-            Without them each point sets its own, ``s_k = 1[f_k > 0]``.
+            Without them each point has its own, ``s_k = 1[f_k > 0]``.
         bias : bool
-            False for directions: differences of points, which no bias moves.
+            False for directions: a difference of two points does not depend on the biases.
 
         Returns
         -------
@@ -136,8 +136,8 @@ class Network:
         Returns
         -------
         list of ndarray, one per affine layer
-            ``delta_k = dJ / df_k``, also through the layers behind: ``delta_k = df_k +
-            s_k * (W_{k+1}^T delta_{k+1})``.
+            The total derivatives ``delta_k = df_k + s_k * (W_{k+1}^T delta_{k+1})``, of the shape
+            of ``f_k``.
         """
         deltas = [_or_zero(df[-1], cache.outputs[-1])]
         for k in reversed(range(len(self.affine) - 1)):
@@ -145,10 +145,15 @@ class Network:
             for i in reversed(self.span(k + 1)):
                 g = self.layers[i].transpose(g, self.shapes[i])
             g = g * cache.masks[k]
-            if len(cache.outputs[k]) < len(g):  # all samples shared this one pass
+            if len(cache.outputs[k]) < len(g):  # one forward pass for all samples: add them up
                 g = g.sum(axis=0, keepdims=True)
             deltas.insert(0, g if df[k] is None else g + df[k])
         return deltas
+
+    def at_logits(self, dlogits: np.ndarray) -> list[np.ndarray | None]:
+        """The argument `df` of a loss that reads the logits alone, from its gradient (..., K)."""
+        last = dlogits.reshape(*dlogits.shape[:-1], *self.shapes[-1])
+        return [*(None for _ in self.unit_shapes), last]
 
     def weight_gradients(self, cache: ForwardCache, deltas: Sequence[np.ndarray]) -> Gradients:
         """``dJ / dW_k = delta_k g_{k-1}^T`` and ``dJ / db_k = delta_k``, summed over samples."""
@@ -181,7 +186,7 @@ def activation_pattern(net: Network, X: np.ndarray) -> np.ndarray:
 
 
 def flat(layers: Sequence[np.ndarray]) -> np.ndarray:
-    """Lay the units of all layers side by side: arrays ``(n, *unit_shape)`` to one ``(n, N)``.
+    """Concatenate the units of all layers: arrays ``(n, *unit_shape)`` to one ``(n, N)``.
 
     A first axis of length 1 (the same for all samples) is broadcast to n.
     """

@@ -1,4 +1,4 @@
-"""Projected gradient descent: the attack that an upper bound on robustness comes from."""
+"""Projected gradient descent, an attack (Madry et al. 2018): an upper bound on robustness."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def pgd(
     start: np.ndarray,
     keep_last: bool = False,
 ) -> np.ndarray:
-    """Climb the cross-entropy within ``||x' - x||_p <= eps`` and the box.
+    """Increase the cross-entropy within ``||x' - x||_p <= eps`` and the box.
 
     A step has the direction of steepest ascent in l_p and a fixed length, so any increasing
-    function of the cross-entropy climbs the same way; the log-odds do not fade where the network is
-    sure.
+    function of the cross-entropy gives the same steps.  The gradient of the log-odds is used: it
+    does not vanish where the margin is large.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def pgd(
     box : (lo, hi) or None
         Arrays that broadcast against an input.
     start : ndarray, shape (n, *input_shape)
-        First points, in the ball and the box.
+        First iterates, in the ball and the box.
     keep_last : bool
-        Return the last points, rather than those with the smallest margin on the way.
+        Return the last iterates, rather than those of smallest margin.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarr
 
 
 def steepest(gradient: np.ndarray, p: float) -> np.ndarray:
-    """The direction of l_p length 1 that climbs fastest, for each sample (0 for a zero gradient).
+    """The direction of steepest ascent, of l_p length 1; 0 for a zero gradient.
 
     l_inf: the sign.  l_2: the gradient itself.  l_1: the largest coordinate alone; coordinates that
     share the largest size share the step.
@@ -100,10 +100,9 @@ def project(
     eps: float,
     box: tuple[np.ndarray, np.ndarray] | None,
 ) -> np.ndarray:
-    """Bring Z into the ball around X and into the box.
+    """Project Z onto the ball around X, then clip it to the box.
 
-    First the ball, then the box: as X is in the box, clipping moves every coordinate towards X, and
-    the point stays in the ball.
+    X is in the box, so clipping moves every coordinate towards X, and the point stays in the ball.
     """
     delta = (Z - X).reshape(len(X), -1)
     if p == np.inf:
@@ -118,10 +117,10 @@ def project(
 
 
 def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:
-    """The nearest point (l_2) of the l_1 ball: shrink all sizes by one threshold, to 0 at most.
+    """The nearest point (l_2) of the l_1 ball: soft thresholding (Duchi et al. 2008).
 
-    With the sizes sorted, largest first, the threshold that leaves i of them is
-    ``(sum of those - eps) / i``; the last i whose smallest survives it is the right one.
+    With the absolute values sorted, largest first, the threshold that leaves i of them is ``(sum of
+    those - eps) / i``; it is the right one for the last i whose smallest value exceeds it.
     """
     size = np.abs(delta)
     descending = -np.sort(-size, axis=1)
@@ -133,12 +132,12 @@ def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _inward(gradient, Z, box):
-    """Forget the coordinates that climb out of the box: a step must not be spent on them."""
+    """The gradient without the coordinates where the box holds Z: no part of a step is lost."""
     if box is None:
         return gradient
     lo, hi = box
-    stuck = ((lo >= Z) & (gradient < 0)) | ((hi <= Z) & (gradient > 0))
-    return np.where(stuck, 0, gradient)
+    held = ((lo >= Z) & (gradient < 0)) | ((hi <= Z) & (gradient > 0))
+    return np.where(held, 0, gradient)
 
 
 def _better(best, best_margin, Z, margin):

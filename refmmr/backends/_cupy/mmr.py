@@ -18,7 +18,7 @@ from refmmr.backends._cupy.hyperplanes import chunks, dense_end, hyperplanes_aro
 from refmmr.backends._cupy.network import by_layer, groups, one_hot, prefix
 from refmmr.reference import mmr as reference
 from refmmr.reference.hyperplanes import hyperplane_distance
-from refmmr.reference.mmr import MMR, _hyperplane_slopes, dual_norm_gradient
+from refmmr.reference.mmr import MMR, _distance_gradients, dual_norm_gradient
 from refmmr.reference.network import Gradients, Network
 
 
@@ -73,8 +73,8 @@ def _add_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d, sums):
     )
     values_B, slope_B = _hinge(d_B, gamma_b, k_b)
     values_D, slope_D = _hinge(d_D, gamma_d, k_d)
-    df, dV_norms = _hyperplane_slopes(slope_B, d_B, boundary_norms)
-    dmargin, dR_norms = _hyperplane_slopes(slope_D, d_D, decision_norms)
+    df, dV_norms = _distance_gradients(slope_B, d_B, boundary_norms)
+    dmargin, dR_norms = _distance_gradients(slope_D, d_D, decision_norms)
 
     _add_samples(net, hyperplanes, cupy.sign(hyperplanes.f) * df, dmargin, sums)
     n_conv = len(hyperplanes.patches)

@@ -152,7 +152,7 @@ class Network:
 
     def at_logits(self, dlogits: np.ndarray) -> list[np.ndarray | None]:
         """The argument `df` of a loss that reads the logits alone, from its gradient (..., K)."""
-        last = dlogits.reshape(*dlogits.shape[:-1], *self.shapes[-1])
+        last = dlogits.reshape(*dlogits.shape[:-1], *self.shapes[self.affine[-1] + 1])
         return [*(None for _ in self.unit_shapes), last]
 
     def weight_gradients(self, cache: ForwardCache, deltas: Sequence[np.ndarray]) -> Gradients:

@@ -18,8 +18,8 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layers import Buffers, Conv, Dense, Layer
 from refmmr.backends._numba.layout import Layout
-from refmmr.backends._numba.passes import Buffers, Conv, Dense, Layer
 from refmmr.reference import backward_bound as reference
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import UNDERFLOW, rounding_factor

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from refmmr.backends._numba.passes import Conv, Dense, Geometry, Layer, Passes
+from refmmr.backends._numba.layers import Conv, Dense, Geometry, Layer, Passes
 from refmmr.reference import layers as reference
 from refmmr.reference.network import Gradients, Network
 
-THREAD = 3 * 10**7
+PRODUCTS_PER_THREAD = 3 * 10**7
 """Products below which a thread of its own costs more than it brings."""
 
 
@@ -67,7 +67,7 @@ class Layout:
     def least(self, passes: int) -> int:
         """Samples that are worth a thread, if each goes through the network so many times."""
         products = sum(layer.products for layer in self.layers)
-        return max(1, THREAD // (products * passes))
+        return max(1, PRODUCTS_PER_THREAD // (products * passes))
 
     def inputs(self, X: np.ndarray) -> np.ndarray:
         """A user's ``(n, *input_shape)`` as (n, d) in the order of the passes."""

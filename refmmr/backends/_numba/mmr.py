@@ -10,10 +10,10 @@ import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.gradients import Worker
-from refmmr.backends._numba.hyperplanes import Job, Observer, pick
+from refmmr.backends._numba.distances import Job, Observer, pick
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import add_up, runs
+from refmmr.backends._numba.mmr_gradient import Worker
 from refmmr.reference import distances as reference_distances
 from refmmr.reference import mmr as reference_mmr
 from refmmr.reference.distances import Distances

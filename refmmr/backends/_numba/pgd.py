@@ -11,8 +11,8 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layers import Dense
 from refmmr.backends._numba.layout import Layout, runs
-from refmmr.backends._numba.passes import Dense
 from refmmr.reference import loss
 from refmmr.reference import pgd as reference
 from refmmr.reference.network import Network

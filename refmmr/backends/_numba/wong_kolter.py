@@ -25,8 +25,8 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
-from refmmr.backends._numba.layout import THREAD, Layout, add_up, runs
-from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Layer
+from refmmr.backends._numba.layers import Buffers, Conv, Dense, Geometry, Layer
+from refmmr.backends._numba.layout import PRODUCTS_PER_THREAD, Layout, add_up, runs
 from refmmr.reference import wong_kolter as reference
 from refmmr.reference.loss import cross_entropy, cross_entropy_gradient
 from refmmr.reference.network import Gradients, Network
@@ -138,7 +138,7 @@ class _Job:
         # A convolution has one number for all pixels of a channel.
         self.bias = [np.tile(layer.b, layer.outputs // len(layer.b)) for layer in self.layers]
         products = sum(chain.units * (chain.products + 1) for chain in self.chains)
-        self.least = max(1, THREAD // (3 * products))
+        self.least = max(1, PRODUCTS_PER_THREAD // (3 * products))
         classes = np.arange(self.classes)
         self.rivals = np.array([classes[classes != own] for own in classes])
         if self.hidden:

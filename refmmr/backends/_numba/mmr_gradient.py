@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.backends._numba.fronts import ConvFront
-from refmmr.backends._numba.hyperplanes import CACHE, Block, Hyperplanes, Job, Observer, pick
+from refmmr.backends._numba.affine import ConvFront
+from refmmr.backends._numba.distances import CACHE, Block, Hyperplanes, Job, Observer, pick
 from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layers import Passes, apply_mask, some_windows
 from refmmr.backends._numba.layout import runs
-from refmmr.backends._numba.passes import Passes, apply_mask, some_windows
 from refmmr.reference import mmr as reference_mmr
 
 

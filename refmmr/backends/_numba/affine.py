@@ -19,9 +19,9 @@ from itertools import pairwise
 import numpy as np
 
 from refmmr.backends._numba.jit import jit
+from refmmr.backends._numba.layers import Buffers, Conv, Dense, Geometry, Passes, all_windows
 from refmmr.backends._numba.layout import Layout
-from refmmr.backends._numba.passes import Buffers, Conv, Dense, Geometry, Passes, all_windows
-from refmmr.backends._numba.second import SecondLayer
+from refmmr.backends._numba.patches import SecondLayer
 from refmmr.reference.network import Gradients
 
 

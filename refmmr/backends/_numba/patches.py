@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from refmmr.backends._numba.jit import jit
-from refmmr.backends._numba.passes import Buffers, Conv, Geometry
+from refmmr.backends._numba.layers import Buffers, Conv, Geometry
 
 
 class SecondLayer:

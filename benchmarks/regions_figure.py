@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import refmmr as rm
-from refmmr import io
+from refmmr import _files
 from refmmr.regions import DecisionBoundary
 
 P, LR = 2, 5e-4
@@ -107,7 +107,7 @@ def main() -> None:
     rm.plot.save(draw(trained, planes, X, y), PICTURE, dpi=85)
     with Image.open(PICTURE) as picture:  # lines in so many shades hardly compress
         few = picture.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
-    io.write_atomically(PICTURE, lambda file: few.save(file, "png", optimize=True))
+    _files.write_atomically(PICTURE, lambda file: few.save(file, "png", optimize=True))
     plane = next(iter(planes.values())).domain
     rows = [
         {
@@ -137,7 +137,7 @@ def main() -> None:
         "rows": rows,
     }
     RESULTS.mkdir(exist_ok=True)
-    io.write_text(RESULTS / "regions_figure.json", json.dumps(report, indent=1) + "\n")
+    _files.write_text(RESULTS / "regions_figure.json", json.dumps(report, indent=1) + "\n")
     for row in rows:
         print(", ".join(f"{key} {row[key]}" for key in row if key != "train_seconds_per_epoch"))
 
@@ -203,7 +203,7 @@ def look(net: rm.Network, X: np.ndarray, path: Path) -> Plane:
     zoom = rm.enumerate_regions(net, rm.Slice(*x, (-ZOOM, ZOOM, -ZOOM, ZOOM)), progress=False)
     arrays = [np.concatenate(parts) for parts in (segments, units, boundary)]
     found = Plane(plane, len(patterns), len(zoom), seconds, *arrays)
-    io.write_npz(path, {**found._asdict(), "domain": 0, "key": key})
+    _files.write_npz(path, {**found._asdict(), "domain": 0, "key": key})
     return found
 
 

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from refmmr._backend import available_backends, get_backend, set_backend, use_backend
+from refmmr._version import __version__ as __version__
 from refmmr.attacks import minimal_attack, pgd
 from refmmr.certify import (
     Certificates,
@@ -45,9 +46,9 @@ from refmmr.regions import (
 if TYPE_CHECKING:
     from refmmr import datasets, plot, testing
     from refmmr.estimator import MMRClassifier, certified_accuracy_scorer
+    from refmmr.interop.pytorch import from_torch, to_torch
+    from refmmr.interop.scikit_learn import from_sklearn
     from refmmr.training import History, fit
-
-__version__ = "0.1.0"
 
 __all__ = [
     "MMR",
@@ -76,6 +77,8 @@ __all__ = [
     "distances",
     "enumerate_regions",
     "fit",
+    "from_sklearn",
+    "from_torch",
     "get_backend",
     "latex_table",
     "linear_region",
@@ -89,6 +92,7 @@ __all__ = [
     "save",
     "set_backend",
     "testing",
+    "to_torch",
     "use_backend",
 ]
 
@@ -97,6 +101,9 @@ _LAZY = {
     "MMRClassifier": "refmmr.estimator",
     "certified_accuracy_scorer": "refmmr.estimator",
     "fit": "refmmr.training",
+    "from_sklearn": "refmmr.interop.scikit_learn",
+    "from_torch": "refmmr.interop.pytorch",
+    "to_torch": "refmmr.interop.pytorch",
     "datasets": "refmmr.datasets",
     "plot": "refmmr.plot",
     "testing": "refmmr.testing",

@@ -242,7 +242,7 @@ def train(
     A checkpoint is written beside the network after every epoch (OUT.checkpoint.npz).  The same
     command goes on from it after an interruption; it is removed when the training is complete.
     """
-    from refmmr.io import npz_path
+    from refmmr._files import npz_path
 
     npz_path(out)
     dtype = np.float32 if float32 else np.float64
@@ -495,7 +495,7 @@ def _write_points(out: Path, result: Any, start: int) -> None:
 
     A curve has two columns for each radius, minimal perturbations have none.
     """
-    from refmmr import io
+    from refmmr import _files
 
     names = ["point", "class", "misclassified"]
     columns: dict[str, list[Any]] = {}
@@ -511,7 +511,7 @@ def _write_points(out: Path, result: Any, start: int) -> None:
         cells += [column[i] for column in columns.values()]
         cells += [row["lower"], row["upper"], row["exact"], row["settled_by"] or ""]
         lines.append(",".join(map(_cell, cells)))
-    io.write_text(out, "\n".join(lines) + "\n")
+    _files.write_text(out, "\n".join(lines) + "\n")
 
 
 def _cell(value: Any) -> str:

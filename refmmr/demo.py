@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from refmmr import datasets, io
+from refmmr import _files, datasets, io
 from refmmr._backend import get_backend
 from refmmr.certify import RobustError, robust_error
 from refmmr.network import Network
@@ -118,11 +118,11 @@ def run(
         "examples_of": examples_of(rows).scheme,
         "regions_in_the_plane": {name: len(cx) for name, cx in complexes.items()},
     }
-    io.write_text(out / "results.json", json.dumps(report, indent=1) + "\n")
+    _files.write_text(out / "results.json", json.dumps(report, indent=1) + "\n")
     _draw(out, rows, data, complexes, plane)
     from refmmr.display import report as page
 
-    io.write_text(out / "report.html", page.html(report, out))
+    _files.write_text(out / "report.html", page.html(report, out))
     say(f"networks, results.json, figures and report.html are in {out}")
     return rows
 

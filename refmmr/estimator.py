@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_dat
 from refmmr import _validate as check
 from refmmr.certify import Certificates, certify, robust_error
 from refmmr.certify.api import check_method, check_options
+from refmmr.interop.scikit_learn import from_sklearn
 from refmmr.network import Network
 from refmmr.training import History, fit
 
@@ -33,7 +34,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     Distances (`eps`, `gamma`, the radii of `certify`) are in units of the features that `fit` sees.
     Behind a scaler in a pipeline these are scaled features: an `eps` of 0.1 behind a StandardScaler
     is a tenth of a standard deviation of each feature, and `box` is a box of scaled features too.
-    ``Network.from_sklearn(pipeline)`` folds the scaler into the network, and radii of that are in
+    ``refmmr.from_sklearn(pipeline)`` folds the scaler into the network, and radii of that are in
     the units of the pipeline's own inputs; so does `certified_accuracy_scorer`.
 
     Parameters
@@ -358,7 +359,7 @@ def certified_accuracy_scorer(
     -------
     callable
         ``scorer(estimator, X, y)``: the share of points that are classified right, and proved to be
-        so within eps.  For what `refmmr.Network.from_sklearn` takes, and searches that found such.
+        so within eps.  For what `refmmr.from_sklearn` takes, and searches that found such.
 
     Raises
     ------
@@ -394,7 +395,7 @@ class CertifiedAccuracy:
         """Share of points that are classified right and certified."""
         while hasattr(estimator, "best_estimator_"):  # a search, as in nested cross-validation
             estimator = estimator.best_estimator_
-        net = Network.from_sklearn(estimator)
+        net = from_sklearn(estimator)
         # As its predict would: columns of other names, or in another order, are an error.
         inputs = validate_data(_first_step(estimator), X, dtype=FLOATS, reset=False)
         labels = _encoded(y, estimator.classes_)

@@ -53,10 +53,6 @@ class Linear(_layers.Linear):
     def __init__(self, W: ArrayLike, b: ArrayLike) -> None:
         super().__init__(*_parameters(W, b, axes=2))
 
-    def with_weights(self, W: ArrayLike, b: ArrayLike) -> Linear:
-        """The same layer with other weights."""
-        return Linear(W, b)
-
     def __repr__(self) -> str:
         return f"Linear({self.W.shape[1]} -> {self.W.shape[0]})"
 
@@ -92,10 +88,6 @@ class Conv2d(_layers.Conv2d):
     ) -> None:
         down, across = _pair("stride", stride, low=1)
         super().__init__(*_parameters(W, b, axes=4), (down, across), _padding(padding))
-
-    def with_weights(self, W: ArrayLike, b: ArrayLike) -> Conv2d:
-        """The same layer with other weights."""
-        return Conv2d(W, b, self.stride, self.padding)
 
     def __repr__(self) -> str:
         n_out, n_in, *kernel = self.W.shape
@@ -242,72 +234,6 @@ class Network(_network.Network):
             ],
             (channels, height, width),
         )
-
-    @classmethod
-    def from_torch(
-        cls, module: Any, input_shape: Sequence[int] | None = None, *, normalize: Any = None
-    ) -> Network:
-        """The network of a live PyTorch ``Sequential``.
-
-        Parameters
-        ----------
-        module : torch.nn.Sequential
-            Of Linear, Conv2d, ReLU, Flatten, BatchNorm (folded, with its running statistics),
-            Dropout and Identity (left out), and Sequentials of these.
-        input_shape : tuple of int, optional
-            Needed where the first layer with weights is no Linear.
-        normalize : (mean, std), optional
-            What is done to the inputs before the module sees them, ``(x - mean) / std``, numbers or
-            one for each channel; folded, so that radii are in units of the inputs themselves.
-
-        Returns
-        -------
-        Network
-            The same weights, bit for bit, in the dtype of the module; float64 where something was
-            folded.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a module that is no chain of these, by its name.
-
-        See Also
-        --------
-        to_torch
-        """
-        from refmmr.interop import pytorch
-
-        return pytorch.from_torch(module, input_shape, normalize=normalize)
-
-    def to_torch(self) -> Any:
-        """The same network as a ``torch.nn.Sequential``, bit for bit, in the same dtype."""
-        from refmmr.interop import pytorch
-
-        return pytorch.to_torch(self)
-
-    @classmethod
-    def from_sklearn(cls, model: Any) -> Network:
-        """The network of a fitted scikit-learn classifier.
-
-        Parameters
-        ----------
-        model : MLPClassifier, MMRClassifier or Pipeline
-            An MLPClassifier with ReLUs, or a pipeline of scalers and one: the scalers are folded
-            into the first layer, so that radii are in units of what goes into the pipeline.
-
-        Returns
-        -------
-        Network
-            Class i is ``model.classes_[i]``.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a model that is not fitted, not of these kinds, or has other activations.
-        """
-        from refmmr.interop import scikit_learn
-
-        return scikit_learn.from_sklearn(model)
 
     def __call__(self, X: ArrayLike) -> np.ndarray:
         """Logits: ``(n, *input_shape) -> (n, K)``."""

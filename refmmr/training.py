@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from refmmr import _kernels, backends, io
+from refmmr import _files, _kernels, backends
 from refmmr import _validate as check
 from refmmr._backend import get_backend, use_backend
 from refmmr._optional import require
@@ -301,7 +301,7 @@ class _Run:
         validated: bool,
     ) -> None:
         self.plan, self.history = plan, History()
-        self.path = None if checkpoint is None else io.npz_path(checkpoint)
+        self.path = None if checkpoint is None else _files.npz_path(checkpoint)
         self.start = net
         # All of the training happens where the backend computes.
         self.backend = get_backend()
@@ -442,10 +442,10 @@ class _Run:
             "steps": self.adam.steps,
             "history": json.dumps(self.history.records),
         }
-        io.write_npz(path, {**header, **arrays})
+        _files.write_npz(path, {**header, **arrays})
 
     def _resume(self, path: Path) -> None:
-        found = io.read_npz(path, self.FORMAT, self.VERSION)
+        found = _files.read_npz(path, self.FORMAT, self.VERSION)
         if str(found.get("fingerprint")) != self.fingerprint:
             raise ValueError(
                 f"checkpoint: expected a training with the same data, network and arguments, got "

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from refmmr._npz import read_arrays
+from refmmr._files import read_arrays
 from refmmr.datasets.arrays import Halves, classified, is_unit, scaled
 
 __all__ = ["read_csv", "read_npz"]

@@ -15,8 +15,8 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from refmmr import _files
 from refmmr import _validate as check
-from refmmr import io
 from refmmr.certify import Certificates
 from refmmr.display.bound_figures import ladder, norm_name, robustness_curve
 from refmmr.regions import Box, RegionComplex
@@ -248,7 +248,7 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str], dpi: float = 130) 
         parent = figure.get_figure(root=True)
         assert parent is not None
         figure = parent
-    io.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
+    _files.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
     plt.close(figure)
 
 

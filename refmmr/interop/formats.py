@@ -83,7 +83,7 @@ def of_ending(path: Path, writable: bool = False) -> str:
     if ending in PICKLES:
         hint = (
             "; a pickle can run code: load it where you trust it and pass the module to "
-            "Network.from_torch, or its state dict through safetensors"
+            "refmmr.from_torch, or its state dict through safetensors"
         )
     elif ending in KERAS:
         hint = "; export the model to ONNX"

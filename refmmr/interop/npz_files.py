@@ -1,21 +1,32 @@
-"""Networks in .npz files: those of this library, and state dicts that others wrote."""
+"""Networks in .npz files: those of this library, and state dicts that others wrote.
+
+This library's own have a header (`refmmr._files.read_npz`), an array ``layers`` that describes the
+layers in JSON, ``input_shape``, and ``W0``, ``b0``, ... by the position of a layer in the network.
+"""
 
 from __future__ import annotations
 
+import json
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refmmr import io
-from refmmr._npz import read_arrays
+import numpy as np
+
+from refmmr._files import read_arrays, read_npz, write_npz
 from refmmr.interop.state_dicts import from_state_dict
-from refmmr.network import Network
+from refmmr.network import Conv2d, Flatten, Linear, Network
+from refmmr.reference.layers import Layer
 
-__all__ = ["read", "write"]
+__all__ = ["VERSION", "network_arrays", "network_from_arrays", "read", "write"]
 
-MOST_BYTES = 2**30
-"""What all arrays of one file may take in memory."""
+FORMAT = "refmmr-network"
+VERSION = 1
+
+MAX_BYTES = 2**30
+"""What all arrays of a file by others may take in memory."""
 
 
 def read(path: Path, **options: Any) -> Network:
@@ -36,21 +47,60 @@ def read(path: Path, **options: Any) -> Network:
     ValueError
         For a damaged file, objects in it, more than 1 GiB of arrays, or no network.
     """
-    if not _foreign(path):
-        if options:
-            raise ValueError(
-                f"{next(iter(options))}: expected none for {path}, which says it itself"
-            )
-        return io.read_own(path)
-    return from_state_dict(read_arrays(path, MOST_BYTES), str(path), **options)
+    if _is_foreign(path):
+        return from_state_dict(read_arrays(path, MAX_BYTES), str(path), **options)
+    if options:
+        raise ValueError(f"{next(iter(options))}: expected none for {path}, which says it itself")
+    return network_from_arrays(read_npz(path, FORMAT, VERSION), str(path))
 
 
 def write(net: Network, path: Path) -> None:
     """Write a network in this library's format."""
-    io.write_own(net, path)
+    write_npz(path, network_arrays(net))
 
 
-def _foreign(path: Path) -> bool:
+def network_arrays(net: Network) -> dict[str, Any]:
+    """Everything that makes a network, as arrays by name."""
+    arrays: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "input_shape": np.array(net.input_shape, dtype=np.int64),
+        "layers": json.dumps([_describe(layer) for layer in net.layers]),
+    }
+    for i, (W, b) in zip(net.affine, net.parameters, strict=True):
+        arrays[f"W{i}"], arrays[f"b{i}"] = W, b
+    return arrays
+
+
+def network_from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> Network:
+    """Undo `network_arrays`; `source` names the file in errors."""
+    try:
+        described = json.loads(str(arrays["layers"]))
+        layers = [_rebuild(i, options, arrays) for i, options in enumerate(described)]
+        return Network(layers, [int(size) for size in arrays["input_shape"]])
+    # What is in the file can be of any kind, and fail in as many ways.
+    except Exception as error:
+        raise ValueError(f"{source}: expected a network, got a damaged one ({error})") from error
+
+
+def _describe(layer: Layer) -> dict[str, Any]:
+    if isinstance(layer, Conv2d):
+        return {"type": "Conv2d", "stride": layer.stride, "padding": layer.padding}
+    return {"type": "Linear" if isinstance(layer, Linear) else "Flatten"}
+
+
+def _rebuild(i: int, options: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Layer:
+    if options["type"] == "Flatten":
+        return Flatten()
+    W, b = arrays[f"W{i}"], arrays[f"b{i}"]
+    if options["type"] == "Linear":
+        return Linear(W, b)
+    if options["type"] == "Conv2d":
+        return Conv2d(W, b, options["stride"], options["padding"])
+    raise ValueError(f"unknown layer type {options['type']!r}")
+
+
+def _is_foreign(path: Path) -> bool:
     """Whether this is an archive without the header of this library."""
     try:
         with zipfile.ZipFile(path) as archive:

@@ -28,9 +28,10 @@ from typing import Any
 import numpy as np
 
 from refmmr import _validate as check
+from refmmr._files import write_atomically
+from refmmr._version import __version__
 from refmmr.interop.onnx_reader import read_graph
 from refmmr.interop.onnx_tensors import MOST_BYTES, Tensors, check_fields, read_file
-from refmmr.io import write_atomically
 from refmmr.network import Conv2d, Linear, Network
 
 __all__ = ["from_bytes", "read", "write"]
@@ -143,8 +144,6 @@ def _model(net: Network) -> Any:
     """The model of a network."""
     onnx = _onnx("write")
     from onnx import helper, numpy_helper
-
-    from refmmr import __version__
 
     nodes: list[Any] = []
     initializers: list[Any] = []

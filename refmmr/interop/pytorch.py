@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr._optional import require
-from refmmr._validate import check_array
+from refmmr._validate import check_array, check_network
 from refmmr.interop.assembly import Assembly
 from refmmr.interop.state_dicts import steps
 from refmmr.network import Network
@@ -33,12 +33,40 @@ MAX_POOL = (
 def from_torch(
     module: Any, input_shape: Sequence[int] | None = None, *, normalize: Any = None
 ) -> Network:
-    """The network of a live PyTorch ``Sequential``, see `refmmr.Network.from_torch`.
+    """The network of a live PyTorch ``Sequential``.
 
     Whether the module is in training mode or not, it is read as in evaluation: dropout does
     nothing, and a batch normalisation has its running statistics.  A normalisation of the images
     that the data loader does is no part of a module; for torchvision's
     ``Normalize((0.1307,), (0.3081,))`` pass ``normalize=(0.1307, 0.3081)``.
+
+    Parameters
+    ----------
+    module : torch.nn.Sequential
+        Of Linear, Conv2d, ReLU, Flatten, BatchNorm (folded, with its running statistics), Dropout
+        and Identity (left out), and Sequentials of these.
+    input_shape : tuple of int, optional
+        Needed where the first layer with weights is no Linear.
+    normalize : (mean, std), optional
+        What is done to the inputs before the module sees them, ``(x - mean) / std``, numbers or one
+        for each channel; folded, so that radii are in units of the inputs themselves.
+
+    Returns
+    -------
+    Network
+        The same weights, bit for bit, in the dtype of the module; float64 where something was
+        folded.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a module that is no chain of these, by its name.
+    ImportError
+        Where PyTorch is missing.
+
+    See Also
+    --------
+    to_torch
     """
     torch = require("torch", "from_torch", "torch")
     if not isinstance(module, torch.nn.Module):
@@ -258,7 +286,28 @@ def _wide(where: str, tensor: Any) -> np.ndarray:
 
 
 def to_torch(net: Network) -> Any:
-    """A network as a ``torch.nn.Sequential``, see `refmmr.Network.to_torch`."""
+    """The same network as a ``torch.nn.Sequential``, bit for bit, in the same dtype.
+
+    Parameters
+    ----------
+    net : Network
+
+    Returns
+    -------
+    torch.nn.Sequential
+
+    Raises
+    ------
+    TypeError
+        For something that is no network.
+    ImportError
+        Where PyTorch is missing.
+
+    See Also
+    --------
+    from_torch
+    """
+    check_network(net)
     torch = require("torch", "to_torch", "torch")
     dtype = torch.from_numpy(np.zeros(0, net.dtype)).dtype
     skip_init = torch.nn.utils.skip_init

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from refmmr import io
+from refmmr._files import write_atomically
 from refmmr._optional import require
+from refmmr.interop.npz_files import VERSION, network_arrays, network_from_arrays
 from refmmr.interop.state_dicts import from_state_dict, steps
 from refmmr.network import Network
 
@@ -58,7 +59,7 @@ def read(path: Path, **options: Any) -> Network:
 def write(net: Network, path: Path) -> None:
     """Write a network to a .safetensors file.
 
-    The names are those of the ``Sequential`` that `refmmr.Network.to_torch` makes, whose
+    The names are those of the ``Sequential`` that `refmmr.to_torch` makes, whose
     ``load_state_dict`` takes them; what a state dict leaves out is in the file's metadata.
 
     Parameters
@@ -77,14 +78,14 @@ def write(net: Network, path: Path) -> None:
         if kind in ("linear", "conv"):
             arrays[f"{i}.weight"] = np.ascontiguousarray(layer.W)
             arrays[f"{i}.bias"] = np.ascontiguousarray(layer.b)
-    own = io.network_arrays(net)
+    own = network_arrays(net)
     about = {
-        "refmmr": str(io.VERSION),
+        "refmmr": str(VERSION),
         "layers": own["layers"],
         "input_shape": json.dumps(list(net.input_shape)),
     }
     content = numpy.save(arrays, metadata=about)
-    io.write_atomically(path, lambda file: file.write(content))
+    write_atomically(path, lambda file: file.write(content))
 
 
 def _array(name: str, tensor: dict[str, Any], path: Path) -> np.ndarray:
@@ -108,9 +109,9 @@ def _metadata(content: bytes) -> dict[str, str]:
 
 def _own(arrays: dict[str, np.ndarray], about: dict[str, str], path: Path) -> Network:
     """A network that `write` wrote: the tensors in the order of their numbers are its layers."""
-    if about["refmmr"] != str(io.VERSION):
+    if about["refmmr"] != str(VERSION):
         raise ValueError(
-            f"{path}: expected version {io.VERSION} of a network, got {about['refmmr']!r}"
+            f"{path}: expected version {VERSION} of a network, got {about['refmmr']!r}"
         )
     try:
         layers = json.loads(about["layers"])
@@ -126,4 +127,4 @@ def _own(arrays: dict[str, np.ndarray], about: dict[str, str], path: Path) -> Ne
     except Exception as error:
         raise ValueError(f"{path}: expected a network, got a damaged one ({error!r})") from error
     named |= {"layers": np.array(about["layers"]), "input_shape": shape}
-    return io.network_from_arrays(named, str(path))
+    return network_from_arrays(named, str(path))

@@ -13,10 +13,26 @@ __all__ = ["from_sklearn"]
 
 
 def from_sklearn(model: Any) -> Network:
-    """The network of a fitted classifier, see `refmmr.Network.from_sklearn`.
+    """The network of a fitted scikit-learn classifier.
 
     An MLPClassifier for two classes has one output z, the log-odds of the second class: here it
     becomes the logits (0, z), which have the same decision and the same probabilities.
+
+    Parameters
+    ----------
+    model : MLPClassifier, MMRClassifier or Pipeline
+        An MLPClassifier with ReLUs, or a pipeline of scalers and one: the scalers are folded into
+        the first layer, so that radii are in units of what goes into the pipeline.
+
+    Returns
+    -------
+    Network
+        Class i is ``model.classes_[i]``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a model that is not fitted, not of these kinds, or has other activations.
     """
     from sklearn.exceptions import NotFittedError
     from sklearn.pipeline import Pipeline

@@ -278,7 +278,7 @@ def _check_between(chain: list[_Weights], source: str) -> None:
                 raise ValueError(
                     f"{source}: {group.name}: expected the batch normalisation next to its layer "
                     f"{before.name!r}, got another module between them, which may be a ReLU; pass "
-                    "the module itself to Network.from_torch"
+                    "the module itself to refmmr.from_torch"
                 )
         before = group
 

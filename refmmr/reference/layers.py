@@ -16,8 +16,8 @@ axis, an image layer on the last three, ``(channels, height, width)``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -60,9 +60,9 @@ class Linear:
         x, g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
         return g.T @ x, g.sum(axis=0)
 
-    def with_weights(self, W: np.ndarray, b: np.ndarray) -> Linear:
+    def with_weights(self, W: np.ndarray, b: np.ndarray) -> Self:
         """The same layer with other weights."""
-        return Linear(W, b)
+        return replace(self, W=W, b=b)
 
     def map(self, f: Map) -> Linear:
         """The same layer on ``f(W)`` and ``f(b)``."""
@@ -129,9 +129,9 @@ class Conv2d:
         dW = np.tensordot(g, windows, axes=([0, 2, 3], [0, 2, 3]))
         return dW, g.sum(axis=(0, 2, 3))
 
-    def with_weights(self, W: np.ndarray, b: np.ndarray) -> Conv2d:
+    def with_weights(self, W: np.ndarray, b: np.ndarray) -> Self:
         """The same layer with other weights."""
-        return Conv2d(W, b, self.stride, self.padding)
+        return replace(self, W=W, b=b)
 
     def map(self, f: Map) -> Conv2d:
         """The same layer on ``f(W)`` and ``f(b)``."""

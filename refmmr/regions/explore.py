@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refmmr import io
+from refmmr import _files
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -60,7 +60,7 @@ class Explorer:
         path = Path(path)
         if path.suffix != ".html":
             raise ValueError(f"path: expected a file ending in .html, got {str(path)!r}")
-        io.write_text(path, self.html)
+        _files.write_text(path, self.html)
 
     def _repr_html_(self) -> str:
         return IFRAME.format(_html.escape(self.html))

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from refmmr import _files
 from refmmr import _validate as check
-from refmmr import io
 from refmmr.regions.complex import RegionComplex
 
 __all__ = ["geojson", "save_geojson", "save_svg", "svg"]
@@ -81,7 +81,7 @@ def save_geojson(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
         As `geojson`, and for another ending.
     """
     path = _path(path, ".geojson", ".json")
-    io.write_text(path, json.dumps(geojson(cx), allow_nan=False) + "\n")
+    _files.write_text(path, json.dumps(geojson(cx), allow_nan=False) + "\n")
 
 
 def _region_features(cx: RegionComplex) -> Iterator[dict[str, Any]]:
@@ -226,7 +226,7 @@ def save_svg(cx: RegionComplex, path: str | os.PathLike[str], **options: Any) ->
         As `svg`, and for another ending.
     """
     path = _path(path, ".svg")
-    io.write_text(path, svg(cx, **options))
+    _files.write_text(path, svg(cx, **options))
 
 
 def _region_paths(cx: RegionComplex, fills: list[int], names: list[str]) -> Iterator[str]:

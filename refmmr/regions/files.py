@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from refmmr import io
+from refmmr import _files
+from refmmr.interop import npz_files
 from refmmr.network import Network
 from refmmr.reference.enumeration import WORD, Regions
 from refmmr.regions.complex import RegionComplex
@@ -51,7 +52,7 @@ def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
         For another ending, something that is no complex, or one that `load_regions` would refuse,
         such as one with values that are too large for float64.
     """
-    path = io.npz_path(path)
+    path = _files.npz_path(path)
     if not isinstance(cx, RegionComplex):
         raise TypeError(f"cx: expected a RegionComplex, got {type(cx).__name__}")
     try:
@@ -59,7 +60,7 @@ def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
     except (ValueError, OverflowError) as error:
         raise ValueError(f"cx: expected regions, got damaged ones ({error})") from error
     # The version of this file stands for the network in it too.
-    network = io.network_arrays(cx.net)
+    network = npz_files.network_arrays(cx.net)
     del network["format"], network["version"]
     arrays: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     arrays |= {NET + name: array for name, array in network.items()}
@@ -67,7 +68,7 @@ def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
     fields = cx.raw._asdict()
     if cx.exact_points is not None:
         fields["points"] = _texts(cx.exact_points)
-    io.write_npz(path, {**arrays, **fields})
+    _files.write_npz(path, {**arrays, **fields})
 
 
 def load_regions(path: str | os.PathLike[str]) -> RegionComplex:
@@ -95,10 +96,10 @@ def load_regions(path: str | os.PathLike[str]) -> RegionComplex:
         For a file that is truncated, not an .npz of regions, of a newer version, or that holds
         what no complex can be.
     """
-    path = io.npz_path(path)
-    arrays = io.read_npz(path, FORMAT, VERSION)
+    path = _files.npz_path(path)
+    arrays = _files.read_npz(path, FORMAT, VERSION)
     network = {name.removeprefix(NET): arrays[name] for name in arrays if name.startswith(NET)}
-    net = io.network_from_arrays(network, str(path))
+    net = npz_files.network_from_arrays(network, str(path))
     try:
         # Numbers of any size may overflow on the way to being refused.
         with np.errstate(all="ignore"):

@@ -50,8 +50,8 @@ def close(found, expected, dtype):
 @given(net=ANY, dtype=DTYPES, seed=st.integers(0, 99))
 def test_pytorch_there_and_back(torch, net, dtype, seed):
     net = net.astype(dtype)
-    module = net.to_torch()
-    again = rm.Network.from_torch(module, net.input_shape)
+    module = rm.to_torch(net)
+    again = rm.from_torch(module, net.input_shape)
     assert same(net, again)
     X = inputs(net, seed)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def modules(draw, torch):
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_modules_of_pytorch_mean_the_same(torch, data, seed):
     module, shape = data.draw(modules(torch))
-    net = rm.Network.from_torch(module, shape)
+    net = rm.from_torch(module, shape)
     X = inputs(net, seed).astype(np.float64)
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(X)).numpy()

@@ -198,7 +198,7 @@ def test_pipeline_and_grid_search_by_certified_accuracy():
     scaler, classifier = best[0], best[1]
     inside = classifier.certify(scaler.transform(X), NAMES, method="crown").lower
     outside = rm.certify(
-        rm.Network.from_sklearn(best), X, np.searchsorted(best.classes_, NAMES), 2, None, "crown"
+        rm.from_sklearn(best), X, np.searchsorted(best.classes_, NAMES), 2, None, "crown"
     ).lower
     shares = scaler.scale_
     assert (outside >= inside / shares.max() * (1 - 1e-9)).all()

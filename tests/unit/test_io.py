@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refmmr as rm
-from refmmr import io
+from refmmr.interop import npz_files
 
 
 def dense(dtype=np.float64):
@@ -153,7 +153,7 @@ def test_pickles_are_refused_and_not_run(path, name):
     mark = path.parent / "mark"
     bomb = np.empty(1, dtype=object)
     bomb[0] = Bomb(mark)
-    arrays = {**io.network_arrays(dense()), name: bomb}
+    arrays = {**npz_files.network_arrays(dense()), name: bomb}
     np.savez(path, **arrays)
     refused(path)
     assert not mark.exists()
@@ -236,13 +236,13 @@ CROOKED = {
 
 @pytest.mark.parametrize("name", CROOKED)
 def test_crooked_contents(path, name):
-    np.savez(path, **{**io.network_arrays(dense()), **CROOKED[name]})
+    np.savez(path, **{**npz_files.network_arrays(dense()), **CROOKED[name]})
     refused(path)
 
 
 @pytest.mark.parametrize("name", ["format", "version", "layers", "input_shape", "W0", "b2"])
 def test_missing_arrays(path, name):
-    arrays = io.network_arrays(dense())
+    arrays = npz_files.network_arrays(dense())
     del arrays[name]
     np.savez(path, **arrays)
     refused(path)
@@ -252,7 +252,7 @@ def test_missing_arrays(path, name):
     ("stride", "padding"), [(0, 0), (1, -1), (1, "full"), ([1, 2, 3], 0), (1e400, 0), (1, [[1]])]
 )
 def test_crooked_convolution(path, stride, padding):
-    arrays = io.network_arrays(conv(0))
+    arrays = npz_files.network_arrays(conv(0))
     described = json.loads(arrays["layers"])
     described[0].update(stride=stride, padding=padding)
     np.savez(path, **{**arrays, "layers": json.dumps(described)})

@@ -15,9 +15,9 @@ def test_without_pytorch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     message = r'needs the package torch: pip install "refmmr\[torch\]"'
     with pytest.raises(ImportError, match=f"to_torch: {message}"):
-        rm.Network.mlp([2, 3, 2], rng=0).to_torch()
+        rm.to_torch(rm.Network.mlp([2, 3, 2], rng=0))
     with pytest.raises(ImportError, match=f"from_torch: {message}"):
-        rm.Network.from_torch(None)
+        rm.from_torch(None)
 
 
 pytestmark = pytest.mark.torch
@@ -58,8 +58,8 @@ def equal(one, other):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_there_and_back(torch, name, dtype):
     net = NETWORKS[name].astype(dtype)
-    module = net.to_torch()
-    again = rm.Network.from_torch(module, net.input_shape)
+    module = rm.to_torch(net)
+    again = rm.from_torch(module, net.input_shape)
     assert equal(net, again)
     X = np.random.default_rng(1).random((9, *net.input_shape)).astype(dtype)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_everything_that_is_folded_or_left_out(torch):
         nn.Dropout(0.3), nn.Linear(8, 3),
     )  # fmt: skip
     module = randomise(torch, module)
-    net = rm.Network.from_torch(module, (2, 7, 7))
+    net = rm.from_torch(module, (2, 7, 7))
     assert [type(layer) for layer in net.layers] == [Conv2d, Conv2d, Flatten, Linear, Linear]
     X = np.random.default_rng(0).random((6, 2, 7, 7))
     np.testing.assert_allclose(net(X), logits(torch, module, X), rtol=1e-11, atol=1e-11)
@@ -106,12 +106,12 @@ def test_normalised_inputs(torch):
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 9, 2))
     module = module.double()
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-    net = rm.Network.from_torch(module, (3, 5, 5), normalize=(mean, std))
+    net = rm.from_torch(module, (3, 5, 5), normalize=(mean, std))
     X = np.random.default_rng(0).random((6, 3, 5, 5))
     Z = (X - np.reshape(mean, (3, 1, 1))) / np.reshape(std, (3, 1, 1))
     np.testing.assert_allclose(net(X), logits(torch, module, Z), rtol=1e-11, atol=1e-11)
     dense = nn.Sequential(nn.Linear(4, 2)).double()
-    net = rm.Network.from_torch(dense, normalize=(0.5, 0.25))
+    net = rm.from_torch(dense, normalize=(0.5, 0.25))
     X = X.reshape(-1)[:8].reshape(2, 4)
     np.testing.assert_allclose(net(X), logits(torch, dense, (X - 0.5) / 0.25), rtol=1e-11)
 
@@ -119,19 +119,19 @@ def test_normalised_inputs(torch):
 def test_half_precision_is_widened(torch):
     for dtype in (torch.float16, torch.bfloat16):
         module = torch.nn.Sequential(torch.nn.Linear(3, 2)).to(dtype)
-        net = rm.Network.from_torch(module)
+        net = rm.from_torch(module)
         assert net.dtype == np.float32
         assert (net.parameters[0][0] == module[0].weight.detach().float().numpy()).all()
 
 
 def test_weights_are_copies(torch):
     module = torch.nn.Sequential(torch.nn.Linear(3, 2))
-    net = rm.Network.from_torch(module)
+    net = rm.from_torch(module)
     before = net.parameters[0][0].copy()
     with torch.no_grad():
         module[0].weight.zero_()
     assert (net.parameters[0][0] == before).all()
-    module = net.to_torch()
+    module = rm.to_torch(net)
     with torch.no_grad():
         module[0].weight.zero_()
     assert (net.parameters[0][0] == before).all()
@@ -143,7 +143,7 @@ def test_a_module_in_two_places_is_there_twice(torch):
     module = nn.Sequential(
         nn.Linear(3, 4), relu, twin, nn.Sequential(relu, twin), relu, nn.Linear(4, 2)
     ).double()
-    net = rm.Network.from_torch(module)
+    net = rm.from_torch(module)
     assert len(net.layers) == 4
     X = np.random.default_rng(0).normal(size=(9, 3))
     np.testing.assert_allclose(net(X), logits(torch, module, X), rtol=1e-12, atol=1e-12)
@@ -151,9 +151,9 @@ def test_a_module_in_two_places_is_there_twice(torch):
 
 def test_flatten_before_the_first_linear_needs_no_input_shape(torch):
     nn = torch.nn
-    net = rm.Network.from_torch(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
+    net = rm.from_torch(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)))
     assert net.input_shape == (12,)
-    images = rm.Network.from_torch(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (3, 2, 2))
+    images = rm.from_torch(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), (3, 2, 2))
     assert images.input_shape == (3, 2, 2)
 
 
@@ -166,9 +166,9 @@ def test_a_sequential_by_another_name(torch):
         def forward(self, x):
             return -super().forward(x)
 
-    assert rm.Network.from_torch(Classifier()).input_shape == (3,)
+    assert rm.from_torch(Classifier()).input_shape == (3,)
     with pytest.raises(ValueError, match=r"module: module: .*Other; what its forward does cannot"):
-        rm.Network.from_torch(Other())
+        rm.from_torch(Other())
 
 
 def test_training_mode_is_read_as_evaluation_and_kept(torch):
@@ -177,7 +177,7 @@ def test_training_mode_is_read_as_evaluation_and_kept(torch):
         nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Dropout(), nn.Linear(4, 2)
     )
     module = randomise(torch, module).train()
-    net = rm.Network.from_torch(module)
+    net = rm.from_torch(module)
     assert module.training
     assert module[1].num_batches_tracked == 0
     X = np.random.default_rng(0).normal(size=(9, 3))
@@ -186,12 +186,12 @@ def test_training_mode_is_read_as_evaluation_and_kept(torch):
 
 def test_random_numbers_of_pytorch_stay_as_they_are(torch):
     before = torch.get_rng_state()
-    NETWORKS["lenet"].to_torch()
+    rm.to_torch(NETWORKS["lenet"])
     assert (torch.get_rng_state() == before).all()
 
 
 def test_a_single_linear(torch):
-    net = rm.Network.from_torch(torch.nn.Linear(3, 2))
+    net = rm.from_torch(torch.nn.Linear(3, 2))
     assert net.input_shape == (3,)
 
 
@@ -199,11 +199,11 @@ def test_state_dict_through_safetensors(torch, tmp_path):
     load_file = pytest.importorskip("safetensors.torch").load_file
     net = NETWORKS["odd lenet"].astype(np.float32)
     rm.save(net, tmp_path / "net.safetensors")
-    module = NETWORKS["odd lenet"].to_torch().float()
+    module = rm.to_torch(NETWORKS["odd lenet"]).float()
     for parameter in module.parameters():
         torch.nn.init.zeros_(parameter)
     module.load_state_dict(load_file(tmp_path / "net.safetensors"))
-    assert equal(rm.Network.from_torch(module, net.input_shape), net)
+    assert equal(rm.from_torch(module, net.input_shape), net)
 
 
 def refusals(torch):
@@ -322,7 +322,7 @@ def nan(torch):
 def test_refused(torch):
     for module, shape, error, message in refusals(torch).values():
         with pytest.raises(error, match=message):
-            rm.Network.from_torch(module, shape)
+            rm.from_torch(module, shape)
 
 
 @pytest.mark.parametrize(
@@ -336,4 +336,4 @@ def test_refused(torch):
 )
 def test_normalize_refused(torch, normalize, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        rm.Network.from_torch(torch.nn.Sequential(torch.nn.Linear(2, 2)), normalize=normalize)
+        rm.from_torch(torch.nn.Sequential(torch.nn.Linear(2, 2)), normalize=normalize)

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import refmmr as rm
-from refmmr import io
+from refmmr import _files
 from refmmr.regions.export import geojson, save_geojson, save_svg, svg
 from refmmr.regions.files import load_regions, save_regions
 
@@ -76,8 +76,8 @@ def saved(tmp_path_factory):
 
 
 def tampered(path, tmp_path, **changes):
-    arrays = {**io.read_npz(path, "refmmr-regions", 1), **changes}
-    io.write_npz(tmp_path / "bad.npz", {k: v for k, v in arrays.items() if v is not None})
+    arrays = {**_files.read_npz(path, "refmmr-regions", 1), **changes}
+    _files.write_npz(tmp_path / "bad.npz", {k: v for k, v in arrays.items() if v is not None})
     return tmp_path / "bad.npz"
 
 
@@ -108,7 +108,7 @@ def tampered(path, tmp_path, **changes):
     ],
 )
 def test_tampered_fields(field, change, message, saved, tmp_path):
-    array = io.read_npz(saved, "refmmr-regions", 1)[field]
+    array = _files.read_npz(saved, "refmmr-regions", 1)[field]
     path = tampered(saved, tmp_path, **{field: change(array)})
     with pytest.raises(ValueError, match=message) as caught:
         load_regions(path)

@@ -47,7 +47,7 @@ def test_same_probabilities(scalers, labels):
     y = LABELS[labels]
     model = make_pipeline(*scalers, mlp()) if scalers else mlp()
     model.fit(X, y)
-    net = rm.Network.from_sklearn(model)
+    net = rm.from_sklearn(model)
     assert (model.classes_[net.predict(X)] == model.predict(X)).all()
     np.testing.assert_allclose(probabilities(net(X)), model.predict_proba(X), rtol=1e-9, atol=1e-12)
     assert len(net.layers) == 3
@@ -55,7 +55,7 @@ def test_same_probabilities(scalers, labels):
 
 def test_weights_bit_for_bit():
     model = mlp().fit(X, LABELS["three"])
-    net = rm.Network.from_sklearn(model)
+    net = rm.from_sklearn(model)
     for (W, b), V, c in zip(net.parameters, model.coefs_, model.intercepts_, strict=True):
         assert (W == V.T).all()
         assert (b == c).all()
@@ -64,7 +64,7 @@ def test_weights_bit_for_bit():
 @pytest.mark.parametrize("labels", LABELS)
 def test_float32_stays(labels):
     model = mlp().fit(X.astype(np.float32), LABELS[labels])
-    net = rm.Network.from_sklearn(model)
+    net = rm.from_sklearn(model)
     assert net.dtype == np.float32
     x = X.astype(np.float32)
     np.testing.assert_allclose(probabilities(net(x)), model.predict_proba(x), rtol=1e-5, atol=1e-6)
@@ -72,9 +72,9 @@ def test_float32_stays(labels):
 
 def test_estimators_of_this_library_give_their_network():
     model = rm.MMRClassifier((4,), epochs=1, random_state=0).fit(X, LABELS["three"])
-    assert rm.Network.from_sklearn(model) is model.network_
+    assert rm.from_sklearn(model) is model.network_
     piped = make_pipeline(StandardScaler(), model).fit(X, LABELS["three"])
-    net = rm.Network.from_sklearn(piped)
+    net = rm.from_sklearn(piped)
     assert (piped.classes_[net.predict(X)] == piped.predict(X)).all()
 
 
@@ -82,14 +82,14 @@ def test_constant_features_scale():
     Z = np.column_stack([X, np.ones(90)])
     model = make_pipeline(StandardScaler(), mlp()).fit(Z, LABELS["three"])
     np.testing.assert_allclose(
-        probabilities(rm.Network.from_sklearn(model)(Z)), model.predict_proba(Z), rtol=1e-9
+        probabilities(rm.from_sklearn(model)(Z)), model.predict_proba(Z), rtol=1e-9
     )
 
 
 def test_certified_radii_are_in_units_of_the_pipeline():
     y = LABELS["two"]
     model = make_pipeline(StandardScaler(), mlp()).fit(X, y)
-    net = rm.Network.from_sklearn(model)
+    net = rm.from_sklearn(model)
     found = rm.certify(net, X[:20], None, p=2, box=None, method="crown")
     rng = np.random.default_rng(1)
     for x, radius in zip(X[:20], found.lower, strict=True):
@@ -143,4 +143,4 @@ def test_refused(name):
     make, error, message = REFUSED[name]
     model = make()
     with pytest.raises(error, match=message):
-        rm.Network.from_sklearn(model)
+        rm.from_sklearn(model)

@@ -40,10 +40,6 @@ class DeviceConv2d(Conv2d):
         g = _last(g)
         return (g.T @ windows).reshape(self.W.shape), g.sum(axis=0)
 
-    def with_weights(self, W: cupy.ndarray, b: cupy.ndarray) -> Conv2d:
-        """The same layer with other weights."""
-        return DeviceConv2d(W, b, self.stride, self.padding)
-
     def grid(self, input_shape: tuple[int, ...]) -> Grid:
         """The windows of an image that the outputs look at."""
         _, rows, columns = self.output_shape(input_shape)

@@ -1,0 +1,191 @@
+"""Files: written atomically, and .npz archives that are read without trusting what is in them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+__all__ = [
+    "as_path",
+    "npz_path",
+    "read_arrays",
+    "read_npz",
+    "write_atomically",
+    "write_npz",
+    "write_text",
+]
+
+BLOCK = 2**20
+"""Bytes read at once: memory is touched only as the bytes of an array come."""
+
+DEFLATE_RATIO = 1032
+"""Deflate makes at most this many bytes of one, so a larger size in a header is false."""
+
+
+def as_path(path: Any) -> Path:
+    """The argument `path` of a public function, checked."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a path, got {path!r}")
+    return Path(path)
+
+
+def npz_path(path: str | os.PathLike[str]) -> Path:
+    """The same for a path that ends in .npz."""
+    path = as_path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path: expected a file ending in .npz, got {str(path)!r}")
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Fill a temporary file in the same folder, then move it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files only their owner can read; give them the usual rights.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        # An interruption may come just after the move.
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an .npz file atomically, uncompressed and without pickles."""
+
+    def write(file: IO[bytes]) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, np.asanyarray(array), allow_pickle=False)
+
+    write_atomically(path, write)
+
+
+def read_npz(path: Path, format: str, version: int) -> dict[str, np.ndarray]:
+    """The arrays of a file that `write_npz` wrote, once its header names this format and version.
+
+    The header is two arrays, ``format`` and ``version``.  Compressed arrays are refused, so a file
+    cannot unpack to more than its own size.
+    """
+    arrays = read_arrays(path)
+    found = str(arrays.get("format", "no header"))
+    if found != format:
+        raise ValueError(f"{path}: expected format {format!r}, got {found!r}")
+    number = arrays.get("version", np.zeros(0))
+    if number.shape != () or number.dtype.kind not in "iu":
+        raise ValueError(f"{path}: expected a version number, got a damaged header")
+    if number != version:
+        raise ValueError(f"{path}: expected version {version} of {format}, got {number}")
+    return arrays
+
+
+def read_arrays(
+    path: Path, max_bytes: int | None = None, key: Callable[[str], str | None] = str
+) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that anybody may have written.
+
+    Nothing is unpickled.  Sizes are checked before any memory is asked for, and every array is read
+    to its end, which checks its sum.
+
+    Parameters
+    ----------
+    path : Path
+    max_bytes : int, optional
+        What all arrays may take together.  If not given: what the file itself takes, and arrays
+        have to be uncompressed.
+    key : callable
+        How an array of this name is called in the result; None for one that is not read.
+
+    Returns
+    -------
+    dict of str to ndarray
+
+    Raises
+    ------
+    OSError
+        For a file that cannot be opened.
+    ValueError
+        For a damaged file, one with objects, or with larger arrays.
+    """
+    with open(path, "rb") as file:
+        try:
+            return _members(file, max_bytes, key)
+        # Damaged bytes can make zipfile and NumPy raise nearly anything; all of it means one thing.
+        except Exception as error:
+            text = " ".join(str(error).split())
+            message = f"{path}: expected an .npz file without objects, got {text}"
+            raise ValueError(message) from error
+
+
+def _members(
+    file: IO[bytes], max_bytes: int | None, key: Callable[[str], str | None]
+) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    methods = {zipfile.ZIP_STORED}
+    if max_bytes is None:
+        max_bytes = os.fstat(file.fileno()).st_size
+    else:
+        methods.add(zipfile.ZIP_DEFLATED)
+    left = max_bytes
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            name = key(info.filename.removesuffix(".npy"))
+            if name is None:
+                continue
+            if name in arrays:
+                raise ValueError(f"{name} twice")
+            left -= info.file_size
+            if left < 0:
+                raise ValueError(f"arrays of more than {max_bytes} bytes")
+            if info.file_size > DEFLATE_RATIO * (info.compress_size + 1):
+                raise ValueError(f"{info.filename} with a false size")
+            if info.compress_type not in methods:
+                raise ValueError(f"{info.filename} compressed by method {info.compress_type}")
+            with archive.open(info) as member:
+                arrays[name] = _array(member, info)
+    return arrays
+
+
+def _array(member: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
+    """One array of real numbers, truth values or texts."""
+    version = npy.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"{info.filename} of version {version}")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    if dtype.hasobject or dtype.kind not in "biufUS":
+        raise ValueError(f"{info.filename} of dtype {dtype}")
+    if not all(size >= 0 for size in shape):
+        raise ValueError(f"{info.filename} of shape {shape}")
+    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if expected != info.file_size - member.tell():
+        raise ValueError(f"{info.filename} of {info.file_size} bytes for shape {shape}")
+    content = np.empty(expected, np.uint8)
+    for start in range(0, expected + 1, BLOCK):  # one read more, which checks the sum
+        block = member.read(BLOCK)
+        content[start : start + len(block)] = np.frombuffer(block, np.uint8)
+    if member.read(1):
+        raise ValueError(f"{info.filename} with bytes behind its end")
+    if expected == 0:
+        return np.empty(shape, dtype)
+    return content.view(dtype).reshape(shape, order="F" if fortran else "C")

@@ -1,12 +1,12 @@
 """Rows of V: the gradients of all units and margins, at the cost of what is not zero in them.
 
 A row of V is the unit's own weights carried back to the input, ``v = c W_1`` with ``c`` its
-*coefficients* over the first layers' units.  The first layers, the *front*, are what makes rows
+*coefficients* over the first layers' units.  The first layers, the *stem*, are what makes rows
 cheap:
 
-- a dense network's front is W_1, the same for all samples: all coefficients times it, one product;
-- a convolutional front's rows are zero outside the unit's receptive field, so they are kept as
-  *patches*.  A unit behind the front adds up the patches that its coefficients ask for.
+- a dense network's stem is W_1, the same for all samples: all coefficients times it, one product;
+- a convolutional stem's rows are zero outside the unit's receptive field, so they are kept as
+  *patches*.  A unit behind the stem adds up the patches that its coefficients ask for.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from refmmr.backends._numba.patches import SecondLayer
 from refmmr.reference.network import Gradients
 
 
-class Front(ABC):
-    """What both kinds of front have; only convolutions have fields, pixels and windows."""
+class Stem(ABC):
+    """What both kinds of stem have; only convolutions have fields, pixels and windows."""
 
     depth = 1
     fields: Sequence[list[Geometry]] = ()
@@ -34,16 +34,16 @@ class Front(ABC):
     windows: Sequence[Passes] = ()
 
     @abstractmethod
-    def copy(self) -> Front:
-        """The same front with memory of its own."""
+    def copy(self) -> Stem:
+        """The same stem with memory of its own."""
 
     @abstractmethod
     def patches(self, k: int) -> np.ndarray:
-        """Rows of a layer of the front."""
+        """Rows of a layer of the stem."""
 
     @abstractmethod
-    def look(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Rows of the hidden layers of the front behind the first, for c samples."""
+    def linearize(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Rows of the hidden layers of the stem behind the first, for c samples."""
 
     @abstractmethod
     def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
@@ -51,10 +51,10 @@ class Front(ABC):
 
     @abstractmethod
     def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units with coefficients over the front's last layer: (c, U, N) to (c, U, d)."""
+        """Rows of units with coefficients over the stem's last layer: (c, U, N) to (c, U, d)."""
 
 
-class DenseFront(Front):
+class DenseStem(Stem):
     """The first layer of a dense network."""
 
     def __init__(self, layout: Layout) -> None:
@@ -62,16 +62,16 @@ class DenseFront(Front):
         self.W = layout.layers[0].W
         self.buffers = Buffers(layout.dtype)
 
-    def copy(self) -> DenseFront:
-        """The same front with memory of its own."""
-        return DenseFront(self.layout)
+    def copy(self) -> DenseStem:
+        """The same stem with memory of its own."""
+        return DenseStem(self.layout)
 
     def patches(self, k: int) -> np.ndarray:
         """Rows of the first layer, (1, units, d)."""
         return self.W[None]
 
-    def look(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Rows of the hidden layers of the front behind the first: there are none."""
+    def linearize(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Rows of the hidden layers of the stem behind the first: there are none."""
         return []
 
     def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
@@ -82,7 +82,7 @@ class DenseFront(Front):
         return self.multiply(coefficients, name)
 
     def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units behind the front: (c, U, N_1) to (c, U, d)."""
+        """Rows of units behind the stem: (c, U, N_1) to (c, U, d)."""
         c, units, n_inputs = coefficients.shape
         rows = self.buffers.take(name, c, units, self.W.shape[1])
         out = rows.reshape(c * units, rows.shape[2])
@@ -90,7 +90,7 @@ class DenseFront(Front):
         return rows
 
 
-class ConvFront(Front):
+class ConvStem(Stem):
     """The convolutions before the first dense layer.
 
     Patches of layer k are (c, positions, patch, channels); what lies outside the image is 0.
@@ -119,11 +119,11 @@ class ConvFront(Front):
         ]
         self._first = (self.inside[0][:, :, None] * self.convs[0].W.T)[None]
         self._rows = [self._first]
-        # The weights of the first dense layer behind, a unit of the front a row.
+        # The weights of the first dense layer behind, a unit of the stem a row.
         self._columns = np.ascontiguousarray(layout.layers[self.depth].W.T)
 
-    def copy(self) -> ConvFront:
-        """The same front with memory of its own."""
+    def copy(self) -> ConvStem:
+        """The same stem with memory of its own."""
         other = copy.copy(self)
         other.buffers = Buffers(self.dtype)
         other.windows = [Passes(passes.layers, self.dtype) for passes in self.windows]
@@ -136,8 +136,8 @@ class ConvFront(Front):
         """Patches of a layer as last looked at; those of layer 0 are shared, c = 1."""
         return self._rows[k]
 
-    def look(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Patches of layers 1, 2, ... of the front for c samples, given their masks."""
+    def linearize(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Patches of layers 1, 2, ... of the stem for c samples, given their masks."""
         self._rows = [self._first]
         for k in range(1, self.depth):
             c, positions = len(masks[0]), self.convs[k].geometry.positions
@@ -147,12 +147,12 @@ class ConvFront(Front):
                 seen = all_windows(masks[0], self.fields[1][1])
                 self.second.multiply(seen, rows.reshape(-1, patch, channels), self.buffers)
             else:
-                self._look(k, masks, rows)
+                self._linearize(k, masks, rows)
             _clip(rows, self.inside[k])
             self._rows.append(rows)
         return self._rows[1:]
 
-    def _look(self, k, masks, rows):
+    def _linearize(self, k, masks, rows):
         """A unit's filter through its window of the mask, and back to the input."""
         conv, fields, channels = self.convs[k], self.fields[k], rows.shape[3]
         # The masks of a position are the same for all of its channels.
@@ -172,11 +172,11 @@ class ConvFront(Front):
         return self._multiply(coefficients, name)
 
     def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units behind the front: (c, U, positions * channels) to (c, U, d)."""
+        """Rows of units behind the stem: (c, U, positions * channels) to (c, U, d)."""
         return self._multiply(np.ascontiguousarray(coefficients.swapaxes(1, 2)), name)
 
     def project(self, G: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What comes out of the front, unmasked, when directions are pushed through it.
+        """What comes out of the stem, unmasked, when directions are pushed through it.
 
         Parameters
         ----------
@@ -251,9 +251,9 @@ def _groups(samples: np.ndarray) -> Iterator[tuple[int, slice]]:
         yield int(samples[start]), slice(start, stop)
 
 
-def make_front(layout: Layout) -> Front:
-    """The front of a network."""
-    return ConvFront(layout) if layout.n_convs else DenseFront(layout)
+def make_stem(layout: Layout) -> Stem:
+    """The stem of a network."""
+    return ConvStem(layout) if layout.n_convs else DenseStem(layout)
 
 
 def receptive_fields(convs: Sequence[Conv], k: int) -> list[Geometry]:

@@ -1,6 +1,6 @@
 """The hyperplanes around each sample: values and norms of all hidden units and margins, and their rows.
 
-The fast `refmmr.reference.distances.hyperplanes_around`.  Rows of V come from a *front* (`fronts`), and
+The fast `refmmr.reference.distances.hyperplanes_around`.  Rows of V come from the *stem* (`affine`), and
 are held for a few samples at a time only.
 """
 
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.backends._numba import hyperplanes as in_box
-from refmmr.backends._numba.affine import make_front, weights_through_masks
+from refmmr.backends._numba.affine import make_stem, weights_through_masks
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import Trail, some_windows
 from refmmr.backends._numba.layout import Layout, runs
@@ -29,7 +29,7 @@ class Job:
         self.p, self.count = p, len(X)
         self.layout = Layout(net, X)
         self.dtype = self.layout.dtype
-        self.front = make_front(self.layout)
+        self.stem = make_stem(self.layout)
         self.n_classes, self.n_hidden = net.n_classes, net.n_hidden
         self.depth = len(self.layout.layers)
         # User's order: all channels of a position lie apart, see `Layout.units`.
@@ -39,7 +39,7 @@ class Job:
         self.least = max(4, self.layout.least(2 * net.n_classes))
         self.first_norms = np.zeros((1, 0), self.dtype)
         if sizes:
-            rows = self.front.patches(0)
+            rows = self.stem.patches(0)
             self.first_norms = self.layout.units(0, self.norms(0, rows).reshape(1, -1))
 
     def norms(self, k: int, rows: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ class Observer:
     def __init__(self, job: Job) -> None:
         self.job, self.layout = job, job.layout
         self.passes = job.layout.passes()
-        self.front = job.front.copy()
+        self.stem = job.stem.copy()
         self.buffers = self.passes.buffers
 
     def look(self, X: np.ndarray, y: np.ndarray) -> Block:
@@ -111,21 +111,21 @@ class Observer:
         numbers = (self.job.n_classes - 1) * (d + layers[-1].inputs)
         for k in range(1, self.job.depth - 1):
             if k < self.layout.n_convs:
-                numbers += layers[k].outputs * len(self.front.pixels[k])
+                numbers += layers[k].outputs * len(self.stem.pixels[k])
             else:
                 numbers += layers[k].outputs * (d + layers[k].inputs)
         return max(1, 4 * CACHE // (max(1, numbers) * self.job.dtype.itemsize))
 
     def _rows(self, masks, y):
         """Rows of the hidden layers behind the first, and of all pairs of classes."""
-        depth, front = self.job.depth, self.front
+        depth, stem = self.job.depth, self.stem
         n = len(y)
-        rows = front.look(masks) if masks else []
+        rows = stem.linearize(masks) if masks else []
         V = None
-        for k in range(front.depth if masks else 1, depth - 1):
+        for k in range(stem.depth if masks else 1, depth - 1):
             W = self.layout.layers[k].W
             if V is None:
-                V = front.through_masks(masks[k - 1], ("rows", k))
+                V = stem.through_masks(masks[k - 1], ("rows", k))
             else:
                 coefficients = self.buffers.take(("coefficients", k), n, *W.shape)
                 weights_through_masks(W, masks[k - 1], coefficients)
@@ -140,7 +140,7 @@ class Observer:
             return rows, pairs
         _pair_weights(W, y, masks[-1], pairs)
         if V is None:
-            return rows, front.multiply(pairs, "pair rows")
+            return rows, stem.multiply(pairs, "pair rows")
         out = self.buffers.take("pair rows", n, len(W) - 1, V.shape[2])
         return rows, np.matmul(pairs, V, out=out)
 
@@ -154,7 +154,7 @@ class Observer:
         p = self.job.p
         sides = [hyperplanes.x, *(np.broadcast_to(side, hyperplanes.x.shape) for side in box)]
         boundary = np.empty_like(hyperplanes.f)
-        layers = [self.front.patches(0), *hyperplanes.rows] if self.job.n_hidden else []
+        layers = [self.stem.patches(0), *hyperplanes.rows] if self.job.n_hidden else []
         for k, rows in enumerate(layers):
             here = slice(self.job.ends[k], self.job.ends[k + 1])
             f = self.layout.units_back(k, hyperplanes.f[:, here])
@@ -171,10 +171,10 @@ class Observer:
         rows = np.broadcast_to(rows, (n, *rows.shape[1:]))
         if k >= self.layout.n_convs:
             return rows, *sides
-        field = self.front.fields[k][0]
+        field = self.stem.fields[k][0]
         positions = np.tile(np.arange(field.positions), n)
         samples = np.repeat(np.arange(n), field.positions)
-        usual = np.argsort(self.front.pixels[k])
+        usual = np.argsort(self.stem.pixels[k])
         rows = rows[:, :, usual].reshape(-1, *rows.shape[2:]).swapaxes(1, 2)
         return rows, *(some_windows(side, samples, positions, field) for side in sides)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.backends._numba.affine import ConvFront
+from refmmr.backends._numba.affine import ConvStem
 from refmmr.backends._numba.distances import CACHE, Block, Hyperplanes, Job, Observer, pick
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import Passes, apply_mask, some_windows
@@ -37,11 +37,11 @@ class Worker(Observer):
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.sums = job.layout.zeros()
-        # A front whose gradients go back through patches.
-        front = self.front
-        self.patched = front if isinstance(front, ConvFront) and front.keeps_patches else None
-        # What is behind the front, for directions that come out of it.
-        self.tail = Passes(job.layout.layers[job.front.depth :], job.dtype)
+        # A stem whose gradients go back through patches.
+        stem = self.stem
+        self.patched = stem if isinstance(stem, ConvStem) and stem.keeps_patches else None
+        # What is behind the stem, for directions that come out of it.
+        self.tail = Passes(job.layout.layers[job.stem.depth :], job.dtype)
 
     def add_gradients(
         self,
@@ -95,7 +95,7 @@ class Worker(Observer):
             return
         dW = self.sums[0][0]
         G, channels, _ = self._norm_gradients(
-            0, self.front.patches(0), np.zeros_like(units), units, shared[units]
+            0, self.stem.patches(0), np.zeros_like(units), units, shared[units]
         )
         _add_rows(dW, channels, G, 1)
 
@@ -104,11 +104,11 @@ class Worker(Observer):
         if k >= self.layout.n_convs:
             order = _channel_first(self.layout.images[0]) if self.layout.n_convs else None
             return norm_gradients(rows, samples, units, weights, self.job.p, order), units, None
-        field = self.front.fields[k][0]
+        field = self.stem.fields[k][0]
         channels, positions = units // field.positions, units % field.positions
         patches = rows[samples, positions, :, channels][:, None]
         order = _channel_first((field.kernel_height, field.kernel_width, field.channels))
-        order = order[self.front.pixels[k]]
+        order = order[self.stem.pixels[k]]
         every, only = np.arange(len(units)), np.zeros_like(units)
         G = norm_gradients(patches, every, only, weights, self.job.p, order)
         return G, channels, positions
@@ -138,29 +138,29 @@ class Worker(Observer):
 
     def _push_patches(
         self,
-        front: ConvFront,
+        stem: ConvStem,
         near: list[tuple[int, Directions]],
         hyperplanes: Hyperplanes,
         masks: list[np.ndarray],
     ) -> None:
-        """Backprop of the directions around a few samples, through the patches of the front."""
+        """Backprop of the directions around a few samples, through the patches of the stem."""
         drows = self.buffers.take("drows", *hyperplanes.rows[0].shape)
         drows[:] = 0
         for k, (G, samples, units, rivals, positions) in near:
             if positions is not None:
                 _add_to_patches(drows, samples, positions, units, G)
                 continue
-            depth = front.depth
-            h, seen = front.project(G, samples)
+            depth = stem.depth
+            h, seen = stem.project(G, samples)
             mine = [mask[samples] for mask in masks[depth - 1 : k]]
             apply_mask(h, mine[0])
             coefficients = self._push_tail(k, h, mine, units, rivals)
-            front.add_patch_gradients(seen, coefficients, samples, drows)
+            stem.add_patch_gradients(seen, coefficients, samples, drows)
         if near:
-            front.add_drows(drows)
+            stem.add_drows(drows)
 
     def _push_tail(self, k, h, masks, units, rivals):
-        """From the front's output to the hyperplane in layer k, and back: the front's coefficients.
+        """From the stem's output to the hyperplane in layer k, and back: the stem's coefficients.
 
         `masks` are those of layer depth - 1 and on.
         """
@@ -170,7 +170,7 @@ class Worker(Observer):
         if not read:
             return weights
         deltas = self.tail.backward(weights, masks[1:-1])
-        self.tail.add_direction_gradients(read, deltas, self.sums[self.front.depth :])
+        self.tail.add_direction_gradients(read, deltas, self.sums[self.stem.depth :])
         coefficients = self.tail.input_gradient(deltas[0])
         apply_mask(coefficients, masks[0])
         return coefficients
@@ -185,9 +185,9 @@ class Worker(Observer):
         places = [part.positions for part in parts if part.positions is not None]
         rivals = np.concatenate(others) if others else None
         positions = np.concatenate(places) if places else None
-        passes = self.passes if positions is None else self.front.windows[k]
+        passes = self.passes if positions is None else self.stem.windows[k]
         if positions is not None:
-            G = G[:, np.argsort(self.front.pixels[k])]
+            G = G[:, np.argsort(self.stem.pixels[k])]
         widest = max(layer.numbers for layer in passes.layers[: max(1, k)])
         most = max(16, CACHE // (widest * self.job.dtype.itemsize))
         # Runs of about the same length: a short rest would cost as much as a long one.
@@ -196,7 +196,7 @@ class Worker(Observer):
             masks = [
                 mask[samples[here]]
                 if positions is None
-                else some_windows(mask, samples[here], positions[here], self.front.fields[k][j])
+                else some_windows(mask, samples[here], positions[here], self.stem.fields[k][j])
                 for j, mask in enumerate(block.cache.masks[:k], start=1)
             ]
             rival = None if rivals is None else rivals[here]

@@ -32,8 +32,9 @@ import numpy as np
 
 from refmmr import _kernels
 from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step, shortest_step_in_box
+from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
-from refmmr.reference.pgd import margins, project, surely_misclassified
+from refmmr.reference.pgd import project, surely_misclassified
 from refmmr.reference.rounding import rounding_factor, value_errors
 
 Box = tuple[np.ndarray, np.ndarray]

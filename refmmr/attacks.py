@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 from refmmr import _kernels, _minimal_attack
 from refmmr import _validate as check
 from refmmr.network import Network
-from refmmr.reference.pgd import margins, project
+from refmmr.reference.loss import margins
+from refmmr.reference.pgd import project
 
 __all__ = ["minimal_attack", "pgd"]
 

@@ -15,8 +15,7 @@ from tqdm import tqdm
 from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.attacks import minimal_attack
-from refmmr.certify.bounds import linear, region
-from refmmr.certify.bounds.region import Bounds
+from refmmr.certify.bounds import Bounds, linear, region
 from refmmr.display import html
 from refmmr.network import Network
 

@@ -93,6 +93,14 @@ def input_gradient(
     return logits, net.input_gradient(deltas)
 
 
+def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """``f_y - max_{s != y} f_s`` of each sample, shape (n,); negative is misclassified."""
+    rows = np.arange(len(y))
+    rivals = logits.copy()
+    rivals[rows, y] = -np.inf
+    return logits[rows, y] - rivals.max(axis=1)
+
+
 def margin_gradients(
     net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

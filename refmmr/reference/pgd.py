@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from refmmr.reference.hyperplanes import norm
-from refmmr.reference.loss import input_gradient, odds_gradient
+from refmmr.reference.loss import input_gradient, margins, odds_gradient
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import value_errors
 
@@ -57,14 +57,6 @@ def pgd(
     if keep_last:
         return Z
     return _better(best, best_margin, Z, margins(net.logits(Z), y))[0]
-
-
-def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """``f_y - max_{s != y} f_s`` of each sample, shape (n,); negative is misclassified."""
-    rows = np.arange(len(y))
-    rivals = logits.copy()
-    rivals[rows, y] = -np.inf
-    return logits[rows, y] - rivals.max(axis=1)
 
 
 def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:

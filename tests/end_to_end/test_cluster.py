@@ -16,7 +16,7 @@ SLOW = '''
 import os, time
 from pathlib import Path
 import numpy as np
-from refmmr.certify.bounds.region import Bounds
+from refmmr.certify.bounds import Bounds
 
 def slow_bounds(net, X, y, p, box, goal=None):
     """Proves everything, slowly, and leaves a note of who did which point."""

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refmmr as rm
-from refmmr import testing
-from refmmr.certify.bounds import _programs, lp, mip
-from refmmr.reference import backward_bound, pgd
+from refmmr import _solvers, testing
+from refmmr.certify.bounds import _milp, lp, mip
+from refmmr.reference import backward_bound, loss
 
 UNIT = (np.zeros(2), np.ones(2))
 
@@ -18,7 +18,7 @@ flat_norms = st.sampled_from([1, np.inf])
 def right_points(net, X):
     """Points with a clear class, and their classes."""
     y = net.predict(X)
-    clear = pgd.margins(net(X), y) > 1e-6
+    clear = loss.margins(net(X), y) > 1e-6
     return X[clear], y[clear]
 
 
@@ -62,10 +62,10 @@ def smallest_margin(net, x, y, s, p, eps, bounds):
     """The optimum of the mixed-integer program, and of the linear one."""
     values = []
     for binary in (False, True):
-        program = _programs.build(net, x.reshape(-1), p, eps, None, bounds, binary)
-        highs = _programs.solver(program)
-        _programs.set_costs(highs, *_programs.margin(program, y, s))
-        assert _programs.run(highs) == _programs.highspy.HighsModelStatus.kOptimal
+        program = _milp.build(net, x.reshape(-1), p, eps, None, bounds, binary)
+        highs = _milp.solver(program)
+        _solvers.set_costs(highs, *_milp.margin(program, y, s))
+        assert _solvers.run(highs) == _solvers.OPTIMAL
         info = highs.getInfo()
         exact = binary and program.binary.any()
         values.append(info.mip_dual_bound if exact else info.objective_function_value)
@@ -137,5 +137,5 @@ def test_degenerate_networks(data, p):
     size = np.linalg.norm(delta.reshape(100, len(X), -1), p, axis=2)
     delta *= 0.4999 / size.reshape(100, len(X), *[1] * len(net.input_shape))
     for Z in X + delta:
-        rivals = pgd.margins(net(Z), y)
+        rivals = loss.margins(net(Z), y)
         assert (rivals[found.lower > 0] > 0).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.reference import pgd
+from refmmr.reference import loss
 
 NORMS = [1, 2, np.inf]
 
@@ -113,7 +113,7 @@ def test_keep():
 def test_best_is_no_worse_than_last_and_start(net, batch, p):
     X, y = batch
     best, last = (rm.pgd(net, X, y, p, eps=0.4, steps=6, keep=keep) for keep in ("best", "last"))
-    margins = [pgd.margins(net(Z), y) for Z in (best, last, X)]
+    margins = [loss.margins(net(Z), y) for Z in (best, last, X)]
     assert (margins[0] <= margins[1]).all()
     assert (margins[0] <= margins[2]).all()
     assert (margins[0] < margins[2]).mean() > 0.9
@@ -123,7 +123,7 @@ def test_best_is_no_worse_than_last_and_start(net, batch, p):
 def test_restarts_are_never_worse(net, batch, p):
     X, y = batch
     runs = [rm.pgd(net, X, y, p, eps=0.3, steps=3, restarts=restarts) for restarts in (1, 2, 6)]
-    margins = [pgd.margins(net(Z), y) for Z in runs]
+    margins = [loss.margins(net(Z), y) for Z in runs]
     assert (margins[1] <= margins[0]).all()
     assert (margins[2] <= margins[1]).all()
     assert (margins[2] < margins[0]).any()
@@ -157,7 +157,7 @@ def test_images():
     for p in NORMS:
         Z = rm.pgd(net, X, y, p, eps=0.5, steps=5)
         assert Z.shape == X.shape
-        assert (pgd.margins(net(Z), y) < pgd.margins(net(X), y)).all()
+        assert (loss.margins(net(Z), y) < loss.margins(net(X), y)).all()
         assert (length(Z - X, p) <= 0.5 * (1 + 1e-12)).all()
 
 
@@ -180,7 +180,7 @@ def test_float32_stays_in_a_box_that_float32_cannot_hold():
 
 def test_margins():
     logits = np.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [5.0, 5.0, 0.0]])
-    np.testing.assert_array_equal(pgd.margins(logits, np.array([1, 0, 1])), [1, -2, 0])
+    np.testing.assert_array_equal(loss.margins(logits, np.array([1, 0, 1])), [1, -2, 0])
 
 
 BAD = {

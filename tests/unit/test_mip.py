@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify.bounds import _branching, _programs, lp, mip
+from refmmr import _solvers
+from refmmr.certify.bounds import _branching, _milp, lp, mip
 from refmmr.reference import backward_bound
 from refmmr.reference.ball import ball
 
@@ -111,9 +112,9 @@ def test_matrices_of_convolutions():
     dense = rm.Linear(rng.standard_normal((2, np.prod(shape))), np.zeros(2))
     net = rm.Network([conv, rm.Flatten(), dense], (2, 5, 4))
     x = rng.standard_normal((2, 5, 4))
-    (W, b), _ = _programs.matrices(net)
+    (W, b), _ = _milp.matrices(net)
     np.testing.assert_allclose(W @ x.reshape(-1) + b, conv.apply(x).reshape(-1), atol=1e-12)
-    assert _programs.matrices(net) is _programs.matrices(net)
+    assert _milp.matrices(net) is _milp.matrices(net)
 
 
 def random_network(seed, sizes=(2, 8, 8, 3)):
@@ -175,7 +176,7 @@ def hard_problem():
 def test_the_tree_agrees_with_the_solver_s_own(monkeypatch):
     net, x, y, eps, box, bounds, below = hard_problem()
     s = int(below.lower.argmin())
-    program = _programs.build(net, x, np.inf, eps, box, bounds, binary=False)
+    program = _milp.build(net, x, np.inf, eps, box, bounds, binary=False)
     where = ball(x[None], np.full(1, eps), np.inf, box)
     assert _branching.search(net, where, y, s, 1.0, program, bounds).proved
     gave_up = _branching.search(net, where, y, s, 1.0, program, bounds, max_nodes=1)
@@ -200,7 +201,7 @@ def test_prices_that_mean_nothing_prove_nothing_wrong():
 
 
 def test_ctrl_c_stops_the_solver(monkeypatch):
-    highs = _programs.highspy.Highs()
+    highs = _solvers.solver()
     waits = []
 
     def wait(seconds):
@@ -214,7 +215,7 @@ def test_ctrl_c_stops_the_solver(monkeypatch):
     stopped = threading.Event()
     monkeypatch.setattr(highs, "cancelSolve", stopped.set)
     with pytest.raises(KeyboardInterrupt):
-        _programs.run(highs)
+        _solvers.run(highs)
     assert stopped.is_set()
 
 

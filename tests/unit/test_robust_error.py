@@ -9,7 +9,7 @@ import pytest
 
 import refmmr as rm
 from refmmr.certify import api
-from refmmr.certify.bounds.region import Bounds
+from refmmr.certify.bounds import Bounds
 from refmmr.certify.evaluation import pipeline, records, stages
 
 # Class 0 wherever x > 0.5: the distance to 0.5 is the minimal perturbation.

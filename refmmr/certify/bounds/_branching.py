@@ -15,11 +15,11 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-import highspy
 import numpy as np
 
-from refmmr.certify.bounds import _programs
-from refmmr.certify.bounds._programs import Program
+from refmmr import _solvers
+from refmmr.certify.bounds import _milp
+from refmmr.certify.bounds._milp import LayerBounds, Milp
 from refmmr.certify.bounds.lp import lines_below, node_prices
 from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
@@ -47,8 +47,8 @@ def search(
     y: int,
     s: int,
     size: float,
-    program: Program,
-    bounds: _programs.Bounds,
+    program: Milp,
+    bounds: LayerBounds,
     *,
     deadline: float = np.inf,
     max_nodes: int = MAX_NODES,
@@ -63,7 +63,7 @@ def search(
     y, s : int
     size : float
         Of the margin on the ball, > 0.
-    program : Program
+    program : Milp
         Of the network on the ball, continuous.
     bounds : list of (lower, upper)
         Of the pre-activations, arrays (units,).
@@ -77,9 +77,9 @@ def search(
         Neither proved nor with a point where the search was given up.
     """
     row = (np.eye(net.n_classes)[y] - np.eye(net.n_classes)[s]) / size
-    highs = _programs.solver(program, deadline)
-    costs, offset = _programs.margin(program, y, s)
-    _programs.set_costs(highs, costs / size, offset / size)
+    highs = _milp.solver(program, deadline)
+    costs, offset = _milp.margin(program, y, s)
+    _solvers.set_costs(highs, costs / size, offset / size)
     branches: list[Branch] = [{}]
     now: Branch = {}
     nodes = 0
@@ -89,15 +89,16 @@ def search(
         branch = branches.pop()
         _move(highs, program, now, branch)
         now, nodes = branch, nodes + 1
-        status = _programs.run(highs)
+        status = _solvers.run(highs)
         signs = _signs(net, program, branch)
-        if status == highspy.HighsModelStatus.kInfeasible:
-            _, exists, ray = highs.getDualRay()[:3]  # type: ignore[attr-defined]
-            prices = node_prices(program, np.array(ray), net) if exists else None
-            if exists and lines_below(net, where, 0 * row, bounds, prices, signs) > 0:
-                continue
+        if status == _solvers.INFEASIBLE:
+            ray = _solvers.dual_ray(highs)
+            if ray is not None:
+                prices = node_prices(program, ray, net)
+                if lines_below(net, where, 0 * row, bounds, prices, signs) > 0:
+                    continue
             return Search(False, None, nodes)
-        if status != highspy.HighsModelStatus.kOptimal:
+        if status != _solvers.OPTIMAL:
             return Search(False, None, nodes)
         solution = highs.getSolution()
         duals, values = np.array(solution.row_dual), np.array(solution.col_value)

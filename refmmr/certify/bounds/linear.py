@@ -14,8 +14,8 @@ from functools import partial
 import numpy as np
 
 from refmmr import _kernels
-from refmmr.certify.bounds.region import Bounds
-from refmmr.reference import pgd
+from refmmr.certify.bounds import Bounds
+from refmmr.reference import loss
 from refmmr.reference.hyperplanes import dual_norm, norm
 from refmmr.reference.network import Network
 
@@ -66,7 +66,7 @@ def relaxed_bounds(
 
 def _relaxed_bounds(net, X, y, p, box, goal, rule):
     logits = net.logits(X)
-    margins = pgd.margins(logits, y)
+    margins = loss.margins(logits, y)
     right = np.flatnonzero(margins > 0)
     lower = np.zeros(len(X))
     upper = np.where(logits.argmax(axis=1) != y, 0, np.inf)

@@ -12,18 +12,16 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-import highspy
 import numpy as np
 
-from refmmr import _kernels
-from refmmr.certify.bounds import _programs
-from refmmr.certify.bounds._programs import Box, Program
+from refmmr import _kernels, _solvers
+from refmmr.certify.bounds import Bounds, _milp
+from refmmr.certify.bounds._milp import Box, LayerBounds, Milp
 from refmmr.certify.bounds.linear import crown_bounds
-from refmmr.certify.bounds.region import Bounds
-from refmmr.reference import pgd
 from refmmr.reference.backward_bound import relu_lines, terms
 from refmmr.reference.ball import Ball, ball, largest_gain
 from refmmr.reference.hyperplanes import norm
+from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import UNDERFLOW, rounding_factor
 
@@ -81,7 +79,7 @@ def lp_bounds(
     adversarial = np.full(X.shape, np.nan)
     wrong = net.logits(X).argmax(axis=1) != y
     upper[wrong], adversarial[wrong] = 0, X[wrong]
-    for i in np.flatnonzero(pgd.margins(net.logits(X), y) > 0).tolist():
+    for i in np.flatnonzero(margins(net.logits(X), y) > 0).tolist():
         deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
         aim = None if goal is None else float(goal[i])
         lower[i] = _radius(net, X[i], int(y[i]), p, box, aim, deadline)
@@ -137,9 +135,7 @@ def reach(x: np.ndarray, p: float, box: Box | None) -> float:
     return float(norm(np.maximum(box[1] - x, x - box[0]).reshape(-1), p)) * (1 + 1e-12)
 
 
-def layer_bounds(
-    net: Network, x: np.ndarray, p: float, eps: float, box: Box | None
-) -> _programs.Bounds:
+def layer_bounds(net: Network, x: np.ndarray, p: float, eps: float, box: Box | None) -> LayerBounds:
     """Bounds of the pre-activations of each affine layer on a ball by CROWN, arrays (units,)."""
     with np.errstate(over="ignore", invalid="ignore"):
         found = _kernels.layer_bounds(net, x[None], p, np.full(1, eps), box, "crown")
@@ -153,7 +149,7 @@ def margins_below(
     p: float,
     eps: float,
     box: Box | None,
-    bounds: _programs.Bounds,
+    bounds: LayerBounds,
     *,
     deadline: float = np.inf,
     all_targets: bool = True,
@@ -189,26 +185,26 @@ def margins_below(
     points: dict[int, np.ndarray] = {}
     if len(targets) == 0 or not all(np.isfinite(side).all() for pair in bounds for side in pair):
         return Margins(lower, points, len(targets) == 0)
-    program = _programs.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=False)
+    program = _milp.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=False)
     for s in targets[np.argsort(lower[targets])].tolist():
         if time.monotonic() > deadline:
             return Margins(lower, points, False)
-        highs = _programs.solver(program, deadline)
-        costs, offset = _programs.margin(program, y, s)
-        _programs.set_costs(highs, costs, offset)
-        status = _programs.run(highs)
+        highs = _milp.solver(program, deadline)
+        costs, offset = _milp.margin(program, y, s)
+        _solvers.set_costs(highs, costs, offset)
+        status = _solvers.run(highs)
         solution = highs.getSolution()
         if solution.dual_valid:
             prices = node_prices(program, np.array(solution.row_dual), net)
             lower[s] = max(lower[s], lines_below(net, where, rows[s], bounds, prices))
-        if status == highspy.HighsModelStatus.kOptimal:
+        if status == _solvers.OPTIMAL:
             points[s] = x.reshape(-1) + program.step @ np.array(solution.col_value)
         if not lower[s] > 0 and not all_targets:
             break
     return Margins(lower, points, bool(len(points) == len(targets)))
 
 
-def node_prices(program: Program, duals: np.ndarray, net: Network) -> list[np.ndarray]:
+def node_prices(program: Milp, duals: np.ndarray, net: Network) -> list[np.ndarray]:
     """The price of each pre-activation: what the minimum gains if the unit's f grows by 1."""
     prices = [np.zeros(int(np.prod(shape))) for shape in net.unit_shapes]
     for price, split in zip(prices, program.split, strict=True):
@@ -220,7 +216,7 @@ def lines_below(
     net: Network,
     where: Ball,
     row: np.ndarray,
-    bounds: _programs.Bounds,
+    bounds: LayerBounds,
     prices: list[np.ndarray] | None = None,
     signs: list[np.ndarray] | None = None,
 ) -> float:
@@ -249,7 +245,7 @@ def lines_below(
     float
         In real arithmetic; -inf where floats overflow.
     """
-    affine = _programs.matrices(net)
+    affine = _milp.matrices(net)
     sizes = [np.maximum(np.abs(where.lowest), np.abs(where.highest))[0]]
     sizes += [np.maximum(np.abs(low), np.abs(high)) for low, high in bounds[: len(affine) - 1]]
     factor = rounding_factor(terms(net))

@@ -1,7 +1,7 @@
 """Exact answers by mixed-integer linear programs (Tjeng, Xiao, Tedrake 2019).
 
 A program asks for the smallest margin ``f_y - f_s`` on a ball, or for the nearest point with
-``f_s >= f_y`` (`refmmr.certify.bounds._programs`).
+``f_s >= f_y`` (`refmmr.certify.bounds._milp`).
 
 Whether a ball is free of other classes is asked in four steps, each for what the one before leaves
 open: CROWN's bounds; the linear program, with a descent from the point that it proposes; a search
@@ -23,13 +23,14 @@ from typing import NamedTuple
 import highspy
 import numpy as np
 
-from refmmr.certify.bounds import _branching, _programs, region
-from refmmr.certify.bounds._programs import Box, Program
+from refmmr import _solvers
+from refmmr.certify.bounds import Bounds, _branching, _milp, region
+from refmmr.certify.bounds._milp import Box, LayerBounds, Milp
 from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below, reach
-from refmmr.certify.bounds.region import Bounds
-from refmmr.reference import pgd, rounding
+from refmmr.reference import rounding
 from refmmr.reference.ball import ball
 from refmmr.reference.hyperplanes import norm, shortest_step, shortest_step_in_box
+from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.pgd import project, steepest
 
@@ -50,8 +51,8 @@ REFINEMENTS = 10
 DOUBLINGS = 64
 
 _SOUND = (
-    highspy.HighsModelStatus.kInfeasible,
-    highspy.HighsModelStatus.kOptimal,
+    _solvers.INFEASIBLE,
+    _solvers.OPTIMAL,
     highspy.HighsModelStatus.kObjectiveTarget,
     highspy.HighsModelStatus.kTimeLimit,
 )
@@ -123,7 +124,7 @@ def mip_bounds(
     found = np.full(X.shape, np.nan) if adversarial is None else adversarial.copy()
     wrong = logits.argmax(axis=1) != y
     best[wrong], found[wrong] = 0, X[wrong]
-    for i in np.flatnonzero(pgd.margins(logits, y) > 0).tolist():
+    for i in np.flatnonzero(margins(logits, y) > 0).tolist():
         deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
         point = net, X[i], int(y[i]), p
         example = None if np.isinf(best[i]) else found[i]
@@ -149,7 +150,7 @@ def decide(
     p: float,
     eps: float,
     box: Box | None,
-    bounds: _programs.Bounds,
+    bounds: LayerBounds,
     *,
     deadline: float = np.inf,
 ) -> Decision:
@@ -190,7 +191,7 @@ def decide(
     sizes = np.maximum(logits[y] - logits, -below.lower)
     nodes = 0
     where = ball(x[None], np.full(1, eps), p, _flat(box))
-    program = _programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=False)
+    program = _milp.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=False)
     open_: list[int] = []
     for s in targets.tolist():
         ended = _branching.search(
@@ -206,7 +207,7 @@ def decide(
             open_.append(s)
     if not open_:
         return Decision(True, None, [], 0, nodes)
-    program = _programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
+    program = _milp.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
     binaries = int(program.binary.sum())
     left = []
     for s in open_:
@@ -215,9 +216,9 @@ def decide(
             continue
         size = float(sizes[s])
         highs = _search(program, y, s, size, deadline)
-        _programs.set_costs(highs, *_margin(program, y, s, size))
+        _solvers.set_costs(highs, *_margin(program, y, s, size))
         highs.setOptionValue("objective_target", -SAFETY)
-        status = _programs.run(highs)
+        status = _solvers.run(highs)
         info = highs.getInfo()
         nodes += max(0, info.mip_node_count)
         if _excluded(status, info, SAFETY):
@@ -305,8 +306,8 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
     targets = np.flatnonzero(~(below.lower > 0))
     if len(targets) and not below.complete:
         return lower, best
-    program = _programs.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
-    program, length = _programs.with_length(program, p)
+    program = _milp.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
+    program, length = _milp.with_length(program, p)
     logits = net.logits(x[None])[0]
     reached = 1.0
     for s in targets[np.argsort(below.lower[targets])].tolist():
@@ -316,11 +317,11 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
         highs.changeColBounds(length, 0.0, min(1.0, upper / eps))
         costs = np.zeros(len(program.lower))
         costs[length] = 1
-        _programs.set_costs(highs, costs, 0.0)
+        _solvers.set_costs(highs, costs, 0.0)
         highs.setOptionValue("mip_abs_gap", DISTANCE_SAFETY / 4)
-        status = _programs.run(highs)
+        status = _solvers.run(highs)
         info = highs.getInfo()
-        if status == highspy.HighsModelStatus.kInfeasible:
+        if status == _solvers.INFEASIBLE:
             bound = upper / eps
         elif status in _SOUND:
             bound = min(info.mip_dual_bound, upper / eps)
@@ -340,7 +341,7 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
                 if upper <= eps * bound * (1 + 2 * DISTANCE_SAFETY):
                     break
                 highs.changeRowBounds(margin, -highspy.kHighsInf, -beyond - offset)
-                _programs.run(highs)
+                _solvers.run(highs)
                 status = highs.getInfo().primal_solution_status
                 if status == highspy.SolutionStatus.kSolutionStatusFeasible:
                     nearer, found = refine(net, x, _input(program, x, highs), y, p, box)
@@ -364,20 +365,20 @@ def _across(net, x, z, y, s, p, box):
 
 def _search(program, y, s, size, deadline, slack=SAFETY):
     """HiGHS, looking only at points beyond the decision boundary, margin at most the slack."""
-    highs = _programs.solver(program, deadline)
+    highs = _milp.solver(program, deadline)
     costs, offset = _margin(program, y, s, size)
-    _programs.add_row(highs, costs, slack - offset)
+    _solvers.add_row(highs, costs, upper=slack - offset)
     return highs
 
 
-def _margin(program: Program, y: int, s: int, size: float) -> tuple[np.ndarray, float]:
-    costs, offset = _programs.margin(program, y, s)
+def _margin(program: Milp, y: int, s: int, size: float) -> tuple[np.ndarray, float]:
+    costs, offset = _milp.margin(program, y, s)
     return costs / size, offset / size
 
 
 def _excluded(status, info, bound):
     """Whether a search has proved that there is nothing below a bound."""
-    infeasible = status == highspy.HighsModelStatus.kInfeasible
+    infeasible = status == _solvers.INFEASIBLE
     return infeasible or (status in _SOUND and info.mip_dual_bound > bound)
 
 
@@ -424,7 +425,7 @@ def descend(
     Z = project(X, start[None], p, radius, box)
     for step in eps * first * np.geomspace(1, 0.01, DESCENT_STEPS):
         if (
-            pgd.margins(net.logits(Z), label)[0] < 0
+            margins(net.logits(Z), label)[0] < 0
             and region.within(X, Z, p, eps)[0]
             and region.surely_misclassified(net, Z, label)[0]
         ):

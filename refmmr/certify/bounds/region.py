@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refmmr.certify.bounds import Bounds
 from refmmr.reference import pgd, rounding
 from refmmr.reference.affine import chunks
 from refmmr.reference.distances import Hyperplanes, hyperplanes_around
@@ -29,14 +30,6 @@ surely_misclassified = pgd.surely_misclassified
 
 PAIRS = 2**22
 """Hyperplanes times dimensions that are handled at once."""
-
-
-class Bounds(NamedTuple):
-    """Bounds on the minimal adversarial perturbation of each sample."""
-
-    lower: np.ndarray  # (n,)
-    upper: np.ndarray  # (n,), infinite where no adversarial example was found
-    adversarial: np.ndarray  # (n, *input_shape), NaN where none was found
 
 
 class Errors(NamedTuple):

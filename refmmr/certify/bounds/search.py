@@ -38,15 +38,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refmmr.certify.bounds import region
+from refmmr.certify.bounds import Bounds, region
 from refmmr.certify.bounds._nearest import LeastDistance, LinearPrograms, Program, Targets
 from refmmr.certify.bounds._subproblems import Families
-from refmmr.certify.bounds.region import HAIRS, Bounds
+from refmmr.certify.bounds.region import HAIRS
 from refmmr.reference import rounding
 from refmmr.reference.affine import basis
 from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step, shortest_step_in_box
+from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
-from refmmr.reference.pgd import margins
 
 Box = tuple[np.ndarray, np.ndarray]
 

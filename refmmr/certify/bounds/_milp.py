@@ -25,13 +25,14 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import sparse
 
+from refmmr import _solvers
 from refmmr.reference.layers import Conv2d, Linear
 from refmmr.reference.network import Network
 
 TOLERANCE = 1e-9
 """How far HiGHS may leave a row, a bound or an integer."""
 
-Bounds = list[tuple[np.ndarray, np.ndarray]]
+LayerBounds = list[tuple[np.ndarray, np.ndarray]]
 Box = tuple[np.ndarray, np.ndarray]
 
 _matrices: WeakKeyDictionary[Network, list[tuple[sparse.csr_array, np.ndarray]]] = (
@@ -50,7 +51,7 @@ class Split(NamedTuple):
     switch: np.ndarray  # and a
 
 
-class Program(NamedTuple):
+class Milp(NamedTuple):
     """Rows and columns of a program with m variables; the objective is left to the caller."""
 
     lower: np.ndarray  # (m,)
@@ -131,10 +132,10 @@ def build(
     p: float,
     eps: float,
     box: Box | None,
-    bounds: Bounds,
+    bounds: LayerBounds,
     binary: bool,
     layers: int | None = None,
-) -> Program:
+) -> Milp:
     """The program of a network on a ball within the box.
 
     Parameters
@@ -155,7 +156,7 @@ def build(
 
     Returns
     -------
-    Program
+    Milp
     """
     affine = matrices(net)[:layers]
     made = _Builder()
@@ -185,7 +186,7 @@ def build(
             G, c = _widen(G, made.m) + _entries(active, own, scale, (len(b), made.m)), 0 * b
     W, b = affine[-1]
     rows = [_widen(part, made.m) for part in made.rows]
-    return Program(
+    return Milp(
         np.concatenate(made.lower),
         np.concatenate(made.upper),
         np.concatenate(made.binary),
@@ -266,18 +267,13 @@ def _widen(F, m):
     return sparse.csr_array((F.data, F.indices, F.indptr), shape=(F.shape[0], m))
 
 
-def solver(program: Program, deadline: float = np.inf) -> highspy.Highs:
-    """HiGHS with a program loaded, on one thread, silent, until a time of `time.monotonic`."""
-    highs = highspy.Highs()
-    options: dict[str, bool | int | float] = {
-        "output_flag": False,
-        "threads": 1,
-        "primal_feasibility_tolerance": TOLERANCE,
-        "dual_feasibility_tolerance": TOLERANCE,
+def solver(program: Milp, deadline: float = np.inf) -> highspy.Highs:
+    """HiGHS with a program, to be stopped at a time of `time.monotonic`; all costs are 0."""
+    options: dict[str, bool | float] = {
         "mip_feasibility_tolerance": TOLERANCE,
         "small_matrix_value": 1e-12,
         "mip_rel_gap": 0.0,
-        # Solutions come from attacks, which are better at it; what is wanted is the bound.
+        # Only the bound is used: attacks are better at finding solutions than these heuristics.
         "mip_heuristic_effort": 0.0,
         "mip_heuristic_run_feasibility_jump": False,
         "mip_heuristic_run_rins": False,
@@ -286,62 +282,30 @@ def solver(program: Program, deadline: float = np.inf) -> highspy.Highs:
     }
     if deadline < np.inf:
         options["time_limit"] = max(deadline - time.monotonic(), 0.0)
-    for name, value in options.items():
-        highs.setOptionValue(name, value)
-    model = highspy.HighsLp()
-    model.num_col_, model.num_row_ = len(program.lower), len(program.row_lower)
-    model.col_lower_, model.col_upper_ = program.lower, program.upper
-    model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
-    model.col_cost_ = np.zeros(len(program.lower))
-    model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-    model.a_matrix_.start_ = program.rows.indptr
-    model.a_matrix_.index_ = program.rows.indices
-    model.a_matrix_.value_ = program.rows.data
-    if program.binary.any():
-        kinds = highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger
-        model.integrality_ = [kinds[i] for i in program.binary.astype(int).tolist()]
-    highs.passModel(model)
+    highs = _solvers.solver(TOLERANCE, **options)
+    _solvers.load(
+        highs,
+        np.zeros(len(program.lower)),
+        (program.lower, program.upper),
+        program.rows,
+        (program.row_lower, program.row_upper),
+        program.binary,
+    )
     return highs
 
 
-def run(highs: highspy.Highs) -> highspy.HighsModelStatus:
-    """Solve, in a thread beside, so that Ctrl-C is noticed; it stops the solver."""
-    highs.HandleUserInterrupt = True
-    highs.startSolve()
-    try:
-        while not highs.wait(0.2)[0]:
-            pass
-    except BaseException:
-        highs.cancelSolve()
-        highs.wait(5)
-        raise
-    return highs.getModelStatus()
-
-
-def set_costs(highs: highspy.Highs, costs: np.ndarray, offset: float) -> None:
-    """Minimise ``<costs, variables> + offset``."""
-    highs.changeColsCost(len(costs), np.arange(len(costs), dtype=np.int32), costs)
-    highs.changeObjectiveOffset(offset)
-
-
-def add_row(highs: highspy.Highs, row: np.ndarray, upper: float) -> None:
-    """Demand ``<row, variables> <= upper``."""
-    where = np.flatnonzero(row).astype(np.int32)
-    highs.addRow(-np.inf, upper, len(where), where, row[where])
-
-
-def margin(program: Program, y: int, s: int) -> tuple[np.ndarray, float]:
+def margin(program: Milp, y: int, s: int) -> tuple[np.ndarray, float]:
     """The margin ``f_y - f_s`` as costs of the variables and an offset."""
     costs = (program.G[[y]] - program.G[[s]]).toarray()[0]
     return costs, float(program.c[y] - program.c[s])
 
 
-def with_length(program: Program, p: float) -> tuple[Program, int]:
+def with_length(program: Milp, p: float) -> tuple[Milp, int]:
     """The program with the length of the step, in units of the radius, as one more variable.
 
     Returns
     -------
-    program : Program
+    program : Milp
     length : int
         The variable.
     """

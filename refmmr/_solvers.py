@@ -1,0 +1,117 @@
+"""HiGHS (Huangfu and Hall 2018), set up in one place.
+
+Linear programs and mixed-integer linear programs are models ``(costs, columns, A, rows)``: minimise
+``<costs, u>`` over ``columns[0] <= u <= columns[1]`` and ``rows[0] <= A u <= rows[1]``.  No caller
+trusts what comes back: bounds are computed from dual variables with their rounding errors, and
+points are checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import highspy
+import numpy as np
+from scipy import sparse
+
+INFEASIBLE = highspy.HighsModelStatus.kInfeasible
+OPTIMAL = highspy.HighsModelStatus.kOptimal
+
+Interval = tuple[np.ndarray, np.ndarray]
+
+
+def solver(tolerance: float = 1e-9, **options: bool | int | float | str) -> highspy.Highs:
+    """HiGHS without a model: silent, on one thread.
+
+    Parameters
+    ----------
+    tolerance : float
+        How far a row, a column or a reduced cost may be violated, absolutely.
+    **options
+        More options of HiGHS.
+    """
+    highs = highspy.Highs()
+    common: dict[str, bool | int | float | str] = {
+        "output_flag": False,
+        "threads": 1,
+        "primal_feasibility_tolerance": tolerance,
+        "dual_feasibility_tolerance": tolerance,
+    }
+    for name, value in (common | options).items():
+        highs.setOptionValue(name, value)
+    return highs
+
+
+def simplex(tolerance: float = 1e-9, **options: bool | int | float | str) -> highspy.Highs:
+    """HiGHS for small linear programs, solved many times: each starts from the basis before."""
+    return solver(tolerance, presolve="off", solver="simplex", parallel="off", **options)
+
+
+def load(
+    highs: highspy.Highs,
+    costs: np.ndarray,
+    columns: Interval,
+    A: np.ndarray | sparse.csr_array,
+    rows: Interval,
+    integer: np.ndarray | None = None,
+) -> None:
+    """Give a model to HiGHS, in place of the one before.
+
+    Parameters
+    ----------
+    highs : Highs
+    costs : ndarray, shape (n,)
+    columns : (lower, upper), shapes (n,)
+    A : ndarray or csr_array, shape (m, n)
+    rows : (lower, upper), shapes (m,)
+    integer : ndarray of bool, shape (n,), optional
+        Variables that must be integers.
+    """
+    m, n = A.shape
+    if isinstance(A, np.ndarray):
+        starts, indices = np.arange(0, m * n, n), np.tile(np.arange(n, dtype=np.int32), m)
+        values = A.reshape(-1)
+    else:
+        starts, indices, values = A.indptr[:-1], A.indices, A.data
+    kinds = np.zeros(n) if integer is None else integer
+    model: list[Any] = [
+        *(n, m, len(values), int(highspy.MatrixFormat.kRowwise)),
+        *(int(highspy.ObjSense.kMinimize), 0.0, costs, *columns, *rows),
+        *(starts.astype(np.int32), indices.astype(np.int32, copy=False), values),
+        kinds.astype(np.int32),
+    ]
+    highs.passModel(*model)
+
+
+def run(highs: highspy.Highs) -> highspy.HighsModelStatus:
+    """Solve in a second thread, so that Ctrl-C is noticed; it stops the solver."""
+    highs.HandleUserInterrupt = True
+    highs.startSolve()
+    try:
+        while not highs.wait(0.2)[0]:
+            pass
+    except BaseException:
+        highs.cancelSolve()
+        highs.wait(5)
+        raise
+    return highs.getModelStatus()
+
+
+def set_costs(highs: highspy.Highs, costs: np.ndarray, offset: float) -> None:
+    """Minimise ``<costs, u> + offset``."""
+    highs.changeColsCost(len(costs), np.arange(len(costs), dtype=np.int32), costs)
+    highs.changeObjectiveOffset(offset)
+
+
+def add_row(
+    highs: highspy.Highs, row: np.ndarray, lower: float = -np.inf, upper: float = np.inf
+) -> None:
+    """Demand ``lower <= <row, u> <= upper``."""
+    nonzero = np.flatnonzero(row).astype(np.int32)
+    highs.addRow(lower, upper, len(nonzero), nonzero, row[nonzero])
+
+
+def dual_ray(highs: highspy.Highs) -> np.ndarray | None:
+    """Multipliers of the rows, (m,), that prove an infeasible model infeasible; None without."""
+    _, exists, ray = highs.getDualRay()[:3]  # type: ignore[attr-defined]
+    return np.array(ray) if exists else None

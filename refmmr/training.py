@@ -29,7 +29,6 @@ from refmmr import _files, _kernels, backends
 from refmmr import _validate as check
 from refmmr._backend import get_backend, use_backend
 from refmmr._optional import require
-from refmmr.display import html
 from refmmr.network import Network
 from refmmr.reference import adam as _adam
 
@@ -70,6 +69,8 @@ class History:
         return pandas.DataFrame(self.records).set_index("epoch")
 
     def _repr_html_(self) -> str:
+        from refmmr.display import html
+
         return html.history(self)
 
     def __repr__(self) -> str:

@@ -14,7 +14,7 @@ from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 import refmmr as rm
 from refmmr import demo
-from refmmr.regions.export import CLASS_COLORS
+from refmmr.display.colors import CLASS_COLORS
 
 OUT = Path(__file__).parents[1] / "_static"
 THEMES = {

@@ -16,7 +16,6 @@ from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.attacks import minimal_attack
 from refmmr.certify.bounds import Bounds, linear, region
-from refmmr.display import html
 from refmmr.network import Network
 
 __all__ = ["METHODS", "Certificates", "Method", "certify"]
@@ -135,6 +134,8 @@ class Certificates:
         return len(self.lower)
 
     def _repr_html_(self) -> str:
+        from refmmr.display import html
+
         return html.certificates(self)
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from refmmr.certify import Certificates, RobustnessCurve
+if TYPE_CHECKING:
+    from refmmr.certify import Certificates, RobustnessCurve
 
 __all__ = ["ladder", "robustness_curve"]
 

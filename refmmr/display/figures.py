@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,10 +17,12 @@ from numpy.typing import ArrayLike
 
 from refmmr import _files
 from refmmr import _validate as check
-from refmmr.certify import Certificates
 from refmmr.display.bound_figures import ladder, norm_name, robustness_curve
-from refmmr.regions import Box, RegionComplex
-from refmmr.regions.export import CLASS_COLORS
+from refmmr.display.colors import CLASS_COLORS
+
+if TYPE_CHECKING:
+    from refmmr.certify import Certificates
+    from refmmr.regions import RegionComplex
 
 __all__ = [
     "adversarial_examples",
@@ -259,12 +261,9 @@ def _new_axes(cx: RegionComplex, ax: Axes | None) -> Axes:
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
     ax.set_aspect("equal")
-    if isinstance(cx.domain, Box):
-        ax.set_xlabel("input 1")
-        ax.set_ylabel("input 2")
-    else:
-        ax.set_xlabel("distance along the plane (l_2, from point 1 to point 2)")
-        ax.set_ylabel("distance across (l_2, towards point 3)")
+    first, second = cx.domain.axis_labels
+    ax.set_xlabel(first)
+    ax.set_ylabel(second)
     return ax
 
 

@@ -92,10 +92,8 @@ def regions(cx: RegionComplex) -> str:
     ]
     parts = [table(("", ""), facts, head=False)]
     if cx.dimension == 2 and len(cx) <= MOST_REGIONS:
-        from refmmr.regions.export import svg
-
         # As an image of its own, so that its style sheet stays with it.
-        picture = base64.b64encode(svg(cx, size=PICTURE).encode()).decode()
+        picture = base64.b64encode(cx.to_svg(size=PICTURE).encode()).decode()
         text = f"{len(cx)} linear regions, coloured by the class that wins"
         parts.append(
             f'<img alt="{text}" width="{PICTURE}" src="data:image/svg+xml;base64,{picture}">'

@@ -1,33 +1,27 @@
-"""The complex of all linear regions: a graph of regions that also knows every vertex."""
+"""The complex of all linear regions of a network in a domain: regions, facets and vertices."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr import _kernels
 from refmmr import _validate as check
-from refmmr.display import html
-from refmmr.exact import exact_network
 from refmmr.network import Network
-from refmmr.reference import class_pieces, volumes
-from refmmr.reference import enumeration as _regions
+from refmmr.reference import volumes
 from refmmr.reference.class_pieces import ClassPiece
+from refmmr.reference.enumeration import Regions
+from refmmr.regions import decision, measures
+from refmmr.regions.decision import DecisionBoundary
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.faces import face_counts
 from refmmr.regions.facets import Facets, facet_table
-from refmmr.regions.graph import AffineMaps, RegionGraph, as_maps
-from refmmr.regions.measures import (
-    BoundaryDistance,
-    boundary_distance,
-    regions_meeting_ball,
-    to_frame,
-)
+from refmmr.regions.graph import AffineMaps, LinearRegions
+from refmmr.regions.measures import BoundaryDistance
 from refmmr.regions.ragged import Ragged
 from refmmr.regions.verify import Verification, verify
 
@@ -37,73 +31,46 @@ if TYPE_CHECKING:
 
     from refmmr.regions.explore import Explorer
 
-__all__ = ["DecisionBoundary", "RegionComplex"]
+__all__ = ["RegionComplex"]
 
 
-class DecisionBoundary(NamedTuple):
-    """Pieces of the set where two classes tie for the largest logit.
-
-    Attributes
-    ----------
-    pieces : ndarray or list of ndarray
-        In the plane the segments, shape (m, 2, 2): start and end of each, in coordinates of the
-        domain.  In n dimensions a list of m arrays (k, n): the vertices of a polytope of n - 1
-        dimensions.
-    classes : ndarray, shape (m, 2)
-        The two classes, the smaller first.
-    """
-
-    pieces: Any
-    classes: np.ndarray
-
-    @property
-    def segments(self) -> np.ndarray:
-        """The pieces, in the plane."""
-        return self.pieces
-
-
-class RegionComplex(RegionGraph):
+class RegionComplex(LinearRegions):
     """All linear regions of a network in a domain, with their vertices.
 
     Attributes
     ----------
-    net : Network
-        In float64.
-    domain : Box, Slice or Segment
-    packed_patterns : ndarray of uint8, shape (n_regions, ceil(n_hidden / 8))
-        Activation pattern of each region, as bits
-        (`numpy.packbits` with ``bitorder="little"``).
+    net, domain, packed_patterns, complete
+        As of `LinearRegions`.
+    raw : Regions
+        The arrays that `refmmr.reference.enumeration.enumerate_regions` returns, in float64.
     points : ndarray, shape (V, n)
         All vertices, each once, in the domain's coordinates.
-    vertices : Ragged of int
+    vertex_numbers : Ragged of int
         Numbers of the vertices of each region, rows of `points`; in the plane counter-clockwise.
     uncertain : ndarray of bool, shape (V,)
-        Vertices where the sign of some unit was within its rounding error, and was taken for 0.  If
+        Vertices where the value of some unit was within its rounding error and was taken for 0.  If
         there is none, all signs at the computed vertices are proved.
-    exact_points : ndarray of fractions.Fraction or None
-        The vertices without rounding, if all signs were decided in exact arithmetic; likewise
-        `exact_volumes`.
-    complete : bool
-        False if a budget or the user ended the enumeration early: then some regions are missing.
+    exact_raw : Regions or None
+        The same arrays without rounding, if all signs were decided in exact arithmetic.
+    exact_points, exact_volumes : ndarray of fractions.Fraction or None
+        Likewise the vertices and the volumes.
     """
 
+    exact_raw: Regions | None = None
     exact_points: np.ndarray | None = None
     exact_volumes: np.ndarray | None = None
-    _exact: _regions.Regions | None = None
 
-    def __init__(self, net: Network, domain: AffineDomain, regions: _regions.Regions) -> None:
-        # Not that of the base class: what a walk has found is made here when it is asked for.
-        self.net, self.domain = net, domain
+    def __init__(self, net: Network, domain: AffineDomain, regions: Regions) -> None:
+        super().__init__(net, domain, regions.patterns, regions.complete)
         if regions.points.dtype == object:
-            self.exact_points, self._exact = regions.points, regions
-            # Sizes of slivers would be lost in the rounding of their vertices.
+            self.exact_raw, self.exact_points = regions, regions.points
+            # Volumes of slivers would be lost in the rounding of their vertices.
             self.exact_volumes = volumes.volumes(regions)
             self.volumes = self.exact_volumes.astype(np.float64)
             regions = regions._replace(
                 points=regions.points.astype(np.float64), maps=regions.maps.astype(np.float64)
             )
         self.raw = regions
-        self.packed_patterns, self.complete = regions.patterns, regions.complete
         self.points, self.uncertain = regions.points, regions.uncertain
         self.vertex_numbers = Ragged(regions.vertex_starts, regions.vertices)
 
@@ -115,7 +82,7 @@ class RegionComplex(RegionGraph):
     @cached_property
     def affine_maps(self) -> AffineMaps:
         """The logits of each region as an affine map of the domain's coordinates."""
-        return AffineMaps(*as_maps(self.raw.maps))
+        return AffineMaps.of_rows(self.raw.maps)
 
     @property
     def breakpoints(self) -> np.ndarray:
@@ -157,7 +124,7 @@ class RegionComplex(RegionGraph):
 
     @property
     def facets(self) -> Facets:  # type: ignore[override]
-        """Facets that matter (none is redundant), each once, with the regions on both sides."""
+        """The facets of all regions, each once, with the regions on both sides."""
         return self._facets[0]
 
     @property
@@ -165,20 +132,20 @@ class RegionComplex(RegionGraph):
         """Facets inside the domain with no region, or more than one, on the other side."""
         return self._facets[1]
 
-    # ---- How large, how far.
+    # ---- Checks and measures.
 
     def verify(self) -> Verification:
         """Check the invariants of the complex, from the network afresh.
 
-        Volumes add up to the domain's; patterns are distinct; the centre of every region has its
-        pattern; every facet inside the domain parts two regions that differ in its unit, and lies
-        where the units are 0 that change sign there; the Euler characteristic is 1.  If every facet
-        has a region on the other side, none can be missing.
+        Volumes add up to that of the domain; patterns are distinct; the centre of every region has
+        its pattern; every facet inside the domain separates two regions that differ in its unit,
+        and all units that differ are 0 on it; the Euler characteristic is 1.  If every facet has a
+        region on the other side, no region is missing.
 
         Returns
         -------
         Verification
-            With `ok`, and the problems in words.
+            `ok`, and the problems in words.
         """
         return verify(self)
 
@@ -205,7 +172,7 @@ class RegionComplex(RegionGraph):
             What is outside of the domain is not known: a distance is that in the whole plane if it
             is not larger than the one to the domain's faces.
         """
-        return boundary_distance(self, Z, p)
+        return measures.boundary_distance(self, Z, p)
 
     def regions_meeting_ball(self, z: ArrayLike, radius: float, p: float) -> np.ndarray:
         """Regions that a ball meets.
@@ -223,7 +190,7 @@ class RegionComplex(RegionGraph):
         ndarray of int
             Their numbers, rising.
         """
-        return regions_meeting_ball(self, z, radius, p)
+        return measures.regions_meeting_ball(self, z, radius, p)
 
     def to_frame(self) -> pandas.DataFrame:
         """A table with a row for each region.
@@ -240,9 +207,11 @@ class RegionComplex(RegionGraph):
         ImportError
             When pandas is not installed.
         """
-        return to_frame(self)
+        return measures.to_frame(self)
 
     def _repr_html_(self) -> str:
+        from refmmr.display import html
+
         return html.regions(self)
 
     def summary(self) -> dict[str, Any]:
@@ -261,47 +230,24 @@ class RegionComplex(RegionGraph):
             "complete": self.complete,
         }
 
-    # ---- Who wins.
+    # ---- Classes.
+
+    @cached_property
+    def contested(self) -> np.ndarray:
+        """Numbers of the regions where more than one class may win, (m,)."""
+        return decision.contested(self)
 
     @cached_property
     def class_pieces(self) -> tuple[list[ClassPiece], np.ndarray]:
-        """Regions where more than one class may win, cut by winner; the points they use.
+        """The contested regions cut by the class that wins, and the points that they use.
 
         In fractions, if the complex is exact.
         """
-        which = self._contested.tolist()
-        if self._exact is None:
-            return class_pieces.class_pieces(self.net, self.raw, self.domain.arrays(), which)
-        net, arrays = exact_network(self.net), self.domain.arrays(exact=True)
-        return class_pieces.class_pieces(net, self._exact, arrays, which)
-
-    @cached_property
-    def _contested(self) -> np.ndarray:
-        """Regions where no class is clearly ahead of all others at every vertex."""
-        owner = self.vertex_numbers.owners()
-        errors = self._logit_errors
-        contested = np.zeros(len(self), dtype=bool)
-        step = max(1, 2**22 // self.net.n_classes)
-        for start in range(0, len(owner), step):
-            some = slice(start, start + step)
-            V, a = (part[owner[some]] for part in self.affine_maps)
-            logits = np.einsum("ckn,cn->ck", V, self.vertices.flat[some]) + a
-            winner = self.classes[owner[some]][:, None]
-            lead = np.take_along_axis(logits, winner, axis=1) - logits
-            margin = 2 * (errors + errors[winner])
-            np.put_along_axis(lead, winner, np.inf, axis=1)
-            contested[owner[some][(lead <= margin).any(axis=1)]] = True
-        return np.flatnonzero(contested)
+        return decision.cut_by_class(self)
 
     def class_polygons(self) -> list[tuple[int, np.ndarray]]:
         """Regions cut by the class that wins: pairs (class, vertices (m, n))."""
-        pieces, points = self.class_pieces
-        whole = np.ones(len(self), dtype=bool)
-        whole[self._contested] = False
-        winners, vertices = self.classes, self.vertices
-        points = points.astype(np.float64)
-        found = [(int(winners[i]), vertices[i]) for i in np.flatnonzero(whole).tolist()]
-        return found + [(piece.winner, points[piece.cell.vertices]) for piece in pieces]
+        return decision.class_polygons(self)
 
     def decision_boundary(self) -> DecisionBoundary:
         """Exact pieces of the set where two classes tie for the largest logit.
@@ -314,60 +260,15 @@ class RegionComplex(RegionGraph):
         DecisionBoundary
             In the plane segments, in n dimensions polytopes of n - 1 dimensions.
         """
-        pieces, points = self.class_pieces
-        found: dict[tuple, list[int]] = {}
-        for piece in pieces:
-            for place, vertices, pair in self._ties(piece, points):
-                found.setdefault((place, *pair), vertices)
-        points = points.astype(np.float64)
-        parts = [points[vertices] for vertices in found.values()]
-        classes = np.array([key[1:] for key in found], dtype=int).reshape(-1, 2)
-        if self.dimension == 2:
-            return DecisionBoundary(np.array(parts).reshape(-1, 2, 2), classes)
-        return DecisionBoundary(parts, classes)
+        return decision.decision_boundary(self)
 
-    def _ties(
-        self, piece: ClassPiece, points: np.ndarray
-    ) -> Iterator[tuple[Hashable, list[int], tuple[int, int]]]:
-        """Facets of a piece along which another class ties: (place, vertices, (class, class)) each.
-
-        Two classes tie on one polytope at most in each place, which is the inside of a region or a
-        facet between two.  Each class's piece may report it, with vertices of other numbers where
-        a third class ends the tie.
-        """
-        cell, n_classes = piece.cell, self.net.n_classes
-        touches = _regions.cell_touches(cell)
-        rows = (self._exact or self.raw).maps[piece.region]
-        logits = points[cell.vertices] @ rows[:-1] + rows[-1]
-        errors = self._logit_errors if self._exact is None else np.zeros(n_classes)
-        lead = logits[:, piece.winner, None] - logits
-        equal = np.abs(lead) <= 2 * (errors + errors[piece.winner])
-        facets = self._facet_names(piece.region)
-        for facet, hyperplane in enumerate(cell.hyperplanes.tolist()):
-            on = touches[:, facet]
-            rivals = equal[on].all(axis=0) & ~equal.all(axis=0)
-            if hyperplane >= self.net.n_hidden:
-                # A cut through the region: its two classes tie, and perhaps others.
-                rivals[list(divmod(hyperplane - self.net.n_hidden, n_classes))] = True
-                rivals[piece.winner] = False
-            place = facets.get(hyperplane, piece.region)
-            vertices = _in_order(cell, facet, on)
-            for rival in np.flatnonzero(rivals).tolist():
-                yield place, vertices, (min(piece.winner, rival), max(piece.winner, rival))
-
-    def _facet_names(self, region: int) -> dict[int, frozenset[int]]:
-        """The vertices of each facet of a region, by its hyperplane."""
-        cell = _regions.region_cell(self.raw, region)
-        touches = _regions.cell_touches(cell)
-        return {
-            hyperplane: frozenset(cell.vertices[touches[:, facet]].tolist())
-            for facet, hyperplane in enumerate(cell.hyperplanes.tolist())
-        }
-
-    # ---- Hyperplanes.
+    # ---- Bent hyperplanes.
 
     def bent_lines(self) -> tuple[np.ndarray, np.ndarray]:
-        """The hyperplanes of a plane: where each unit changes sign, a line that bends at those before.
+        """The zero set of each hidden unit in a plane: a bent hyperplane, here a bent line.
+
+        A unit behind the first layer is affine on each region of the layers before it, so its zero
+        set bends where it crosses theirs (Hanin and Rolnick 2019).
 
         Returns
         -------
@@ -385,7 +286,13 @@ class RegionComplex(RegionGraph):
         return self.points[self.facets.vertices.flat.reshape(-1, 2)[facets]], units
 
     def bent_hyperplane(self, unit: int) -> list[np.ndarray]:
-        """The facets where a hidden unit changes sign, vertices (k, n) of each."""
+        """The facets on which a hidden unit changes sign, vertices (k, n) of each.
+
+        Parameters
+        ----------
+        unit : int
+            Number of the unit among all of `net`.
+        """
         unit = check.check_count("unit", unit, 0, self.net.n_hidden - 1)
         facets, units = self._flips
         return [self.points[self.facets.vertices[i]] for i in facets[units == unit].tolist()]
@@ -423,12 +330,12 @@ class RegionComplex(RegionGraph):
 
         save_regions(self, path)
 
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> RegionComplex:
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RegionComplex:
         """Read a complex that `save` wrote; see `refmmr.regions.files.load_regions`."""
         from refmmr.regions.files import load_regions
 
-        return load_regions(path)
+        return load_regions(path, cls)
 
     def to_geojson(self) -> dict[str, Any]:
         """The regions of a plane as GeoJSON; see `refmmr.regions.export.geojson`."""
@@ -441,10 +348,3 @@ class RegionComplex(RegionGraph):
         from refmmr.regions.export import svg
 
         return svg(self, color, **options)
-
-
-def _in_order(cell: _regions.Cell, facet: int, on: np.ndarray) -> list[int]:
-    """Numbers of the vertices of a facet; of a polygon's edge from start to end."""
-    if isinstance(cell, _regions.Polygon):
-        return [int(cell.vertices[facet]), int(cell.vertices[(facet + 1) % len(cell.vertices)])]
-    return cell.vertices[on].tolist()

@@ -1,4 +1,4 @@
-"""Where regions are enumerated: a box of the input space, a plane through it, or a line."""
+"""Domains of an enumeration: a box of the input space, a rectangle of a plane, a segment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Box", "Segment", "Slice"]
 
 
 class AffineDomain:
-    """A box in coordinates z of n dimensions, and where it lies in the input space.
+    """A box in coordinates z of n dimensions, and its affine map into the input space.
 
     Attributes
     ----------
@@ -28,6 +28,8 @@ class AffineDomain:
     origin: np.ndarray
     directions: np.ndarray
     rectangle: tuple[np.ndarray, np.ndarray]
+    axis_labels = ("coordinate 1", "coordinate 2")
+    """How figures label the first two coordinates."""
 
     @property
     def dimension(self) -> int:
@@ -62,7 +64,7 @@ class AffineDomain:
         return np.linalg.solve(basis @ basis.T, basis @ offsets.reshape(len(X), -1).T).T
 
     def arrays(self, exact: bool = False) -> Domain:
-        """What the reference needs, as floats or as fractions of the same values."""
+        """The domain as the reference takes it, in floats or in fractions of the same values."""
         arrays = (*self.rectangle, self.origin, self.directions)
         if exact:
             return Domain(*(fractions(array) for array in arrays))
@@ -83,9 +85,11 @@ class Box(AffineDomain):
     Box([0.0, 0.0], [1.0, 2.0])
     """
 
+    axis_labels = ("input 1", "input 2")
+
     def __init__(self, lo: ArrayLike, hi: ArrayLike) -> None:
-        sides = [check.check_array(f"Box {name}", side) for name, side in (("lo", lo), ("hi", hi))]
-        shape = max(sides, key=np.ndim).shape
+        lo, hi = check.check_array("Box lo", lo), check.check_array("Box hi", hi)
+        shape = max(lo, hi, key=np.ndim).shape
         if len(shape) != 1 or shape[0] == 0:
             raise ValueError(f"Box: expected lo and hi of shape (n,), got {shape}")
         lo, hi = check.check_bounds(lo, hi, shape, "Box")
@@ -133,14 +137,19 @@ class Slice(AffineDomain):
     x0, x1, x2 : array_like, shape (*input_shape)
         Three points that do not lie on a line.
     extent : (u_min, u_max, v_min, v_max), optional
-        The rectangle in the plane's coordinates; if not given, it holds the three points with a
-        quarter of its size to spare around them.
+        The rectangle in the plane's coordinates.  If not given, the bounding box of the three
+        points, extended on each side by a quarter of its longer edge.
 
     Attributes
     ----------
     points : ndarray, shape (3, 2)
         Coordinates of the three points.
     """
+
+    axis_labels = (
+        "distance along the plane (l_2, from point 1 to point 2)",
+        "distance across (l_2, towards point 3)",
+    )
 
     def __init__(
         self,
@@ -168,13 +177,13 @@ class Slice(AffineDomain):
         self.points = np.array([[0, 0], [length, 0], [(b * first).sum(), height]])
         if extent is None:
             low, high = self.points.min(axis=0), self.points.max(axis=0)
-            spare = 0.25 * (high - low).max()
-            self.rectangle = low - spare, high + spare
+            margin = 0.25 * (high - low).max()
+            self.rectangle = low - margin, high + margin
         else:
-            sides = check.check_array("extent", extent)
-            if sides.shape != (4,):
+            bounds = check.check_array("extent", extent)
+            if bounds.shape != (4,):
                 raise ValueError(f"extent: expected (u_min, u_max, v_min, v_max), got {extent!r}")
-            u_min, u_max, v_min, v_max = sides
+            u_min, u_max, v_min, v_max = bounds
             self.rectangle = check.check_bounds([u_min, v_min], [u_max, v_max], (2,), "extent")
 
     @classmethod

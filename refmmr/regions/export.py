@@ -1,4 +1,4 @@
-"""The regions of a plane for other programs: GeoJSON for geometry, SVG to look at."""
+"""The regions of a plane for other programs: GeoJSON with the geometry, SVG with a picture."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from refmmr import _files
 from refmmr import _validate as check
-from refmmr.regions.complex import RegionComplex
+from refmmr.display.colors import CLASS_COLORS
+from refmmr.regions.graph import check_complex
+
+if TYPE_CHECKING:
+    from refmmr.regions.complex import RegionComplex
 
 __all__ = ["geojson", "save_geojson", "save_svg", "svg"]
 
-# Paul Tol's "muted" colours, told apart with any colour vision; classes repeat after ten.
-CLASS_COLORS = (
-    "#88CCEE", "#CC6677", "#DDCC77", "#117733", "#332288", "#AA4499", "#44AA99", "#999933",
-    "#882255", "#555555",
-)  # fmt: skip
 SHADES = ("#31446B", "#575D6D", "#7C7B78", "#A69D75", "#D3C164", "#FEE838")
-"""Of the colour map cividis: for regions, which only have to differ from their neighbours."""
+"""Colours of the map cividis, for regions that only have to differ from their neighbours."""
 
 LIGHT, DARK = ("#FFFFFF", "#101010", 0.45), ("#16181D", "#F4F4F4", 0.6)
-"""What lies behind the picture, its lines, and how strong its colours are."""
+"""Colour of the background, colour of the lines, opacity of the regions: by day and by night."""
 
 
 # ---- GeoJSON.
@@ -47,9 +46,9 @@ def geojson(cx: RegionComplex) -> dict[str, Any]:
         A FeatureCollection, for `json.dump`.  Coordinates are the plane's, in full precision; they
         are no longitudes and latitudes, whatever RFC 7946 says.  A region is a Polygon, its ring
         counter-clockwise and closed, with the properties ``id`` (its number in `cx`), ``class``
-        (that wins at its centre), ``area``, ``pattern`` (a string of 0 and 1, with a bar between
-        layers) and ``neighbours`` (numbers).  A piece of the decision boundary is a LineString with
-        the property ``classes`` (of both its sides).
+        (at its centre), ``area``, ``pattern`` (a string of 0 and 1, with a bar between layers) and
+        ``neighbours`` (numbers).  A piece of the decision boundary is a LineString with the
+        property ``classes`` (the two that tie).
 
     Raises
     ------
@@ -115,14 +114,14 @@ def _feature(kind: str, coordinates: list[Any], properties: dict[str, Any]) -> d
 
 def _patterns(cx: RegionComplex) -> list[str]:
     """Activation patterns as text, such as "0110|01" for two layers."""
-    ends = np.cumsum([int(np.prod(shape)) for shape in cx.net.unit_shapes], dtype=int)
+    starts = [units.start for units in cx.net.unit_slices]
     letters = np.where(cx.patterns, b"1", b"0")
-    letters = np.insert(letters, ends[:-1], b"|", axis=1)
+    letters = np.insert(letters, starts[1:], b"|", axis=1)
     return [row.tobytes().decode() for row in letters]
 
 
 def _neighbours(cx: RegionComplex) -> list[list[int]]:
-    """Numbers of the regions beside each, rising."""
+    """Numbers of the neighbours of each region, rising."""
     found: list[set[int]] = [set() for _ in range(len(cx))]
     for i, j in cx.neighbours.tolist():
         found[i].add(j)
@@ -152,8 +151,8 @@ def svg(
     cx : RegionComplex
         Of a domain of two dimensions.
     color : {"class", "region", "none"}
-        What the colour of a region tells: the class that wins there; only that it is another region
-        than its neighbours; nothing.
+        What the colour of a region shows: the class that wins there; a shade other than its
+        neighbours'; nothing.
     boundary : bool
         Draw the decision boundary as a thick line.
     size : float
@@ -201,7 +200,7 @@ def svg(
         '<g transform="scale(1 -1)">',
         *_region_paths(cx, fills, names),
         *(_pieces_of_others(cx) if color == "class" else ()),
-        f'<path class="hyperplanes" d="{_lines(cx.points[cx.facets.vertices.flat])}"/>',
+        f'<path class="facets" d="{_lines(cx.points[cx.facets.vertices.flat])}"/>',
     ]
     if boundary:
         parts.append(f'<path class="boundary" d="{_lines(cx.decision_boundary().segments)}"/>')
@@ -239,7 +238,7 @@ def _region_paths(cx: RegionComplex, fills: list[int], names: list[str]) -> Iter
 
 
 def _pieces_of_others(cx: RegionComplex) -> Iterator[str]:
-    """Parts of regions where another class wins than at the centre; the pointer sees no such."""
+    """Parts of regions where another class wins than at the centre, not seen by the pointer."""
     pieces, all_points = cx.class_pieces
     points = _places(all_points)
     rings: dict[int, list[str]] = {}
@@ -252,7 +251,7 @@ def _pieces_of_others(cx: RegionComplex) -> Iterator[str]:
 
 
 def _fills(cx: RegionComplex, color: str) -> list[int]:
-    """Which of the colours each region has."""
+    """Number of the colour of each region."""
     if color == "class":
         return (cx.classes % len(CLASS_COLORS)).tolist()
     return _shades(cx) if color == "region" else [0] * len(cx)
@@ -274,8 +273,8 @@ def _style(color: str, pixel: float, n_regions: int) -> str:
     thin = 0.6 if n_regions < 1000 else 0.25
     dark = "".join(f"  {rule}\n" for rule in _colors(color, *DARK))
     return (
-        ".refmmr .hyperplanes, .refmmr .boundary, .refmmr .part { pointer-events: none }\n"
-        f".refmmr .hyperplanes {{ fill: none; stroke-width: {thin * pixel:.6g}; stroke-opacity: 0.6 }}\n"
+        ".refmmr .facets, .refmmr .boundary, .refmmr .part { pointer-events: none }\n"
+        f".refmmr .facets {{ fill: none; stroke-width: {thin * pixel:.6g}; stroke-opacity: 0.6 }}\n"
         f".refmmr .boundary {{ fill: none; stroke-width: {2.2 * pixel:.6g}; "
         "stroke-linecap: round }\n"
         + "".join(f"{rule}\n" for rule in _colors(color, *LIGHT))
@@ -284,16 +283,16 @@ def _style(color: str, pixel: float, n_regions: int) -> str:
 
 
 def _colors(color: str, ground: str, ink: str, strength: float) -> Iterator[str]:
-    """Rules of the style sheet that tell colours."""
+    """Rules of the style sheet for colours."""
     yield f".refmmr .ground {{ fill: {ground} }}"
-    yield f".refmmr .hyperplanes, .refmmr .boundary {{ stroke: {ink} }}"
+    yield f".refmmr .facets, .refmmr .boundary {{ stroke: {ink} }}"
     palette = {"class": CLASS_COLORS, "region": SHADES, "none": (ground,)}[color]
     for i, one in enumerate(palette):
         yield f".refmmr .c{i} {{ fill: {_mixed(one, ground, strength)} }}"
 
 
 def _mixed(color: str, ground: str, strength: float) -> str:
-    """A colour as it looks through a veil of the ground: opaque, so that nothing shines through."""
+    """An opaque colour that looks like `color` at this opacity on the background."""
     pairs = zip(bytes.fromhex(color[1:]), bytes.fromhex(ground[1:]), strict=True)
     return "#" + bytes(round(strength * a + (1 - strength) * b) for a, b in pairs).hex()
 
@@ -314,7 +313,7 @@ def _lines(ends: np.ndarray) -> str:
 
 
 def _text(text: str) -> str:
-    """Text as XML, which has no signs for most control characters."""
+    """Text as XML, which has no character references for most control characters."""
     return escape(re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text))
 
 
@@ -322,10 +321,8 @@ def _text(text: str) -> str:
 
 
 def _check_plane(cx: RegionComplex) -> None:
-    if not isinstance(cx, RegionComplex):
-        raise TypeError(f"cx: expected a RegionComplex, got {type(cx).__name__}")
-    if cx.dimension != 2:
-        raise ValueError(f"cx: expected a plane, got a domain of {cx.dimension} dimensions")
+    check_complex(cx)
+    cx.check_plane("cx")
 
 
 def _class_names(cx: RegionComplex, names: Iterable[str] | None) -> list[str]:

@@ -1,8 +1,8 @@
-"""A complex of regions to a file and back: .npz, and nothing in it that could run.
+"""Save a complex of regions to an .npz file and load it; nothing in the file is executed.
 
-The file holds the network, the domain and the arrays of `refmmr.reference.enumeration.Regions`, each
-under its own name.  Fractions of exact complexes are text: numerator and denominator in base 16,
-which takes numbers of any length, as ``b"-1/2"``.
+The file holds the network, the domain and the arrays of `refmmr.reference.enumeration.Regions`,
+under the names of `NAMES_ON_DISK` where these differ.  Fractions of exact complexes are text:
+numerator and denominator in base 16, such as ``b"-1/2"``, without a limit of their length.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,19 +19,27 @@ from refmmr import _files
 from refmmr.interop import npz_files
 from refmmr.network import Network
 from refmmr.reference.enumeration import WORD, Regions
-from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain, Box, Segment, Slice
+from refmmr.regions.graph import check_complex
+
+if TYPE_CHECKING:
+    from refmmr.regions.complex import RegionComplex
 
 __all__ = ["load_regions", "save_regions"]
 
 FORMAT = "refmmr-regions"
 VERSION = 1
 
+NAMES_ON_DISK = {"vertex_starts": "corner_starts", "vertices": "corners", "hyperplanes": "walls"}
+"""Fields of `Regions` that version 1 of the format calls otherwise."""
+
 NET, DOMAIN = "net.", "domain."
-"""Before the names of the arrays of a part."""
+"""Prefixes of the names of arrays that belong to the network and to the domain."""
 
 LONGEST = 2**16
-"""Digits of a fraction; more would take minutes to read."""
+"""Most digits of a fraction: Python takes minutes to read longer ones."""
+
+Complex = TypeVar("Complex", bound="RegionComplex")
 
 
 def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
@@ -49,17 +57,16 @@ def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError, TypeError
-        For another ending, something that is no complex, or one that `load_regions` would refuse,
-        such as one with values that are too large for float64.
+        For another ending, an object that is no complex, or a complex that `load_regions` would
+        refuse, such as one with values too large for float64.
     """
     path = _files.npz_path(path)
-    if not isinstance(cx, RegionComplex):
-        raise TypeError(f"cx: expected a RegionComplex, got {type(cx).__name__}")
+    check_complex(cx)
     try:
         _check_regions(cx.raw, cx.net, cx.dimension)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"cx: expected regions, got damaged ones ({error})") from error
-    # The version of this file stands for the network in it too.
+    # The version of this file covers the network in it, too.
     network = npz_files.network_arrays(cx.net)
     del network["format"], network["version"]
     arrays: dict[str, Any] = {"format": FORMAT, "version": VERSION}
@@ -68,20 +75,23 @@ def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
     fields = cx.raw._asdict()
     if cx.exact_points is not None:
         fields["points"] = _texts(cx.exact_points)
-    _files.write_npz(path, {**arrays, **fields})
+    arrays |= {NAMES_ON_DISK.get(name, name): array for name, array in fields.items()}
+    _files.write_npz(path, arrays)
 
 
-def load_regions(path: str | os.PathLike[str]) -> RegionComplex:
+def load_regions(path: str | os.PathLike[str], cls: type[Complex]) -> Complex:
     """Read a complex that `save_regions` wrote.
 
-    Nothing in the file is executed: pickled objects are refused.  What is in it is checked to be a
-    complex, in which every number of a vertex, a unit or a facet means something; whether these
-    are the regions of the network is not.
+    Nothing in the file is executed: pickled objects are refused.  The arrays are checked to form a
+    complex: every number of a vertex, a unit or a facet is in range.  They are not checked to be
+    the regions of the network; see `RegionComplex.verify`.
 
     Parameters
     ----------
     path : path-like
         An ``.npz`` file.
+    cls : type
+        `RegionComplex`, or a subclass, to make.
 
     Returns
     -------
@@ -93,8 +103,8 @@ def load_regions(path: str | os.PathLike[str]) -> RegionComplex:
     FileNotFoundError
         Where there is no such file.
     ValueError
-        For a file that is truncated, not an .npz of regions, of a newer version, or that holds
-        what no complex can be.
+        For a file that is truncated, not an .npz of regions, of a newer version, or whose arrays
+        are not those of a complex.
     """
     path = _files.npz_path(path)
     arrays = _files.read_npz(path, FORMAT, VERSION)
@@ -103,14 +113,16 @@ def load_regions(path: str | os.PathLike[str]) -> RegionComplex:
     try:
         # Numbers of any size may overflow on the way to being refused.
         with np.errstate(all="ignore"):
-            return _complex(net, arrays)
-    # As of a network: what is in the file can be of any kind, and fail in as many ways.
+            return cls(*_checked(net, arrays))
+    # As for a network: an array can be of any kind, so nearly any exception may be raised.
     except Exception as error:
         raise ValueError(f"{path}: expected regions, got damaged ones ({error})") from error
 
 
-def _complex(net: Network, arrays: Mapping[str, np.ndarray]) -> RegionComplex:
-    """The complex of some arrays, checked."""
+def _checked(
+    net: Network, arrays: Mapping[str, np.ndarray]
+) -> tuple[Network, AffineDomain, Regions]:
+    """The parts of a complex, checked."""
     if net.dtype != np.float64:
         raise ValueError(f"net: expected float64, got {net.dtype}")
     domain = _domain(arrays)
@@ -118,16 +130,17 @@ def _complex(net: Network, arrays: Mapping[str, np.ndarray]) -> RegionComplex:
         raise ValueError(
             f"domain: expected inputs of shape {net.input_shape}, got {domain.input_shape}"
         )
-    regions = _regions(arrays, net, domain.dimension)
+    fields = {name: arrays[disk] for name, disk in NAMES_ON_DISK.items() if disk in arrays}
+    regions = _regions({**arrays, **fields}, net, domain.dimension)
     _check_regions(regions, net, domain.dimension)
-    return RegionComplex(net, domain, regions)
+    return net, domain, regions
 
 
 # ---- Domains.
 
 
 def _domain_arrays(domain: AffineDomain) -> dict[str, Any]:
-    """Everything that makes a domain, as arrays by name."""
+    """The kind and the numbers of a domain, as arrays by name."""
     arrays: dict[str, Any] = {"domain": type(domain).__name__}
     if isinstance(domain, (Box, Slice)):
         arrays[DOMAIN + "rectangle"] = np.stack(domain.rectangle)
@@ -139,7 +152,7 @@ def _domain_arrays(domain: AffineDomain) -> dict[str, Any]:
 
 
 def _domain(arrays: Mapping[str, np.ndarray]) -> AffineDomain:
-    """Undo `_domain_arrays`."""
+    """The inverse of `_domain_arrays`."""
     kind = str(arrays.get("domain", "nothing"))
     if kind not in DOMAINS:
         raise ValueError(f"domain: expected one of {', '.join(DOMAINS)}, got {kind}")
@@ -152,9 +165,9 @@ def _box(arrays: Mapping[str, np.ndarray]) -> Box:
 
 
 def _segment(arrays: Mapping[str, np.ndarray]) -> Segment:
-    # Not by the constructor: it would take the direction from a second point, and round.
+    # The constructor would compute the direction from a second point, and round.
     segment = Segment.__new__(Segment)
-    segment.origin, segment.directions = _place(arrays, 1)
+    segment.origin, segment.directions = _affine_map(arrays, 1)
     segment.rectangle = np.zeros(1), np.ones(1)
     if not segment.directions.any():
         raise ValueError(f"{DOMAIN}directions: expected a direction, got zeros")
@@ -162,9 +175,9 @@ def _segment(arrays: Mapping[str, np.ndarray]) -> Segment:
 
 
 def _slice(arrays: Mapping[str, np.ndarray]) -> Slice:
-    # Not by the constructor either: it would make the directions orthogonal anew.
+    # The constructor would make the directions orthogonal again, and round.
     plane = Slice.__new__(Slice)
-    plane.origin, plane.directions = _place(arrays, 2)
+    plane.origin, plane.directions = _affine_map(arrays, 2)
     plane.rectangle = _rectangle(arrays, 2)
     plane.points = _finite(arrays, DOMAIN + "points", (3, 2))
     u, v = plane.directions.reshape(2, -1)
@@ -183,8 +196,8 @@ DOMAINS: dict[str, Callable[[Mapping[str, np.ndarray]], AffineDomain]] = {
 }
 
 
-def _place(arrays: Mapping[str, np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Origin and n directions."""
+def _affine_map(arrays: Mapping[str, np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Origin and n directions of a domain."""
     name = DOMAIN + "origin"
     shape = arrays[name].shape if name in arrays else ()
     return _finite(arrays, name, shape), _finite(arrays, DOMAIN + "directions", (n, *shape))
@@ -207,7 +220,8 @@ def _regions(arrays: Mapping[str, np.ndarray], net: Network, n: int) -> Regions:
     facet_starts = _field(arrays, "facet_starts", np.int64, starts)
     vertices = _field(arrays, "vertices", np.int64, (None,))
     uncertain = _field(arrays, "uncertain", np.bool_, (None,))
-    # Most facets of a cell; what they say about starts that go down does not matter, these fail.
+    # The number of words per vertex follows from the largest number of facets of a region.  Starts
+    # that go down give a wrong one, but they are refused below.
     most = int(np.diff(facet_starts).max(initial=0))
     words = 0 if n == 2 else -(-most // WORD)
     return Regions(
@@ -225,13 +239,7 @@ def _regions(arrays: Mapping[str, np.ndarray], net: Network, n: int) -> Regions:
 
 
 def _check_regions(regions: Regions, net: Network, n: int) -> None:
-    """That all numbers mean something: of vertices, of facets and of units.
-
-    Raises
-    ------
-    ValueError
-        Says which field is wrong.
-    """
+    """Raise a ValueError that names the first field with a number out of range."""
     _check_finite("points", regions.points)
     _check_finite("maps", regions.maps)
     least = 3 if n == 2 else 1
@@ -250,8 +258,8 @@ def _check_regions(regions: Regions, net: Network, n: int) -> None:
 
 
 def _check_starts(name: str, starts: np.ndarray, total: int, least: int) -> None:
-    """Starts of rows of so many entries at least, that go from 0 to all there are."""
-    inside = ((starts >= 0) & (starts <= total)).all()  # or the differences might overflow
+    """Starts of rows of at least `least` entries each, from 0 to `total`."""
+    inside = ((starts >= 0) & (starts <= total)).all()  # otherwise differences might overflow
     if len(starts) < 2 or not inside or starts[0] != 0 or starts[-1] != total:
         raise ValueError(f"{name}: expected numbers from 0 to {total}, got {starts}")
     if (np.diff(starts) < least).any():
@@ -267,7 +275,7 @@ def _check_range(name: str, numbers: np.ndarray, low: int, stop: int) -> None:
 
 
 def _check_touches(regions: Regions) -> None:
-    """Hyperplanes of a region rise; its vertices touch all of its facets, and no others."""
+    """Hyperplanes of a region rise; its vertices touch each of its facets, and no others."""
     rises = np.diff(regions.hyperplanes) > 0
     rises[regions.facet_starts[1:-1] - 1] = True
     if not rises.all():
@@ -275,7 +283,7 @@ def _check_touches(regions: Regions) -> None:
     touched = np.bitwise_or.reduceat(regions.touches, regions.vertex_starts[:-1])
     for word in range(touched.shape[1]):
         facets = np.clip(np.diff(regions.facet_starts) - word * WORD, 0, WORD)
-        # Shifted by all its bits a word is 0.
+        # A word shifted by all of its bits is 0.
         all_bits = np.uint64(2**WORD - 1) >> (WORD - facets).astype(np.uint64)
         wrong = np.flatnonzero(touched[:, word] != all_bits)
         if len(wrong):
@@ -288,7 +296,7 @@ def _check_touches(regions: Regions) -> None:
 def _field(
     arrays: Mapping[str, np.ndarray], name: str, dtype: DTypeLike, shape: tuple[int | None, ...]
 ) -> np.ndarray:
-    """An array of this dtype, in any order of bytes, and this shape; None is any length."""
+    """An array of this dtype, in any byte order, and this shape; None stands for any length."""
     if name not in arrays:
         raise ValueError(f"{name}: expected an array, got none")
     array = arrays[name]
@@ -316,7 +324,7 @@ def _finite(
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:
-    # Fractions too: what does not fit into a float raises OverflowError.
+    # A fraction too large for float64 raises OverflowError.
     if not np.isfinite(array.astype(np.float64, copy=False)).all():
         raise ValueError(f"{name}: expected finite numbers, got others")
 
@@ -326,11 +334,11 @@ def _flag(arrays: Mapping[str, np.ndarray], name: str) -> bool:
 
 
 def _numbers(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of float64, or of fractions if there is text."""
+    """An array of float64, or of fractions if the file holds text."""
     if name not in arrays or arrays[name].dtype.kind != "S":
         return _field(arrays, name, np.float64, shape)
     texts = arrays[name]
-    # Texts of length 0 take no bytes of the file, so there may be any number of them.
+    # Texts of length 0 take no bytes of the file: a small file could hold any number of them.
     if not 1 <= texts.dtype.itemsize <= 2 * LONGEST:
         raise ValueError(f"{name}: expected fractions of at most {LONGEST} digits, got others")
     texts = _field(arrays, name, texts.dtype, shape)
@@ -345,7 +353,7 @@ def _fraction(text: bytes) -> Fraction:
 
 
 def _texts(fractions: np.ndarray) -> np.ndarray:
-    """Undo `_fraction`, for an array."""
+    """The inverse of `_fraction`, for an array."""
     texts = [f"{value.numerator:x}/{value.denominator:x}" for value in fractions.ravel().tolist()]
     longest = max(map(len, texts))
     if longest > LONGEST:

@@ -1,4 +1,4 @@
-"""All linear regions of a network in a domain, and which are neighbours."""
+"""All linear regions of a network in a domain, and the graph of those that share a facet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.network import Network
-from refmmr.reference import enumeration as _regions
+from refmmr.reference import enumeration
 from refmmr.reference.network import flat, unflat
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.facets import Facets
@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     from refmmr.regions.walk import Walk
 
-__all__ = ["AffineMaps", "RegionGraph"]
+__all__ = ["AffineMaps", "LinearRegions", "RegionGraph", "check_complex"]
 
 CHUNK = 1024
 """Regions whose affine maps of all units are in memory together."""
+
+DIRECTIONS = 8
+"""Random directions in which the neighbourhood of a point on a hyperplane is tried."""
 
 
 class AffineMaps(NamedTuple):
@@ -41,9 +44,16 @@ class AffineMaps(NamedTuple):
     V: np.ndarray
     a: np.ndarray
 
+    @classmethod
+    def of_rows(cls, rows: np.ndarray) -> AffineMaps:
+        """From the maps of the reference, (R, n + 1, K): n rows of V^T, then a."""
+        return cls(np.moveaxis(rows[:, :-1], 1, 2), rows[:, -1])
 
-class RegionGraph:
-    """All linear regions of a network in a domain, and which are neighbours.
+
+class LinearRegions:
+    """What a `RegionComplex` and a `RegionGraph` have in common.
+
+    A subclass provides `facets` and `centers`.
 
     Attributes
     ----------
@@ -53,26 +63,22 @@ class RegionGraph:
     packed_patterns : ndarray of uint8, shape (n_regions, ceil(n_hidden / 8))
         Activation pattern of each region, as bits
         (`numpy.packbits` with ``bitorder="little"``).
-    facets : Facets
-        Facets that matter (none is redundant), each once, with the regions on both sides; their
-        vertices are not known.
-    centers : ndarray, shape (n_regions, n)
-        A point inside each region, in the domain's coordinates.
-    radii : ndarray, shape (n_regions,)
-        Of the largest l_2 ball inside each region; `centers` are its centres.
-    undecided : int
-        Facets and regions that are thinner than a linear program can tell.
     complete : bool
         False if a budget or the user ended the enumeration early: then some regions are missing.
+    facets : Facets
+        The facets of all regions, each once, with the regions on both sides; none is redundant.
+    centers : ndarray, shape (n_regions, n)
+        A point inside each region, in the domain's coordinates.
     """
 
-    def __init__(self, net: Network, domain: AffineDomain, walk: Walk) -> None:
+    facets: Facets
+    centers: np.ndarray
+
+    def __init__(
+        self, net: Network, domain: AffineDomain, packed_patterns: np.ndarray, complete: bool
+    ) -> None:
         self.net, self.domain = net, domain
-        self.packed_patterns = _packed(walk.patterns)
-        nowhere = Ragged(np.zeros(len(walk.hyperplanes) + 1, int), np.zeros(0, int))
-        self.facets = Facets(walk.hyperplanes, walk.cells, nowhere)
-        self.centers, self.radii = walk.centers, walk.radii
-        self.undecided, self.complete = walk.undecided, walk.complete
+        self.packed_patterns, self.complete = packed_patterns, complete
 
     def __len__(self) -> int:
         return len(self.packed_patterns)
@@ -87,16 +93,38 @@ class RegionGraph:
         """Number of coordinates of the domain, n."""
         return self.domain.dimension
 
+    # ---- Patterns and affine maps.
+
     @property
     def patterns(self) -> np.ndarray:
         """Activation pattern of each region, (n_regions, n_hidden) bool, unpacked at every use."""
         return _unpacked(self.packed_patterns, self.net.n_hidden)
 
+    def patterns_of(self, which: Sequence[int] | np.ndarray | slice) -> np.ndarray:
+        """Activation patterns of some regions, (m, n_hidden) bool."""
+        return _unpacked(self.packed_patterns[which], self.net.n_hidden)
+
     @cached_property
     def affine_maps(self) -> AffineMaps:
         """The logits of each region as an affine map of the domain's coordinates."""
-        rows = [maps[:, :, -self.net.n_classes :] for _, maps in self._maps_of_units()]
-        return AffineMaps(*as_maps(np.concatenate(rows)))
+        rows = [maps[:, :, -self.net.n_classes :] for maps in self._maps_of_units()]
+        return AffineMaps.of_rows(np.concatenate(rows))
+
+    def _maps_of_units(self, which: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """The maps of all units and logits, (c, n + 1, N + K), for chunks of c regions."""
+        which = np.arange(len(self)) if which is None else which
+        directions, origin = self.domain.directions[None], self.domain.origin[None, None]
+        for start in range(0, len(which), CHUNK):
+            some = which[start : start + CHUNK]
+            masks = [mask[:, None] for mask in unflat(self.patterns_of(some), self.net.unit_shapes)]
+            linear = self.net.forward(directions, masks, bias=False).outputs
+            offset = self.net.forward(origin, masks).outputs
+            parts = []
+            for V, a in zip(linear, offset, strict=True):
+                both = [np.broadcast_to(array, (len(some), *array.shape[1:])) for array in (V, a)]
+                rows = np.concatenate(both, axis=1)
+                parts.append(rows.reshape(*rows.shape[:2], -1))
+            yield np.concatenate(parts, axis=2)
 
     @cached_property
     def classes(self) -> np.ndarray:
@@ -104,13 +132,27 @@ class RegionGraph:
         V, a = self.affine_maps
         logits = np.einsum("rkn,rn->rk", V, self.centers) + a
         best = logits.argmax(axis=1)[:, None]
-        # What is equal but for rounding errors is equal.
-        margin = 2 * (self._logit_errors + self._logit_errors[best])
+        # Logits that differ by less than their rounding errors count as equal.
+        margin = 2 * (self.logit_errors + self.logit_errors[best])
         return (np.take_along_axis(logits, best, axis=1) - logits <= margin).argmax(axis=1)
 
     @cached_property
-    def _logit_errors(self) -> np.ndarray:
-        return _regions.value_errors(self.net, self.domain.arrays())[-1]
+    def logit_errors(self) -> np.ndarray:
+        """Bounds on the rounding error of each logit anywhere in the domain, (n_classes,)."""
+        return enumeration.value_errors(self.net, self.domain.arrays())[-1]
+
+    @cached_property
+    def layer_counts(self) -> np.ndarray:
+        """Number of regions that the first k hidden layers have, k = 0, ..., L."""
+        counts = [1]
+        for units in self.net.unit_slices:
+            prefix = self.packed_patterns[:, : -(-units.stop // 8)].copy()
+            if units.stop % 8:
+                prefix[:, -1] &= 2 ** (units.stop % 8) - 1
+            counts.append(len(np.unique(prefix, axis=0)))
+        return np.array(counts)
+
+    # ---- Facets and neighbours.
 
     @property
     def neighbours(self) -> np.ndarray:
@@ -120,24 +162,11 @@ class RegionGraph:
     @cached_property
     def facets_of(self) -> Ragged:
         """Numbers of the facets of each region."""
-        sides = self.facets.cells.ravel()
-        order = np.argsort(sides, kind="stable")
-        counts = np.bincount(sides[sides >= 0], minlength=len(self))
-        outside = len(sides) - counts.sum()
+        cells = self.facets.cells.ravel()
+        order = np.argsort(cells, kind="stable")
+        counts = np.bincount(cells[cells >= 0], minlength=len(self))
+        outside = len(cells) - counts.sum()
         return Ragged(np.append(0, np.cumsum(counts)), order[outside:] // 2)
-
-    @cached_property
-    def layer_counts(self) -> np.ndarray:
-        """Number of regions that the first k hidden layers have, k = 0, ..., L."""
-        ends = np.cumsum([0, *(int(np.prod(shape)) for shape in self.net.unit_shapes)])
-        patterns = self.packed_patterns
-        counts = []
-        for end in ends.tolist():
-            prefix = patterns[:, : -(-end // 8)].copy()
-            if end % 8:
-                prefix[:, -1] &= 2 ** (end % 8) - 1
-            counts.append(len(np.unique(prefix, axis=0)) if end else 1)
-        return np.array(counts)
 
     def flips(self) -> tuple[np.ndarray, np.ndarray]:
         """Which units change sign at which facets.
@@ -174,49 +203,24 @@ class RegionGraph:
         """
         i = check.check_count("i", i, 0, len(self) - 1)
         hyperplanes = self.facets.hyperplanes[self.facets_of[i]]
-        _, maps = next(self._maps_of_units(np.array([i])))
-        return self._rows(hyperplanes, self.patterns_of([i])[0], maps[0])
-
-    def patterns_of(self, which: Sequence[int] | np.ndarray | slice) -> np.ndarray:
-        """Activation patterns of some regions, (m, n_hidden) bool."""
-        return _unpacked(self.packed_patterns[which], self.net.n_hidden)
-
-    def _rows(
-        self, hyperplanes: np.ndarray, pattern: np.ndarray, maps: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Half-spaces of some hyperplanes on a region; maps (n + 1, units)."""
+        (maps,) = next(self._maps_of_units(np.array([i])))
         n = self.dimension
         A, b = np.empty((len(hyperplanes), n)), np.empty(len(hyperplanes))
-        units = hyperplanes >= 0
-        outward = np.where(pattern[hyperplanes[units]], -1.0, 1.0)
-        A[units] = (maps[:n, hyperplanes[units]] * outward).T
-        b[units] = -maps[n, hyperplanes[units]] * outward
-        lengths = np.linalg.norm(A[units], axis=1)
-        A[units] /= lengths[:, None]
-        b[units] /= lengths
-        axis, upper = np.divmod(-1 - hyperplanes[~units], 2)
-        A[~units] = np.eye(n)[axis] * np.where(upper, 1, -1)[:, None]
+        of_unit = hyperplanes >= 0
+        units = hyperplanes[of_unit]
+        outward = np.where(self.patterns_of([i])[0, units], -1.0, 1.0)
+        A[of_unit] = (maps[:n, units] * outward).T
+        b[of_unit] = -maps[n, units] * outward
+        lengths = np.linalg.norm(A[of_unit], axis=1)
+        A[of_unit] /= lengths[:, None]
+        b[of_unit] /= lengths
+        axis, upper = np.divmod(-1 - hyperplanes[~of_unit], 2)  # see `Facets.hyperplanes`
+        A[~of_unit] = np.eye(n)[axis] * np.where(upper, 1, -1)[:, None]
         lo, hi = self.domain.rectangle
-        b[~units] = np.where(upper, hi[axis], -lo[axis])
+        b[~of_unit] = np.where(upper, hi[axis], -lo[axis])
         return A, b
 
-    def _maps_of_units(
-        self, which: np.ndarray | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For chunks of regions: their numbers, and the maps of all units, (c, n + 1, N + K)."""
-        which = np.arange(len(self)) if which is None else which
-        directions, origin = self.domain.directions[None], self.domain.origin[None, None]
-        for start in range(0, len(which), CHUNK):
-            some = which[start : start + CHUNK]
-            masks = [mask[:, None] for mask in unflat(self.patterns_of(some), self.net.unit_shapes)]
-            linear = self.net.forward(directions, masks, bias=False).outputs
-            offset = self.net.forward(origin, masks).outputs
-            parts = []
-            for V, a in zip(linear, offset, strict=True):
-                both = [np.broadcast_to(array, (len(some), *array.shape[1:])) for array in (V, a)]
-                rows = np.concatenate(both, axis=1)
-                parts.append(rows.reshape(*rows.shape[:2], -1))
-            yield some, np.concatenate(parts, axis=2)
+    # ---- The region of a point.
 
     def region_of(self, Z: ArrayLike) -> np.ndarray:
         """Index of the region of each point, -1 outside the domain.
@@ -229,8 +233,8 @@ class RegionGraph:
         Returns
         -------
         ndarray of int, shape (m,)
-            A point on a hyperplane belongs to one of the regions beside it.  -1 also where a region is
-            missing because the enumeration is not complete.
+            A point on a hyperplane belongs to one of the regions beside it.  -1 also where a region
+            is missing because the enumeration is not complete.
         """
         Z = check.check_array("Z", Z, 2).astype(np.float64)
         check.check_shape("Z", Z, (len(Z), self.dimension))
@@ -239,46 +243,47 @@ class RegionGraph:
         index = np.full(len(Z), -1)
         if len(inside):
             patterns = self.net.activation_pattern(self.domain.embed(Z[inside]))
-            index[inside] = [self._index.get(row.tobytes(), -1) for row in _packed(patterns)]
+            index[inside] = [self._numbers.get(row.tobytes(), -1) for row in _packed(patterns)]
         for i in inside[index[inside] < 0]:
             index[i] = self._beside(Z[i])
         return index
 
     @cached_property
-    def _index(self) -> dict[bytes, int]:
+    def _numbers(self) -> dict[bytes, int]:
+        """The number of each region by its packed pattern."""
         return {pattern.tobytes(): i for i, pattern in enumerate(self.packed_patterns)}
 
     def _beside(self, z: np.ndarray) -> int:
         """A region beside z, a point on a hyperplane whose own pattern no region has.
 
-        One step, as small as you like, towards some other point of the domain decides the units
-        that are 0 at z: those are active that grow along the way.
+        Units that are 0 at z get the sign that they have after an arbitrarily small step from z
+        towards a random point of the domain: that of their directional derivative.
         """
         rng = np.random.default_rng(0)
         lo, hi = self.domain.rectangle
-        for goal in rng.uniform(lo, hi, (8, self.dimension)):
+        for goal in rng.uniform(lo, hi, (DIRECTIONS, self.dimension)):
             pattern = _packed(self._pattern_towards(z, goal - z))
-            found = self._index.get(pattern.tobytes())
+            found = self._numbers.get(pattern.tobytes())
             if found is not None:
                 return found
-        return self._nearest(z)
+        return self._least_violated(z)
 
     def _pattern_towards(self, z: np.ndarray, step: np.ndarray) -> np.ndarray:
         """Activation pattern at z + t step for small t > 0, (N,)."""
-        errors = _regions.value_errors(self.net, self.domain.arrays())
+        errors = enumeration.value_errors(self.net, self.domain.arrays())
         point = self.domain.embed(z[None])
-        way = np.tensordot(step[None], self.domain.directions, axes=1)
+        direction = np.tensordot(step[None], self.domain.directions, axes=1)
         masks: list[np.ndarray] = []
         for k in range(len(self.net.unit_shapes)):
             frozen = [*masks, *(np.zeros((1, *s), bool) for s in self.net.unit_shapes[k:])]
             value = self.net.forward(point, frozen).outputs[k]
-            slope = self.net.forward(way, frozen, bias=False).outputs[k]
+            slope = self.net.forward(direction, frozen, bias=False).outputs[k]
             decided = np.abs(value) > errors[k].reshape(value.shape)
             masks.append(np.where(decided, value > 0, slope > 0))
         return flat(masks)[0]
 
-    def _nearest(self, z: np.ndarray) -> int:
-        """The region whose facets z violates least."""
+    def _least_violated(self, z: np.ndarray) -> int:
+        """The region whose half-spaces z violates least; -1 if regions are missing."""
         if not self.complete:
             return -1
         violations = []
@@ -309,6 +314,31 @@ class RegionGraph:
         return graph
 
 
+class RegionGraph(LinearRegions):
+    """The linear regions that a walk through their facets found; their vertices are not known.
+
+    Attributes
+    ----------
+    net, domain, packed_patterns, complete
+        As of `LinearRegions`.
+    facets : Facets
+        All facets, each once, without vertices.
+    centers : ndarray, shape (n_regions, n)
+        Centre of the largest l_2 ball inside each region, in the domain's coordinates.
+    radii : ndarray, shape (n_regions,)
+        The radius of that ball.
+    undecided : int
+        Number of facets and regions too thin for a linear program to decide about.
+    """
+
+    def __init__(self, net: Network, domain: AffineDomain, walk: Walk) -> None:
+        super().__init__(net, domain, _packed(walk.patterns), walk.complete)
+        no_vertices = Ragged(np.zeros(len(walk.hyperplanes) + 1, int), np.zeros(0, int))
+        self.facets = Facets(walk.hyperplanes, walk.cells, no_vertices)
+        self.centers, self.radii = walk.centers, walk.radii
+        self.undecided = walk.undecided
+
+
 def _packed(patterns: np.ndarray) -> np.ndarray:
     return np.packbits(patterns, axis=-1, bitorder="little")
 
@@ -317,6 +347,7 @@ def _unpacked(packed: np.ndarray, n_bits: int) -> np.ndarray:
     return np.unpackbits(packed, axis=1, count=n_bits, bitorder="little").astype(bool)
 
 
-def as_maps(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the reference's maps, (R, n + 1, K), as V (R, K, n) and a (R, K)."""
-    return np.moveaxis(rows[:, :-1], 1, 2), rows[:, -1]
+def check_complex(cx: object) -> None:
+    """Raise a TypeError for anything but a `RegionComplex`, which alone knows its vertices."""
+    if not (isinstance(cx, LinearRegions) and hasattr(cx, "vertex_numbers")):
+        raise TypeError(f"cx: expected a RegionComplex, got {type(cx).__name__}")

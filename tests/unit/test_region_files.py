@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import _files
 from refmmr.regions.export import geojson, save_geojson, save_svg, svg
-from refmmr.regions.files import load_regions, save_regions
+from refmmr.regions.files import NAMES_ON_DISK, load_regions, save_regions
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -75,6 +75,14 @@ def saved(tmp_path_factory):
     return path
 
 
+def test_names_on_disk_are_those_of_version_1(saved):
+    names = set(_files.read_npz(saved, "refmmr-regions", 1))
+    assert {name for name in names if not name.startswith(("net.", "domain"))} == {
+        "format", "version", "points", "uncertain", "corner_starts", "corners", "touches",
+        "facet_starts", "walls", "patterns", "maps", "complete",
+    }  # fmt: skip
+
+
 def tampered(path, tmp_path, **changes):
     arrays = {**_files.read_npz(path, "refmmr-regions", 1), **changes}
     _files.write_npz(tmp_path / "bad.npz", {k: v for k, v in arrays.items() if v is not None})
@@ -108,10 +116,11 @@ def tampered(path, tmp_path, **changes):
     ],
 )
 def test_tampered_fields(field, change, message, saved, tmp_path):
-    array = _files.read_npz(saved, "refmmr-regions", 1)[field]
-    path = tampered(saved, tmp_path, **{field: change(array)})
+    on_disk = NAMES_ON_DISK.get(field, field)
+    array = _files.read_npz(saved, "refmmr-regions", 1)[on_disk]
+    path = tampered(saved, tmp_path, **{on_disk: change(array)})
     with pytest.raises(ValueError, match=message) as caught:
-        load_regions(path)
+        load_regions(path, rm.RegionComplex)
     assert str(path) in str(caught.value)
 
 
@@ -125,13 +134,13 @@ def test_damaged_bytes(data, saved, tmp_path):
     (tmp_path / "bad.npz").write_bytes(content[:end])
     # Nothing but a ValueError; a change within a number may go unnoticed.
     with contextlib.suppress(ValueError):
-        load_regions(tmp_path / "bad.npz")
+        load_regions(tmp_path / "bad.npz", rm.RegionComplex)
 
 
 def test_objects_are_refused(saved, tmp_path):
     np.savez(tmp_path / "bad.npz", points=np.array([{}], dtype=object))
     with pytest.raises(ValueError, match=r"expected an \.npz file without objects"):
-        load_regions(tmp_path / "bad.npz")
+        load_regions(tmp_path / "bad.npz", rm.RegionComplex)
 
 
 def test_errors(tmp_path):
@@ -140,7 +149,7 @@ def test_errors(tmp_path):
     with pytest.raises(TypeError, match="cx: expected a RegionComplex, got int"):
         save_regions(3, tmp_path / "cx.npz")
     with pytest.raises(FileNotFoundError):
-        load_regions(tmp_path / "none.npz")
+        load_regions(tmp_path / "none.npz", rm.RegionComplex)
 
 
 # ---- GeoJSON and SVG.

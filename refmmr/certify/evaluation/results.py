@@ -10,7 +10,6 @@ import numpy as np
 
 from refmmr._optional import require
 from refmmr.certify.api import METHODS, Certificates
-from refmmr.display import html
 
 __all__ = [
     "MinimalPerturbations",
@@ -94,6 +93,8 @@ class Result:
         return self.table()
 
     def _repr_html_(self) -> str:
+        from refmmr.display import html
+
         return html.result(self)
 
 

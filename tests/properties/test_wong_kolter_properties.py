@@ -35,8 +35,7 @@ def in_ball(rng, x, p, eps):
 def test_no_point_of_the_ball_is_worse(case, seed):
     net, X, y, p, eps = case
     margins = wong_kolter.robust_margins(net, X, y, p, eps)
-    balls = wong_kolter.Balls(X.reshape(len(X), -1), p, eps)
-    bounds, _ = wong_kolter._all_bounds(net, balls, y)
+    bounds = [layer.bounds for layer in wong_kolter.forward(net, X, y, p, eps)]
     rng = np.random.default_rng(seed)
     for i, (x, c) in enumerate(zip(X, y, strict=True)):
         outputs = net.forward(in_ball(rng, x, p, eps)).outputs
@@ -63,7 +62,7 @@ def test_the_loss_is_at_least_that_of_any_point(case, seed):
 
 @given(cases(networks(max_hidden_layers=1)))
 def test_certificates_of_one_hidden_layer_say_the_same(case):
-    """`relaxations` draws the same lines; with more layers its intervals may move them."""
+    """`backward_bound` has the same relaxation; of deeper networks its intervals may be tighter."""
     net, X, y, p, eps = case
     margins = wong_kolter.robust_margins(net, X, y, p, eps)
     radius = np.full(len(X), eps)
@@ -94,13 +93,13 @@ def test_gradient_against_differences(case, seed):
     step = 1e-6
     here, ahead, behind = value(0), value(step), value(-step)
     right, left = (ahead - here) / step, (here - behind) / step
-    # At a kink the slope lies between those of the two sides.
+    # At a kink the slope lies between the one-sided ones.
     scale = 1e-4 * (1 + abs(right) + abs(left) + abs(here))
     assert min(left, right) - scale <= slope <= max(left, right) + scale
 
 
 @given(cases(), SEEDS)
-def test_order_of_the_samples_is_of_no_matter(case, seed):
+def test_order_of_the_samples_does_not_matter(case, seed):
     net, X, y, p, eps = case
     order = np.random.default_rng(seed).permutation(len(X))
     value, error, gradients = wong_kolter.robust_loss_gradient(net, X, y, p, eps)

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
 from refmmr import Conv2d, Flatten, Linear, Network
-from refmmr.reference import loss, wong_kolter
+from refmmr.reference import affine, loss, wong_kolter
 
 INF = np.inf
 NORMS = [1, 2, INF]
@@ -66,7 +66,7 @@ def dense(net):
 
 
 def margins_by_hand(net, x, c, p, eps):
-    """One sample, one function at a time: follow the lines back and take what is worst."""
+    """One sample, one function at a time, with explicit matrices."""
     layers = dense(net)
     q = {1: INF, 2: 2, INF: 1}[p]
 
@@ -109,8 +109,8 @@ def test_against_explicit_matrices(name, p):
 
 
 def test_bump_by_hand():
-    # At 0, eps 1, both units run from -1 to 1: slope 1/2, intercept 1/2.  The lower line of the
-    # sum is f_1 / 2 + f_2 / 2 = 0, the upper one is 1.
+    # At 0, eps 1, both units run from -1 to 1: slope 1/2, intercept 1/2.  The sum is relaxed to
+    # f_1 / 2 + f_2 / 2 = 0 below and to 1 above.
     x = np.zeros((1, 1))
     assert_array_equal(wong_kolter.robust_margins(BUMP, x, np.array([0]), INF, 1.0), [[0, -1]])
     assert_array_equal(wong_kolter.robust_margins(BUMP, x, np.array([1]), INF, 1.0), [[0, 0]])
@@ -119,15 +119,15 @@ def test_bump_by_hand():
     assert_array_equal(wong_kolter.robust_margins(BUMP, x, np.array([0]), 2, 1.0), [[0, 1]])
 
 
-def test_lines_by_hand():
+def test_relaxation_by_hand():
     lower, upper = np.array([-1.0, 0, -2, -3]), np.array([3.0, 2, 0, -1])
-    lines = wong_kolter.parallel_lines(lower, upper)
-    assert_array_equal(lines.slope, [0.75, 1, 0, 0])
-    assert_array_equal(lines.intercept, [0.75, 0, 0, 0])
+    relaxation = wong_kolter.parallel_relaxation(lower, upper)
+    assert_array_equal(relaxation.slope, [0.75, 1, 0, 0])
+    assert_array_equal(relaxation.intercept, [0.75, 0, 0, 0])
     ones = np.ones(4)
     # s = u / (u - l): 3/16, 1/16;  t = -u l / (u - l): -9/16, 1/16.
-    for dlines, wanted in (((ones, 0 * ones), (3, 1)), ((0 * ones, ones), (-9, 1))):
-        dlower, dupper = wong_kolter.parallel_lines_gradient(lower, upper, *dlines)
+    for drelaxation, wanted in (((ones, 0 * ones), (3, 1)), ((0 * ones, ones), (-9, 1))):
+        dlower, dupper = wong_kolter.parallel_relaxation_gradient(lower, upper, *drelaxation)
         assert_array_equal(dlower, [wanted[0] / 16, 0, 0, 0])
         assert_array_equal(dupper, [wanted[1] / 16, 0, 0, 0])
 
@@ -193,27 +193,26 @@ def test_gradient_against_differences(name, p):
 
 
 def test_units_are_unstable_in_the_tests_above():
-    """Otherwise they would not try the lines."""
+    """Otherwise they would not test the relaxation."""
     for name in ("dense", "one hidden layer", "convolutions"):
         net = NETS[name]
         X, y = batch(net)
         for p in NORMS:
-            balls = wong_kolter.Balls(X.reshape(len(X), -1), p, RADII[p])
-            bounds, _ = wong_kolter._all_bounds(net, balls, y)
-            for lower, upper in bounds[:-1]:
+            for layer in wong_kolter.forward(net, X, y, p, RADII[p])[:-1]:
+                lower, upper = layer.bounds
                 assert ((lower < 0) & (upper > 0)).any()
                 assert (lower >= 0).any() or (upper <= 0).any()
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_small_groups_give_the_same(name, monkeypatch):
+def test_small_chunks_give_the_same(name, monkeypatch):
     net = NETS[name]
     X, y = batch(net, n=5)
     value, error, gradients = wong_kolter.robust_loss_gradient(net, X, y, INF, 0.05)
     margins = wong_kolter.robust_margins(net, X, y, INF, 0.05)
-    for rows in (1, 40):
-        bytes_of_a_row = 8 * max(int(np.prod(shape)) for shape in net.shapes)
-        monkeypatch.setattr(wong_kolter, "CHUNK_BYTES", rows * bytes_of_a_row)
+    for samples in (1, 2):
+        widest = max(int(np.prod(shape)) for shape in net.shapes[1:])
+        monkeypatch.setattr(affine, "CHUNK_BYTES", samples * 8 * X[0].size * widest)
         again = wong_kolter.robust_loss_gradient(net, X, y, INF, 0.05)
         assert again[0] == pytest.approx(value, rel=1e-14)
         assert again[1] == error

@@ -30,7 +30,7 @@ from refmmr.backends._numba.layout import PRODUCTS_PER_THREAD, Layout, add_up, r
 from refmmr.reference import wong_kolter as reference
 from refmmr.reference.loss import cross_entropy, cross_entropy_gradient
 from refmmr.reference.network import Gradients, Network
-from refmmr.reference.wong_kolter import parallel_lines, parallel_lines_gradient
+from refmmr.reference.wong_kolter import parallel_relaxation, parallel_relaxation_gradient
 
 NUMBERS = 2**18
 """Numbers of the widest array of a block of rows: what a core keeps near."""
@@ -215,14 +215,16 @@ class _Worker:
         samples = _Samples(self.job.layout.inputs(X), y, *([] for _ in _Samples._fields[2:]))
         for k in range(self.job.hidden):
             bounds = self._bounds(k, samples) if k else self._first_bounds(samples)
-            lines = parallel_lines(*bounds)
+            lines = parallel_relaxation(*bounds)
             for column, array in zip(samples[2:6], (*bounds, *lines), strict=True):
                 column.append(array)
             samples.dslopes.append(np.zeros_like(bounds[0]))
             samples.dintercepts.append(np.zeros_like(bounds[0]))
         self._margins(samples)
         for k in reversed(range(self.job.hidden)):
-            felt = parallel_lines_gradient(*(column[k] for column in (samples[2:4] + samples[6:8])))
+            felt = parallel_relaxation_gradient(
+                *(column[k] for column in (samples[2:4] + samples[6:8]))
+            )
             if k:
                 self._add_gradient(k, samples, *felt)
             else:

@@ -4,28 +4,26 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 TORCH ?= torch==2.13.0
-RIVALS ?= regioncam==0.5.2 affinitree==0.23.0
 CUPY ?= cupy-cuda12x==14.2.0
 AXE_VERSION ?= 4.10.3
 NVRTC ?= nvidia-cuda-nvrtc-cu12==12.9.86
 LOCK_FLAGS ?=
-BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 UV_VENV := build/uv
 NVRTC_VENV := build/nvrtc
-RIVALS_VENV := build/rivals
 
 AXE := build/axe/axe.min.js
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs docs-links test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table bench figure-regions figure-ladder figure-landing bench-mnist bench-regions bench-certify bench-wk17a clean
+.PHONY: help demo test docs docs-links test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "make -C benchmarks  list the benchmarks and figures"
 
 demo: $(READY) ## run the demo
 	$(BIN)/refmmr demo
@@ -37,8 +35,9 @@ test: lint types pytest ## lint, check the types and run the tests
 pytest: export OPENBLAS_NUM_THREADS = 1
 pytest: export OMP_NUM_THREADS = 1
 pytest: export MPLBACKEND = Agg
-pytest: $(READY) ## run the tests alone (PYTEST_ARGS="-k name" picks some)
+pytest: $(READY) ## run the tests, then those of tests/unit on Numba (PYTEST_ARGS="-k name" picks some)
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,REFMMR_BACKEND=numba $(BIN)/pytest -n 2 tests/unit)
 
 test-torch: export MPLBACKEND = Agg
 test-torch: $(VENV)/.torch-ready ## install PyTorch into .venv and run the tests that need it
@@ -85,39 +84,6 @@ $(AXE):
 support-table: $(READY) ## write which kernel each backend has into docs/backends.md
 	$(BIN)/python -c 'import pathlib; from refmmr.backends import support; support.write(pathlib.Path("docs/backends.md"))'
 
-bench: $(VENV)/.torch-ready ## time every backend and its rivals in PyTorch (REFMMR_DATA: folder of the data sets)
-	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
-	$(BIN)/python benchmarks/backends.py $(BENCH_ARGS)
-
-figure-regions: export REFMMR_BACKEND ?= numba
-figure-regions: $(READY) ## draw the linear regions between three MNIST images (REFMMR_DATA: folder of the data sets)
-	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
-	$(BIN)/python benchmarks/regions_figure.py
-
-bench-mnist: $(READY) ## train and certify FC1 on MNIST (REFMMR_DATA: folder of the data sets)
-	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
-	$(BIN)/python benchmarks/mnist_fc1_mmr.py
-
-bench-regions: $(READY) $(RIVALS_VENV)/.ready ## count and time linear regions, against other tools too (REFMMR_DATA: for slices)
-	$(BIN)/python benchmarks/regions.py $(BENCH_ARGS)
-
-bench-certify: $(VENV)/.torch-ready ## time every certification method, and CROWN against PyTorch (REFMMR_DATA: folder of the data sets)
-	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
-	$(BIN)/python benchmarks/certify.py $(BENCH_ARGS)
-
-bench-wk17a: $(READY) ## the exact robust error of a network trained by others (REFMMR_DATA, REFMMR_MODELS)
-	@test -n "$$REFMMR_DATA" || { echo "error: set REFMMR_DATA to the folder that holds the data sets" >&2; exit 1; }
-	@test -n "$$REFMMR_MODELS" || { echo "error: set REFMMR_MODELS to the folder that holds wk17a.npz" >&2; exit 1; }
-	$(BIN)/python benchmarks/wk17a.py $(BENCH_ARGS)
-
-figure-landing: export REFMMR_BACKEND ?= numba
-figure-landing: $(READY) ## draw the picture of the documentation's first page
-	$(BIN)/python docs/_figures/landing.py
-
-figure-ladder: export REFMMR_BACKEND ?= numba
-figure-ladder: $(READY) ## draw what every method knows about one image
-	$(BIN)/python benchmarks/ladder_figure.py
-
 # uv respects the pins already in the file: LOCK_FLAGS=--upgrade takes the newest releases.
 # "fewest" prefers one version of a package for every supported Python to one for each.
 lock: $(UV_VENV)/.ready ## regenerate requirements.lock (LOCK_FLAGS=--upgrade for new versions)
@@ -153,12 +119,6 @@ $(NVRTC_VENV)/.ready: requirements.lock pyproject.toml
 	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$(CUPY)" "$(NVRTC)"
 	$(NVRTC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
-
-# In an environment of their own: none of them is needed by the library.
-$(RIVALS_VENV)/.ready:
-	$(PYTHON) -m venv --clear $(RIVALS_VENV)
-	$(RIVALS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(RIVALS)
 	@touch $@
 
 $(UV_VENV)/.ready:

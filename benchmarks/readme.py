@@ -1,7 +1,7 @@
 """Write the demo's table and picture, and figures of the benchmarks, into the README.
 
-The demo is run anew (unless ``--no-demo``); the other figures are those of the last ``make bench``
-and ``make bench-wk17a``.
+The demo is run anew (unless ``--no-demo``); the other figures are those of the last
+``make -C benchmarks backends`` and ``make -C benchmarks wk17a``.
 """
 
 from __future__ import annotations

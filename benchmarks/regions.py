@@ -7,10 +7,10 @@ than ``--limit`` seconds is given up.  The activation patterns of all tools that
 compared, and those that not all of them claim are checked in exact arithmetic
 (``_region_judge.py``).  Further jobs are of this library alone (``_region_alone.py``).
 
-The rivals live in ``build/rivals``, which ``make bench-regions`` makes; without it they are left
-out.  Relucent is not among them unless one installs and asks for it (``--tools '*'``): its solver,
-Gurobi, comes with a licence for evaluation that forbids to publish timings, so only the regions it
-counts are written.
+The rivals live in ``build/rivals``, which ``make -C benchmarks regions`` makes; without it they are
+left out.  Relucent is not among them unless one installs and asks for it (``--tools '*'``): its
+solver, Gurobi, comes with a licence for evaluation that forbids to publish timings, so only the
+regions it counts are written.
 
 Slices need ``REFMMR_DATA``.  Results are merged into ``results/regions.json`` after each job, with
 ``regions.md`` beside it.
@@ -136,7 +136,7 @@ def one(tool: str, net: Path, target: Path, asked: argparse.Namespace) -> dict:
     """One tool on one network."""
     python = sys.executable if tool in OURS else asked.rivals
     if tool in RIVALS and not Path(python).exists():
-        return {"failed": "not installed (make build/rivals/.ready)"}
+        return {"failed": "not installed (make -C benchmarks regions)"}
     files = [str(net)] if asked.no_check else [str(net), str(target)]
     command = [python, str(HERE / "_region_rivals.py"), tool, str(asked.limit), *files]
     found = child(command, asked.limit)

@@ -34,37 +34,29 @@ extensions = [
     "refmmr_docs",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_static", "_figures", "reference/notes", "tutorials/.ipynb_checkpoints"]
+exclude_patterns = ["_static", "_figures", "tutorials/.ipynb_checkpoints"]
 nitpicky = True
-# Names in signatures that other packages define; their pages are not on this disk.
-nitpick_ignore_regex = [
-    (
-        r"py:.*",
-        r"(np|numpy|npt|pd|pandas|scipy|sklearn|matplotlib|hypothesis|networkx|torch|fractions|os|"
-        r"pathlib|collections|typing|types)\..*",
-    ),
-    (r"py:.*", r"ArrayLike|DTypeLike|NDArray|Axes|Figure|Path|PathLike|Fraction|SearchStrategy"),
-    # Types in signatures that only this library's own code makes.
-    (r"py:.*", r"(.*\.)?(Walk|Cell|Settled)"),
-]
+# Explicit roles must lead somewhere.  Words in single backticks and in the types of docstrings are
+# links where they are the full name of something, and code where not.
+nitpick_ignore_regex = [(r"py:(obj|class|exc|data|meth)", r"(?!refmmr\.).*")]
 
 # Docstrings.
-default_role = "named"
+default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_docstring_signature = False
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {"ArrayLike": "ArrayLike", "DTypeLike": "DTypeLike"}
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 88
 autosummary_generate = True
 autosummary_imported_members = True
-autosummary_filename_map = refmmr_docs.file_names()
-autosummary_context = refmmr_docs.context(HERE / "reference" / "notes")
+# Some file systems take no difference between capitals and small letters.
+autosummary_filename_map = {f"refmmr.{name}": f"refmmr.{name}-class" for name in ("Distances", "MMR")}
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True
 numpydoc_xref_ignore = "all"
-numpydoc_xref_aliases = refmmr_docs.aliases()
+numpydoc_xref_aliases = {name: f"refmmr.{name}" for name in refmmr.__all__ if name[0].isupper()}
 viewcode_follow_imported_members = True
 
 plot_formats = [("png", 160)]

@@ -124,7 +124,7 @@ def shortest_step_in_box(
 
 
 def _water_filling(weight, reach, need, p):
-    """Water-filling: ``m_j = min(reach_j, level)`` in l_inf, ``min(reach_j, level * |w_j|)`` in l_2.
+    """Water-filling: ``m_j = min(reach_j, level)`` (l_inf), ``min(reach_j, level * |w_j|)`` (l_2).
 
     The sum ``sum_j |w_j| m_j`` is increasing and piecewise linear in the level.  Sort the
     coordinates by the level at which they meet the box (`stop`).  Until the i-th does, those before

@@ -1,6 +1,9 @@
-"""What pytest does not read: backends whose package is not installed."""
+"""For all tests and doctests: what is not read, and figures that are closed again."""
 
 import importlib.util
+import sys
+
+import pytest
 
 NEEDS = {"_numba": "numba", "_cupy": "cupy"}
 
@@ -9,3 +12,11 @@ collect_ignore_glob = [
     for backend, package in NEEDS.items()
     if importlib.util.find_spec(package) is None
 ]
+
+
+@pytest.fixture(autouse=True)
+def _no_open_figures():
+    yield
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    if pyplot is not None:
+        pyplot.close("all")

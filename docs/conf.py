@@ -38,7 +38,12 @@ exclude_patterns = ["_static", "_figures", "tutorials/.ipynb_checkpoints"]
 nitpicky = True
 # Explicit roles must lead somewhere.  Words in single backticks and in the types of docstrings are
 # links where they are the full name of something, and code where not.
-nitpick_ignore_regex = [(r"py:(obj|class|exc|data|meth)", r"(?!refmmr\.).*")]
+nitpick_ignore_regex = [
+    (r"py:obj", r".*"),
+    (r"py:(class|exc|data|meth)", r"(?!refmmr\.).*"),
+    (r"py:class", r"refmmr\..*\.(Settled|Walk|Cell)"),
+]
+suppress_warnings = ["ref.python"]
 
 # Docstrings.
 default_role = "py:obj"
@@ -81,7 +86,7 @@ nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 if nb_execution_mode == "off":
     # Without a kernel the language of the cells is not known; they are shown as they are.
-    suppress_warnings = ["myst-nb.lexer"]
+    suppress_warnings.append("myst-nb.lexer")
 nb_merge_streams = True
 refmmr_docs.copy_notebooks(HERE.parent / "notebooks", HERE / "tutorials")
 

@@ -28,7 +28,14 @@ _scope: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names of the backends that can run here: packages installed, device at hand."""
+    """Names of the backends that can run here: packages installed, device at hand.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> "numpy" in rm.available_backends()
+    True
+    """
     return tuple(name for name in _known() if name in _twins or backends.problem(name) is None)
 
 
@@ -37,6 +44,13 @@ def get_backend() -> str:
 
     That of the `use_backend` around, else the last `set_backend`, else ``REFMMR_BACKEND``, else
     "numpy".
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> with rm.use_backend("numpy"):
+    ...     rm.get_backend()
+    'numpy'
     """
     chosen = _scope.get() or _process
     return chosen or _ready(os.environ.get("REFMMR_BACKEND") or "numpy", "REFMMR_BACKEND")
@@ -60,6 +74,11 @@ def set_backend(name: str) -> None:
         When the backend's package is not installed; the message says how to install it.
     RuntimeError
         When the backend's device is missing.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> rm.set_backend(rm.get_backend())
     """
     global _process
     _process = _ready(name, "backend")
@@ -67,7 +86,15 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Use a backend inside a ``with`` block, in this thread alone; errors as `set_backend`."""
+    """Use a backend inside a ``with`` block, in this thread alone; errors as `set_backend`.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> with rm.use_backend("numpy"):
+    ...     rm.Network.mlp([2, 3, 2], rng=0)([[0.0, 1.0]]).shape
+    (1, 2)
+    """
     token = _scope.set(_ready(name, "backend"))
     try:
         yield

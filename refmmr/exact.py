@@ -36,5 +36,12 @@ def exact_network(net: Network) -> Network:
     -------
     refmmr.reference.network.Network
         Its methods take and give object arrays such as `fractions` makes.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network([rm.Linear([[0.5, 0.25]], [1]), rm.Linear([[1], [2]], [0, 0])], 2)
+    >>> exact_network(net).logits(fractions([[1.0, 1.0]]))
+    array([[Fraction(7, 4), Fraction(7, 2)]], dtype=object)
     """
     return net.map(fractions)

@@ -194,6 +194,14 @@ def mmr_gradient(
     References
     ----------
     `refmmr.reference.mmr` tells the derivation.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
+    >>> value, gradients = rm.mmr_gradient(net, [[1.0, 0.5]], [0], p=2, gamma_b=2, gamma_d=1)
+    >>> [(dW.shape, db.shape) for dW, db in gradients]
+    [((1, 2), (1,)), ((2, 1), (2,))]
     """
     X, y, p = _batch(net, X, y, p)
     return _kernels.mmr_gradient(net, X, y, p, *_margins(net, gamma_b, gamma_d, k_b, k_d))

@@ -34,6 +34,16 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
         For another ending, something that is no network, or NaN or infinite weights.
     ImportError
         Where the package for this kind of file is missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import refmmr as rm
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rm.save(rm.Network.mlp([2, 3, 2], rng=0), Path(folder) / "net.npz")
+    ...     rm.load(Path(folder) / "net.npz").n_hidden
+    3
     """
     check_network(net)
     for W, b in net.parameters:
@@ -93,6 +103,18 @@ def load(
         is no ReLU network of this library; also for an option that the file answers itself.
     ImportError
         Where the package for this kind of file is missing.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy
+    >>> import refmmr as rm
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "state.npz"
+    ...     numpy.savez(path, **{"0.weight": numpy.eye(2), "0.bias": numpy.zeros(2)})
+    ...     rm.load(path)
+    Network((2,): Linear(2 -> 2))
     """
     path = as_path(path)
     given = {"input_shape": input_shape, "stride": stride, "padding": padding, "flatten": flatten}

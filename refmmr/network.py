@@ -77,6 +77,12 @@ class Conv2d(_layers.Conv2d):
     ------
     ValueError
         For shapes that do not fit, NaN or infinite entries, impossible strides or padding.
+
+    Examples
+    --------
+    >>> conv = Conv2d(np.ones((1, 1, 3, 3)), [0], stride=2, padding="same")
+    >>> conv.apply(np.ones((1, 1, 8, 8))).shape
+    (1, 1, 4, 4)
     """
 
     def __init__(

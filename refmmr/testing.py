@@ -59,7 +59,17 @@ PADDINGS = (0, 1, "same", (1, 0), ((0, 1), (1, 0)), ((1, 0), (2, 1)))
 
 
 def norms() -> SearchStrategy[float]:
-    """The norms that the library knows: 1, 2 or inf."""
+    """The norms that the library knows: 1, 2 or inf.
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> from refmmr import testing
+    >>> @given(testing.norms())
+    ... def test_norms(p):
+    ...     assert p in (1, 2, float("inf"))
+    >>> test_norms()
+    """
     return st.sampled_from([1, 2, np.inf])
 
 
@@ -86,6 +96,15 @@ def networks(
     Returns
     -------
     strategy of Network
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> from refmmr import testing
+    >>> @given(testing.networks())
+    ... def test_shapes(net):
+    ...     assert net.n_classes >= 2
+    >>> test_shapes()
     """
     sizes = [
         draw(st.integers(1, max_inputs)),
@@ -121,6 +140,15 @@ def conv_networks(
     Returns
     -------
     strategy of Network
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> from refmmr import testing
+    >>> @given(testing.conv_networks())
+    ... def test_images(net):
+    ...     assert len(net.input_shape) == 3
+    >>> test_images()
     """
     side = st.integers(2, max_size)
     input_shape = draw(st.tuples(st.integers(1, max_channels), side, side))
@@ -159,6 +187,15 @@ def dyadic_networks(*, conv: bool = True) -> SearchStrategy[Network]:
     -------
     strategy of Network
         All weights and biases are multiples of 1/4, 2 at most in size.
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> from refmmr import testing
+    >>> @given(testing.dyadic_networks())
+    ... def test_weights_are_quarters(net):
+    ...     assert all((4 * W == (4 * W).round()).all() for W, b in net.parameters)
+    >>> test_weights_are_quarters()
     """
     dense = networks(dyadic=True)
     return dense | conv_networks(dyadic=True) if conv else dense
@@ -189,6 +226,17 @@ def batches(
     -------
     strategy of (X, y)
         X of shape (n, *input_shape), y of shape (n,), with n from 1 to `max_samples`.
+
+    Examples
+    --------
+    >>> from hypothesis import given, strategies as st
+    >>> from refmmr import testing
+    >>> nets = st.shared(testing.networks(), key="net")
+    >>> @given(nets, nets.flatmap(testing.batches))
+    ... def test_logits(net, batch):
+    ...     X, y = batch
+    ...     assert net(X).shape == (len(y), net.n_classes)
+    >>> test_logits()
     """
     n, rng = draw(st.integers(1, max_samples)), draw(_generators())
     X = _uniform(rng, low, high, (n, *net.input_shape), dyadic)
@@ -211,6 +259,16 @@ def hyperplanes(
     -------
     strategy of (w, value)
         w of shape (dimension,), never all zero, though some entries may be; value of shape ().
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> from refmmr import testing
+    >>> @given(testing.hyperplanes(3))
+    ... def test_gradients(hyperplane):
+    ...     w, value = hyperplane
+    ...     assert w.shape == (3,) and w.any()
+    >>> test_gradients()
     """
     rng = draw(_generators())
     w = _uniform(rng, -2, 2, (dimension,), dyadic)
@@ -237,6 +295,18 @@ def boxes(
     -------
     strategy of (lo, hi)
         Arrays of the shape of one point, lo < hi.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hypothesis import given
+    >>> from refmmr import testing
+    >>> points = np.array([[0.0, 1.0], [0.5, 0.5]])
+    >>> @given(testing.boxes(points))
+    ... def test_points_are_inside(box):
+    ...     lo, hi = box
+    ...     assert (lo <= points).all() and (points <= hi).all()
+    >>> test_points_are_inside()
     """
     rng = draw(_generators())
     touching = draw(st.sampled_from([0.0, 0.3, 1.0]))

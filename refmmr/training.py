@@ -40,6 +40,8 @@ SCHEMES = ("plain", "at", "mmr", "mmr+at", "kw")
 class History:
     """What happened in each epoch of a training.
 
+    Returned by `fit`.
+
     Attributes
     ----------
     records : list of dict

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import types
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,20 @@ def without_stars(line: str) -> str:
     )
 
 
+def without_signature(
+    app: Sphinx, what: str, name: str, value: Any, options: Any, signature: Any, returns: Any
+) -> tuple[str] | None:
+    """A name for a type, such as ``Bounds = tuple[...]``, has no signature.
+
+    The first answer of all listeners counts, and one that is no pair changes nothing.
+    """
+    return ("unchanged",) if isinstance(value, types.GenericAlias | types.UnionType) else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect both to Sphinx."""
+    """Connect them to Sphinx."""
     # Types of parameters link to pages of this documentation; numpydoc's own links need a network.
     numpydoc.xref.DEFAULT_LINKS.clear()
     app.connect("autodoc-process-docstring", mark_up, priority=100)
+    app.connect("autodoc-process-signature", without_signature, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -73,6 +73,8 @@ METHODS: dict[str, Method] = {
 class Certificates:
     """Bounds on the minimal adversarial perturbation of n points, in l_p, within the box.
 
+    Returned by `certify`.
+
     Attributes
     ----------
     lower : ndarray, shape (n,)

@@ -24,6 +24,13 @@ class Dataset(NamedTuple):
         Classes 0, ..., n_classes - 1.
     classes : tuple, optional
         The label that each class stands for, where the labels were others than 0, ..., K - 1.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> data = rm.datasets.load("moons")
+    >>> data.X_train.shape, data.y_train.shape, data.n_classes
+    ((1000, 2), (1000,), 2)
     """
 
     name: str

@@ -37,6 +37,16 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     ------
     ValueError
         For a file that is truncated or not IDX.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "labels-idx1-ubyte"
+    ...     _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))
+    ...     read_idx(path)
+    array([7, 2, 1], dtype=uint8)
     """
     path = Path(path)
     content = read_bounded(path, IDX_LARGEST)

@@ -76,6 +76,22 @@ def ladder(
     ------
     ValueError
         For no certificates, or of different norms.
+
+    Examples
+    --------
+    .. plot::
+       :alt: One bar for each of five methods, from the region to the search; each reaches as far as the method proves, and a diamond marks the adversarial example where they meet.
+
+       >>> import refmmr as rm
+       >>> data = rm.datasets.load("digits")
+       >>> net = rm.Network.mlp([64, 16, 10], rng=0)
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, epochs=8, progress=False)
+       >>> x, y = data.X_test[:1], data.y_test[:1]
+       >>> found = {
+       ...     method: rm.certify(net, x, y, p=2, method=method, progress=False)
+       ...     for method in ("region", "ibp", "fast-lin", "crown", "search")
+       ... }
+       >>> figure = rm.plot.ladder(found, x=x[0], shape=(8, 8))
     """
     norms = {c.p for c in certificates.values()}
     if len(norms) != 1:

@@ -71,6 +71,17 @@ def regions(
     ------
     ValueError
         For another `color`.
+
+    Examples
+    --------
+    .. plot::
+       :alt: A square cut into polygons of many shades of one colour, with the decision boundary as a thick line.
+
+       >>> import refmmr as rm
+       >>> net = rm.Network.mlp([2, 16, 16, 3], rng=1)
+       >>> net = net.with_parameters([(W, 0.3 + 0 * b) for W, b in net.parameters])
+       >>> cx = rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]), progress=False)
+       >>> ax = rm.plot.regions(cx)
     """
     check.check_choice("color", color, ("region", "class", "none"))
     ax = _new_axes(cx, ax)
@@ -127,6 +138,17 @@ def bent_lines(
     References
     ----------
     Croce, Andriushchenko, Hein (2019): the regions in the plane of three MNIST points.
+
+    Examples
+    --------
+    .. plot::
+       :alt: The same square with lines only: where each hidden unit is 0, in its own colour.
+
+       >>> import refmmr as rm
+       >>> net = rm.Network.mlp([2, 16, 16, 3], rng=1)
+       >>> net = net.with_parameters([(W, 0.3 + 0 * b) for W, b in net.parameters])
+       >>> cx = rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]), progress=False)
+       >>> legend = rm.plot.bent_lines(cx).legend()
     """
     ax = _new_axes(cx, ax)
     segments, units = cx.bent_lines()
@@ -153,6 +175,23 @@ def radii(certificates: Mapping[str, Certificates], eps: float | None = None) ->
     Returns
     -------
     Figure
+
+    Examples
+    --------
+    .. plot::
+       :alt: Two histograms of certified radii, one below the other: those of plain training lie near zero, those of MMR training reach far to the right.
+
+       >>> import refmmr as rm
+       >>> data = rm.datasets.load("digits")
+       >>> X, y = data.X_test[:60], data.y_test[:60]
+       >>> found = {}
+       >>> for scheme, options in {"plain": {}, "mmr": {"lam": 2.0, "gamma": 0.5}}.items():
+       ...     net, _ = rm.fit(
+       ...         rm.Network.mlp([64, 32, 10], rng=0), data.X_train, data.y_train, scheme,
+       ...         epochs=5, progress=False, **options
+       ...     )
+       ...     found[scheme] = rm.certify(net, X, y, p=2, progress=False)
+       >>> figure = rm.plot.radii(found, eps=0.2)
     """
     n = len(certificates)
     figure, axes = plt.subplots(
@@ -204,6 +243,20 @@ def adversarial_examples(
     Returns
     -------
     Figure
+
+    Examples
+    --------
+    .. plot::
+       :alt: Four digits in the top row, their minimal adversarial examples below, and the differences in the last row.
+
+       >>> import refmmr as rm
+       >>> data = rm.datasets.load("digits")
+       >>> net = rm.Network.mlp([64, 16, 10], rng=0)
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, epochs=8, progress=False)
+       >>> X, y = data.X_test[:4], data.y_test[:4]
+       >>> found = rm.certify(net, X, y, p=2, method="search", max_seconds=2, progress=False)
+       >>> classes = net.predict(found.adversarial)
+       >>> figure = rm.plot.adversarial_examples(X, y, found, classes, shape=(8, 8))
     """
     X, Z = np.asarray(X), certificates.adversarial
     n = len(X)
@@ -242,6 +295,18 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str], dpi: float = 130) 
     path : path-like
     dpi : float
         Pixels per inch.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import refmmr as rm
+    >>> net = rm.Network.mlp([2, 4, 2], rng=0)
+    >>> cx = rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]), progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rm.plot.save(rm.plot.regions(cx), Path(folder) / "regions.png")
+    ...     (Path(folder) / "regions.png").exists()
+    True
     """
     path = Path(path)
     if path.suffix != ".png":

@@ -67,6 +67,13 @@ def from_torch(
     See Also
     --------
     to_torch
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> from torch import nn  # doctest: +SKIP
+    >>> rm.from_torch(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)))  # doctest: +SKIP
+    Network((2,): Linear(2 -> 3), ReLU, Linear(3 -> 2))
     """
     torch = require("torch", "from_torch", "torch")
     if not isinstance(module, torch.nn.Module):
@@ -306,6 +313,16 @@ def to_torch(net: Network) -> Any:
     See Also
     --------
     from_torch
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> rm.to_torch(rm.Network.mlp([2, 3, 2], rng=0))  # doctest: +SKIP
+    Sequential(
+      (0): Linear(in_features=2, out_features=3, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=3, out_features=2, bias=True)
+    )
     """
     check_network(net)
     torch = require("torch", "to_torch", "torch")

@@ -33,6 +33,16 @@ def from_sklearn(model: Any) -> Network:
     ------
     ValueError, TypeError
         For a model that is not fitted, not of these kinds, or has other activations.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_moons
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> X, y = make_moons(100, noise=0.1, random_state=0)
+    >>> model = MLPClassifier([16], max_iter=1000, random_state=0).fit(X, y)
+    >>> net = from_sklearn(model)
+    >>> bool((net.predict(X) == model.predict(X)).all())
+    True
     """
     from sklearn.exceptions import NotFittedError
     from sklearn.pipeline import Pipeline

@@ -28,13 +28,26 @@ CHUNK_BYTES = 2**26
 class LinearRegion(NamedTuple):
     """The linear region of one point, a polytope with the affine map that holds on it.
 
-    Inputs are flat here: an image is the vector of its d pixels.
+    With the masks ``s_k = 1[f_k(x) > 0]`` of the point frozen, ``f_k(z) = V_k z + a_k`` for every z
+    of the region, where ``V_1 = W_1``, ``a_1 = b_1``, ``V_{k+1} = W_{k+1} diag(s_k) V_k`` and
+    ``a_{k+1} = W_{k+1} diag(s_k) a_k + b_{k+1}``.  Inputs are flat here: an image is the vector of
+    its d pixels.  Returned by `linear_region`.
+
+    Attributes
+    ----------
+    x : ndarray, shape (d,)
+        The point.
+    pattern : ndarray of bool, shape (N,)
+        The activation pattern of all hidden units.
+    V : list of ndarray, shapes (N_k, d)
+        One for each affine layer.
+    a : list of ndarray, shapes (N_k,)
     """
 
-    x: np.ndarray  # (d,), the point
-    pattern: np.ndarray  # (N,) bool, the activation pattern of all hidden units
-    V: list[np.ndarray]  # (N_k, d) per affine layer: f_k(z) = V_k z + a_k on the region
-    a: list[np.ndarray]  # (N_k,) per affine layer
+    x: np.ndarray
+    pattern: np.ndarray
+    V: list[np.ndarray]
+    a: list[np.ndarray]
 
     @property
     def halfspaces(self) -> tuple[np.ndarray, np.ndarray]:

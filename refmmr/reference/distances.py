@@ -17,10 +17,21 @@ from refmmr.reference.network import ForwardCache, Network, flat
 
 
 class Distances(NamedTuple):
-    """Distances of a batch of points to region and decision boundaries, in l_p."""
+    """Distances of a batch of points to region and decision boundaries, in l_p.
 
-    boundary: np.ndarray  # (n, N), to the hyperplane of each hidden unit
-    decision: np.ndarray  # (n, K), signed, to the decision boundary with each class
+    Returned by `distances`.
+
+    Attributes
+    ----------
+    boundary : ndarray, shape (n, N)
+        To the hyperplane of each hidden unit, ``|f_k(x)_i| / ||V_k[i]||_q``.
+    decision : ndarray, shape (n, K)
+        Signed, to the decision boundary with each class s, ``(f(x)_y - f(x)_s) / ||V[y] -
+        V[s]||_q``; infinite in the column of y.
+    """
+
+    boundary: np.ndarray
+    decision: np.ndarray
 
 
 def distances(

@@ -166,7 +166,13 @@ class Conv2d:
 
 @dataclass(frozen=True, eq=False)
 class Flatten:
-    """Reshape an image to a vector, channel by channel and row by row."""
+    """Reshape an image to a vector, channel by channel and row by row.
+
+    Examples
+    --------
+    >>> Flatten().output_shape((3, 4, 4))
+    (48,)
+    """
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Flatten: ``(..., c, h, w) -> (..., c h w)``."""

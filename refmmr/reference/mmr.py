@@ -32,11 +32,22 @@ from refmmr.reference.network import Gradients, Network, unflat
 
 
 class MMR(NamedTuple):
-    """The regularizer of each sample and its two terms."""
+    """The regularizer of each sample and its two terms.
 
-    value: np.ndarray  # (n,), the sum of the two terms
-    boundary_term: np.ndarray  # (n,), from the region boundaries
-    decision_term: np.ndarray  # (n,), from the decision boundaries
+    Returned by `mmr`.
+
+    Attributes
+    ----------
+    value : ndarray, shape (n,)
+        The sum of the two terms.
+    boundary_term, decision_term : ndarray, shape (n,)
+        From the region boundaries, ``1/k_B sum_{j <= k_B} max(0, 1 - d_B^(j) / gamma_B)``, and from
+        the decision boundaries.
+    """
+
+    value: np.ndarray
+    boundary_term: np.ndarray
+    decision_term: np.ndarray
 
 
 def mmr(

@@ -37,6 +37,8 @@ __all__ = ["RegionComplex"]
 class RegionComplex(LinearRegions):
     """All linear regions of a network in a domain, with their vertices.
 
+    Returned by `enumerate_regions`.
+
     Attributes
     ----------
     net, domain, packed_patterns, complete

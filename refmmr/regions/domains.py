@@ -110,6 +110,11 @@ class Segment(AffineDomain):
     ----------
     x0, x1 : array_like, shape (*input_shape)
         Two different points.
+
+    Examples
+    --------
+    >>> Segment([0.0, 0.0], [1.0, 2.0]).embed([[0.25]])
+    array([[0.25, 0.5 ]])
     """
 
     def __init__(self, x0: ArrayLike, x1: ArrayLike) -> None:
@@ -144,6 +149,11 @@ class Slice(AffineDomain):
     ----------
     points : ndarray, shape (3, 2)
         Coordinates of the three points.
+
+    Examples
+    --------
+    >>> Slice([0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]).embed([[0.5, 0.5]])
+    array([[0.5, 0.5, 0. ]])
     """
 
     axis_labels = (

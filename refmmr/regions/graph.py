@@ -317,6 +317,8 @@ class LinearRegions:
 class RegionGraph(LinearRegions):
     """The linear regions that a walk through their facets found; their vertices are not known.
 
+    Returned by `enumerate_regions` where it walks.
+
     Attributes
     ----------
     net, domain, packed_patterns, complete

@@ -107,6 +107,8 @@ def _aligned(rows: Rows) -> list[str]:
 class RobustError(Result):
     """Test error and bounds on the robust test error, as shares between 0 and 1.
 
+    Returned by `robust_error`.
+
     Attributes
     ----------
     test_error : float
@@ -192,6 +194,8 @@ def _eps_text(eps: float | np.ndarray) -> str:
 class RobustnessCurve(Result):
     """Bounds on the robust accuracy at several radii.
 
+    Returned by `robustness_curve`.
+
     Attributes
     ----------
     eps : list of float
@@ -246,6 +250,8 @@ class RobustnessCurve(Result):
 class MinimalPerturbations(Result):
     """Bounds on the minimal perturbation of each point.
 
+    Returned by `minimal_perturbations`.
+
     Attributes
     ----------
     lower, upper : ndarray, shape (n,)
@@ -289,7 +295,7 @@ class MinimalPerturbations(Result):
 
 
 def latex_table(results: Mapping[str, RobustError]) -> str:
-    """Test error and bounds of several networks as a LaTeX table, as the paper's Table 1.
+    r"""Test error and bounds of several networks as a LaTeX table, as the paper's Table 1.
 
     Parameters
     ----------
@@ -309,6 +315,17 @@ def latex_table(results: Mapping[str, RobustError]) -> str:
     References
     ----------
     Croce, Andriushchenko, Hein (2019), Table 1.
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
+    >>> result = rm.robust_error(net, [[1.0, 0.5], [0.4, 0.1]], [0, 0], p=2, eps=0.15)
+    >>> print(rm.latex_table({"plain": result}))
+    \begin{tabular}{lrrr}
+    ...
+    plain & 0.00 & 50.00 & 50.00 \\
+    ...
     """
     if not isinstance(results, Mapping) or not results:
         raise ValueError(f"results: expected a mapping of names to RobustError, got {results!r}")

@@ -1,7 +1,8 @@
-"""Who wins: linear regions cut by the class that has the largest logit.
+"""Linear regions cut by the class that has the largest logit.
 
-On a region the difference of two logits is affine, so two classes tie on a hyperplane.  The part
-where a class wins is what is left when the region is cut along its ties with all the others.
+On a linear region the difference of two logits is affine, so two classes tie on a hyperplane.  The
+part of the region where a class has the largest logit is cut out by its ties with the others, as
+regions are cut by hidden units (`refmmr.reference.cells`).
 """
 
 from __future__ import annotations
@@ -11,15 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference.enumeration import (
-    Cell,
-    Domain,
-    Regions,
-    VertexTable,
-    region_cell,
-    value_errors,
-)
+from refmmr.reference.cells import Cell
+from refmmr.reference.enumeration import Domain, Regions, value_errors
 from refmmr.reference.network import Network
+from refmmr.reference.vertices import VertexTable
 
 
 class ClassPiece(NamedTuple):
@@ -27,18 +23,18 @@ class ClassPiece(NamedTuple):
 
     region: int
     winner: int
-    cell: Cell  # its hyperplanes: those of the region, or `tie` of the two classes
+    cell: Cell  # labels of its facets: those of the region, or `tie_label` of the two classes
 
 
-def tie(n_hidden: int, n_classes: int, first: int, second: int) -> int:
-    """The hyperplane between two classes, the smaller first; it follows those of all hidden units."""
+def tie_label(n_hidden: int, n_classes: int, first: int, second: int) -> int:
+    """Label of the hyperplane where two classes tie, the smaller first; larger than any unit's."""
     return n_hidden + first * n_classes + second
 
 
 def class_pieces(
     net: Network, regions: Regions, domain: Domain, which: Sequence[int]
 ) -> tuple[list[ClassPiece], np.ndarray]:
-    """Cut linear regions by the class that wins; logits are affine on each.
+    """Cut linear regions by the class that has the largest logit.
 
     Parameters
     ----------
@@ -52,43 +48,46 @@ def class_pieces(
     -------
     pieces : list of ClassPiece
     points : ndarray, shape (V', n)
-        Those of the regions, then those made by the cuts.
+        The vertices of the regions, then those that the cuts make.
     """
-    n_classes = net.n_classes
-    first, second = np.triu_indices(n_classes, k=1)
+    first, second = np.triu_indices(net.n_classes, k=1)
     logit_errors = value_errors(net, domain)[-1]
+    # Twice, for the roundings of the differences of logits and of maps.
     errors = 2 * (logit_errors[first] + logit_errors[second])
+    maps = regions.maps[which]
     table = VertexTable(regions.points)
-    cells = [region_cell(regions, i) for i in which]
-    table.evaluate(
-        cells, regions.maps[which][..., first] - regions.maps[which][..., second], errors
-    )
+    cells = [regions.cell(i) for i in which]
+    vertices = [cell.vertices for cell in cells]
+    table.evaluate(vertices, maps[..., first] - maps[..., second], errors)
     pieces = []
     for region, cell in zip(which, cells, strict=True):
-        for winner in range(n_classes):
-            won = _won_by(cell, table, winner, net.n_hidden, n_classes)
-            if won is not None:
-                pieces.append(ClassPiece(region, winner, won))
+        for winner in range(net.n_classes):
+            part = _part_of_class(cell, table, winner, net.n_hidden, net.n_classes)
+            if part is not None:
+                pieces.append(ClassPiece(region, winner, part))
     return pieces, np.array(table.points)
 
 
-def _won_by(cell, table, winner, n_hidden, n_classes):
-    """The part of a cell where a class wins (the first of equals), or None."""
-    first, second = np.triu_indices(n_classes, k=1)
-    duels = [pair for pair in range(len(first)) if winner in (first[pair], second[pair])]
+def _part_of_class(cell, table, winner, n_hidden, n_classes):
+    """The part of a cell where a class has the largest logit (the first of equals), or None.
+
+    The "units" of the table are the differences of logits, of one pair of classes each.
+    """
+    pairs = list(zip(*np.triu_indices(n_classes, k=1), strict=True))
+    rivals = [i for i, pair in enumerate(pairs) if winner in pair]
     values = table.values_at(cell.vertices)
-    for pair in duels:
-        leads = 1 if winner == first[pair] else -1
-        margin = values[:, pair] * leads
-        if not (margin > 0).any() and ((margin < 0).any() or leads < 0):
-            return None
-    for pair in duels:
-        leads = 1 if winner == first[pair] else -1
-        margin = table.values_at(cell.vertices)[:, pair] * leads
-        if (margin > 0).any() and (margin < 0).any():
-            hyperplane = tie(n_hidden, n_classes, int(first[pair]), int(second[pair]))
-            positive, negative = cell.split(table, pair, np.array(duels), hyperplane)
-            cell = positive if leads > 0 else negative
-        elif not (margin > 0).any() and ((margin < 0).any() or leads < 0):
-            return None
+    # First without a cut: mostly there is a rival that is ahead on the whole cell.
+    for cut in (False, True):
+        for i in rivals:
+            first, second = map(int, pairs[i])
+            sign = 1 if winner == first else -1
+            margin = values[:, i] * sign
+            ahead, behind = (margin > 0).any(), (margin < 0).any()
+            if not ahead and (behind or winner == second):
+                return None
+            if cut and ahead and behind:
+                label = tie_label(n_hidden, n_classes, first, second)
+                positive, negative = cell.split(table, i, np.array(rivals), label)
+                cell = positive if sign > 0 else negative
+                values = table.values_at(cell.vertices)
     return cell

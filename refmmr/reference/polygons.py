@@ -1,18 +1,17 @@
-"""Convex polygons and segments in the plane: how far, how large, and where the middle is.
+"""Convex polygons and segments in the plane: distances, areas and centroids.
 
 The largest circle within a polygon is found in `refmmr.reference.incircles`.
 
-Many polygons are two arrays: `vertices` (C, 2), one polygon after the other, each counter-clockwise,
-and `starts` (R + 1,), where each begins; polygon i is ``vertices[starts[i] : starts[i + 1]]``, with
-one vertex at least.
+Many polygons are two arrays: `vertices` (C, 2), one polygon after the other, each in
+counter-clockwise order, and `starts` (R + 1,).  Polygon i has the vertices
+``vertices[starts[i] : starts[i + 1]]``, one at least.
 
-Where a complex of regions is cut finely, its polygons are often slivers, and edges may be as short
-as a rounding error, so that nothing is known about their direction.  Hence nothing relies on the
-direction of a single short edge:
+The regions of a wide network are often slivers, with edges as short as a rounding error, whose
+direction is arbitrary.  Hence nothing here relies on the direction of a single short edge:
 
-- inside or outside is told by counting edges that a ray crosses, and a short edge is hardly ever
-  met, whereas the line through it might cut the polygon in two;
-- a middle is a mean of vertices with weights that are not negative (`centroids`).
+- whether a point is inside is decided by counting the edges that a ray from it crosses; a ray
+  hardly ever meets a short edge, whereas the line through it may cut the polygon in two;
+- a centroid is a mean of points of the polygon with weights that are not negative (`centroids`).
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ import numpy as np
 from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step
 
 BLOCK = 2**14
-"""Numbers in an intermediate array: so few that it stays in the cache."""
+"""Most numbers in an intermediate array, so that it stays in the L2 cache (128 KB)."""
 
 SHORT = 1e-150
-"""A shorter edge is a point: squares of its length would vanish."""
+"""Edges shorter than this are treated as points: the square of their length would underflow."""
 
 
 def to_segments(
@@ -33,10 +32,10 @@ def to_segments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distance in l_p from each point to the nearest of many segments.
 
-    Points are taken in groups of neighbours.  Within distance rho of the group's middle, only those
-    segments can be nearest to a point that are no farther from the middle than the nearest one plus
-    2 rho (the triangle inequality, twice).  Of these all are tried, in blocks of bounded size; see
-    `slides` for one point and one segment.
+    The points are grouped by the cells of a grid.  Let c be the center of a group and rho its
+    radius.  By the triangle inequality, a segment nearest to a point of the group is no farther
+    from c than the segment nearest to c plus 2 rho.  All segments within that distance are tried,
+    in blocks of `BLOCK` numbers; see `projections` for one point and one segment.
 
     Parameters
     ----------
@@ -59,10 +58,10 @@ def to_segments(
         return np.full(len(points), np.inf), nearest, np.full(len(points), -1)
     starts, ends = segments[:, 0], segments[:, 1]
     edges = ends - starts
-    # Coordinates first, (2, m): each is one run of memory.
-    lines = np.stack([starts.T, edges.T, slides(edges, p).T])
+    # Coordinates first, (2, m): each is contiguous.
+    lines = np.stack([starts.T, edges.T, projections(edges, p).T])
     index = np.empty(len(points), dtype=int)
-    for group in _neighbours(points):
+    for group in _grid_groups(points):
         near = _within_reach(points[group], lines, p)
         candidates = lines[:, :, None].take(near, axis=-1)
         size = max(1, BLOCK // len(near))
@@ -73,34 +72,34 @@ def to_segments(
     return norm(points - nearest, p), nearest, index
 
 
-def _neighbours(points):
-    """Indices of points, in groups: one for each cell of a grid that holds any."""
+def _grid_groups(points):
+    """Indices of the points in each cell of a grid that has any."""
     if not len(points):
         return []
-    # Some 4 sqrt(q) cells for q points balance the work on middles and on points.
-    side = int(np.ceil(2 * len(points) ** 0.25))
+    # About 4 sqrt(q) cells for q points balance the work on centers and on points.
+    n_rows = int(np.ceil(2 * len(points) ** 0.25))
     low, high = points.min(axis=0), points.max(axis=0)
     scale = np.where(high > low, high - low, 1)
-    column, row = np.minimum((points - low) / scale * side, side - 1).astype(int).T
-    cell = column * side + row
+    column, row = np.minimum((points - low) / scale * n_rows, n_rows - 1).astype(int).T
+    cell = column * n_rows + row
     order = np.argsort(cell, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(cell[order])) + 1)
 
 
 def _within_reach(points, lines, p):
-    """Indices of the segments that one of these points may be nearest to."""
-    middle = (points.min(axis=0) + points.max(axis=0)) / 2
-    radius = norm(points - middle, p).max()
-    distance = _lengths(_gaps(middle[:, None], lines), p)
-    spare = 1 + 1e-9  # for rounding
-    return np.flatnonzero(distance <= (distance.min() + 2 * radius) * spare)
+    """Indices of the segments that may be nearest to one of these points."""
+    center = (points.min(axis=0) + points.max(axis=0)) / 2
+    radius = norm(points - center, p).max()
+    distance = _lengths(_gaps(center[:, None], lines), p)
+    rounding = 1 + 1e-9
+    return np.flatnonzero(distance <= (distance.min() + 2 * radius) * rounding)
 
 
 def _gaps(x, lines):
-    """From the nearest point of each segment to x: shapes (2, ...), (3, 2, ...) to (2, ...)."""
-    start, edge, slide = lines
+    """Vectors from the nearest point of each segment to x: (2, ...), (3, 2, ...) to (2, ...)."""
+    start, edge, projection = lines
     offset = x - start
-    t = np.clip((offset * slide).sum(axis=0), 0, 1)
+    t = np.clip((offset * projection).sum(axis=0), 0, 1)
     return offset - t * edge
 
 
@@ -112,22 +111,22 @@ def _lengths(gaps, p):
 def nearest_points(x: np.ndarray, starts: np.ndarray, ends: np.ndarray, p: float) -> np.ndarray:
     """The point of a segment that is nearest to x in l_p; shapes (..., 2) that broadcast."""
     edge = ends - starts
-    t = np.clip(((x - starts) * slides(edge, p)).sum(axis=-1), 0, 1)[..., None]
+    t = np.clip(((x - starts) * projections(edge, p)).sum(axis=-1), 0, 1)[..., None]
     return np.where(t < 1, starts + t * edge, ends)
 
 
-def slides(edge: np.ndarray, p: float) -> np.ndarray:
-    """For lines along `edge`: the vectors w with which ``t = <w, x - a>`` is nearest to x.
+def projections(edge: np.ndarray, p: float) -> np.ndarray:
+    """Vectors w such that ``a + <w, x - a> edge`` is a point nearest to x on a line along `edge`.
 
-    The distance of x to the point ``a + t edge`` of a segment is a convex function of t.  So its
-    minimum over ``0 <= t <= 1`` is the minimum over the whole line, moved to the nearer end.
+    The distance of x to the point ``a + t edge`` is a convex function of t.  So its minimum over a
+    segment, ``0 <= t <= 1``, is its minimum over the line, clipped to [0, 1].
 
-    The shortest way from x to the line has the same direction for all x: that of the free move v
-    of the line's normal (`refmmr.reference.hyperplanes.shortest_step`).  In l_1 it is along one axis,
-    so one coordinate difference is 0 in the end; in l_inf both differences are equally large; in
-    l_2 it is perpendicular.  Hence t is a linear function of x, ``<w, x - a>``, that does not
-    change along v and grows by 1 along the edge: w is v turned by a right angle.  As no l_p norm
-    minds such a turn, w is the free move of the edge itself: the shortest w with ``<w, edge> = 1``.
+    The shortest step from x to the line has the same direction v for all x, that of
+    `refmmr.reference.hyperplanes.shortest_step`: in l_2 it is perpendicular to the edge, in l_1 it
+    is along one axis, in l_inf its coordinates have equal absolute values.  Hence the minimal t is
+    a linear function of x, ``t = <w, x - a>``, with ``<w, v> = 0`` and ``<w, edge> = 1``: a
+    multiple of v rotated by a right angle.  The l_p norms are invariant under this rotation, so w
+    is the shortest vector with ``<w, edge> = 1``.
 
     Parameters
     ----------
@@ -137,7 +136,7 @@ def slides(edge: np.ndarray, p: float) -> np.ndarray:
     Returns
     -------
     ndarray, shape (..., 2)
-        0 where the edge is but a point: every x is nearest to its start.
+        0 where the edge is a point (`SHORT`): the start is nearest to every x.
     """
     point = np.abs(edge).max(axis=-1) < SHORT
     safe = np.where(point[..., None], 1, edge)
@@ -164,26 +163,26 @@ def to_polygons(
     """
     ends = vertices[_after(starts)]
     to_edges = norm(point - nearest_points(point, vertices, ends, p), p)
-    # Inside, a ray to the right leaves once; outside it meets no edge, or enters and leaves.
+    # From inside, a ray to the right crosses one edge; from outside none or two.
     up = ends[:, 1] > vertices[:, 1]
-    meets = (vertices[:, 1] > point[1]) != (ends[:, 1] > point[1])
+    crosses = (vertices[:, 1] > point[1]) != (ends[:, 1] > point[1])
     right = (cross(ends - vertices, point - vertices) > 0) == up
-    inside = np.logical_xor.reduceat(meets & right, starts[:-1])
+    inside = np.logical_xor.reduceat(crosses & right, starts[:-1])
     return np.where(inside, 0, np.minimum.reduceat(to_edges, starts[:-1]))
 
 
 def areas(starts: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-    """Areas of polygons, (R + 1,), (C, 2) to (R,): as sums of triangles at the first vertex."""
+    """Areas of polygons, (R + 1,), (C, 2) to (R,): sums of triangles at the first vertex."""
     fan, _ = _fans(starts, vertices)
     return np.add.reduceat(fan, starts[:-1]) / 2
 
 
 def centroids(starts: np.ndarray, vertices: np.ndarray) -> np.ndarray:
-    """Centers of mass of convex polygons, or the mean of the vertices where there is no area.
+    """Centroids of convex polygons, or the mean of the vertices where the area is 0.
 
-    A polygon is a fan of triangles at its first vertex, and its center of mass is the mean of
-    theirs, weighted by area.  Rounding may spoil the weights of a sliver, but with weights that are
-    not negative the mean is still a point of the polygon.
+    A polygon is a fan of triangles at its first vertex, and its centroid is the mean of theirs,
+    weighted by area.  The weights of a sliver may be wrong by rounding; negative ones are set to 0,
+    so that the mean is still a point of the polygon.
 
     Parameters
     ----------
@@ -199,18 +198,19 @@ def centroids(starts: np.ndarray, vertices: np.ndarray) -> np.ndarray:
     thirds = (from_first + from_first[_after(starts)]) / 3
     weighted = np.add.reduceat(weights[:, None] * thirds, starts[:-1])
     mean = np.add.reduceat(from_first, starts[:-1]) / np.diff(starts)[:, None]
-    flat = total == 0
-    return vertices[starts[:-1]] + np.where(flat, mean, weighted / np.where(flat, 1, total))
+    no_area = total == 0
+    mean = np.where(no_area, mean, weighted / np.where(no_area, 1, total))
+    return vertices[starts[:-1]] + mean
 
 
 def _fans(starts, vertices):
-    """Twice the area between edges and the first vertex, (C,); vertices seen from there, (C, 2)."""
+    """Twice the area of edge and first vertex, (C,); vertices relative to the first, (C, 2)."""
     from_first = vertices - np.repeat(vertices[starts[:-1]], np.diff(starts), axis=0)
     return cross(from_first, from_first[_after(starts)]), from_first
 
 
 def _after(starts):
-    """Index of the vertex after each vertex of its polygon, (C,)."""
+    """Index of the next vertex of the same polygon, for each vertex, (C,)."""
     after = np.arange(1, starts[-1] + 1)
     after[starts[1:] - 1] = starts[:-1]
     return after

@@ -1,4 +1,4 @@
-"""How large cells are: areas of polygons, volumes of polytopes, of floats or of fractions."""
+"""Areas of polygons and volumes of polytopes, of floats or of fractions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from refmmr.reference.enumeration import Regions, touching
+from refmmr.reference.enumeration import Regions
 
 
 def area(vertices: np.ndarray) -> np.ndarray:
-    """Areas of polygons, (..., m, 2) to (...): half the sum of the cross products of edges."""
+    """Areas of polygons, (..., m, 2) to (...): half the sum of ``x_i y_{i+1} - y_i x_{i+1}``."""
     x, y = np.moveaxis(vertices - vertices[..., :1, :], -1, 0)
     return (x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1) / 2
 
@@ -23,12 +23,14 @@ def volumes(regions: Regions) -> np.ndarray:
     n, found = regions.points.shape[1], []
     for i, (start, stop) in enumerate(pairwise(regions.vertex_starts.tolist())):
         points = regions.points[regions.vertices[start:stop]]
-        found.append(area(points) if n == 2 else volume(points, touching(regions, i)))
+        found.append(area(points) if n == 2 else volume(points, regions.cell(i).touches))
     return np.array(found)
 
 
 def volume(points: np.ndarray, touches: np.ndarray) -> np.ndarray:
-    """Volume of a polytope of n dimensions: that of the simplices which `simplices` cuts it into.
+    """Volume of a polytope of n dimensions: the sum of those of its `simplices`.
+
+    The simplex with vertices ``v_0, ..., v_n`` has the volume ``|det(v_1 - v_0, ...)| / n!``.
 
     Parameters
     ----------
@@ -43,16 +45,21 @@ def volume(points: np.ndarray, touches: np.ndarray) -> np.ndarray:
 
 
 def simplices(touches: np.ndarray) -> Iterator[tuple[int, ...]]:
-    """Cut a polytope into simplices, given which vertex touches which facet (Cohen and Hickey).
+    """Triangulate a polytope, given which vertex touches which facet (Cohen and Hickey 1979).
 
-    Take a vertex; every simplex of a facet that does not touch it makes a simplex with it; and
-    the simplices of a facet are found in the same way.
+    Take one vertex.  Together with each simplex of each facet that does not contain it, it spans a
+    simplex of the polytope; and the facets are triangulated in the same way.
+
+    Yields
+    ------
+    tuple of int
+        The n + 1 vertices of a simplex, rows of `touches`.
     """
     yield from _simplices(touches, np.arange(len(touches)))
 
 
 def _simplices(touches, face):
-    """Simplices of the face with these vertices, as tuples of vertices."""
+    """Simplices of the face that has these vertices."""
     if len(face) == 1:
         yield (int(face[0]),)
         return
@@ -63,14 +70,14 @@ def _simplices(touches, face):
 
 
 def _facets_of(touches, face):
-    """The largest of the faces in which other facets of the polytope meet this face."""
-    meetings = {tuple(face[on].tolist()) for on in touches[face].T if on.any() and not on.all()}
-    sets = [set(meeting) for meeting in meetings]
+    """Facets of a face: the largest of its intersections with facets of the polytope."""
+    common = {tuple(face[on].tolist()) for on in touches[face].T if on.any() and not on.all()}
+    sets = [set(vertices) for vertices in common]
     return [np.array(sorted(one)) for one in sets if not any(one < other for other in sets)]
 
 
 def determinant(matrix: np.ndarray) -> Any:
-    """Determinant of a small matrix (n, n), of floats or fractions: by its first row."""
+    """Determinant of a small matrix (n, n), of floats or fractions: expansion by its first row."""
     if len(matrix) == 0:
         return 1
     minors = (np.delete(matrix[1:], j, axis=1) for j in range(len(matrix)))

@@ -119,7 +119,6 @@ def _split(
     net: Network, domain: AffineDomain, exact: bool, budget: Budget, disable: bool | None
 ) -> RegionComplex:
     """All regions, by cutting polytopes."""
-    most = budget.max_regions or _regions.UNLIMITED
     with budget.interruptible(), tqdm(unit=" cells", disable=disable) as bar:
 
         def go_on(layer: int, done: int, cells: int, pieces: int) -> bool:
@@ -131,9 +130,11 @@ def _split(
 
         if exact:
             exactly = domain.arrays(exact=True)
-            regions = _regions.enumerate_regions(exact_network(net), exactly, go_on, most)
+            regions = _regions.enumerate_regions(
+                exact_network(net), exactly, go_on, budget.max_regions
+            )
         else:
-            regions = _kernels.enumerate_regions(net, domain.arrays(), go_on, most)
+            regions = _kernels.enumerate_regions(net, domain.arrays(), go_on, budget.max_regions)
     if budget.max_regions is not None and len(regions.patterns) > budget.max_regions:
         regions = first_regions(regions, budget.max_regions)
     return RegionComplex(net, domain, regions)

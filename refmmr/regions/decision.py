@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from refmmr.exact import exact_network
-from refmmr.reference import class_pieces, enumeration
+from refmmr.reference import class_pieces
+from refmmr.reference.cells import Cell, Polygon
 from refmmr.reference.class_pieces import ClassPiece
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _ties(
     third class ends the tie.
     """
     cell, n_classes = piece.cell, cx.net.n_classes
-    touches = enumeration.cell_touches(cell)
+    touches = cell.touches
     rows = (cx.exact_raw or cx.raw).maps[piece.region]
     logits = points[cell.vertices] @ rows[:-1] + rows[-1]
     errors = cx.logit_errors if cx.exact_raw is None else np.zeros(n_classes)
@@ -127,16 +128,16 @@ def _ties(
 
 def _facet_names(cx: RegionComplex, region: int) -> dict[int, frozenset[int]]:
     """The vertices of each facet of a region, by its hyperplane."""
-    cell = enumeration.region_cell(cx.raw, region)
-    touches = enumeration.cell_touches(cell)
+    cell = cx.raw.cell(region)
+    touches = cell.touches
     return {
         hyperplane: frozenset(cell.vertices[touches[:, facet]].tolist())
         for facet, hyperplane in enumerate(cell.hyperplanes.tolist())
     }
 
 
-def _in_order(cell: enumeration.Cell, facet: int, on: np.ndarray) -> list[int]:
+def _in_order(cell: Cell, facet: int, on: np.ndarray) -> list[int]:
     """Numbers of the vertices of a facet; of a polygon's edge from start to end."""
-    if isinstance(cell, enumeration.Polygon):
+    if isinstance(cell, Polygon):
         return [int(cell.vertices[facet]), int(cell.vertices[(facet + 1) % len(cell.vertices)])]
     return cell.vertices[on].tolist()

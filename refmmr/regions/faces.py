@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from refmmr.reference import enumeration as _regions
-
 if TYPE_CHECKING:
     from refmmr.regions.complex import RegionComplex
 
@@ -24,7 +22,7 @@ def face_counts(cx: RegionComplex) -> np.ndarray:
         return np.array([ends[0], len(cx.facets.hyperplanes), ends[1]])
     faces: list[set[tuple[int, ...]]] = [set() for _ in range(n + 1)]
     for i, vertices in enumerate(cx.vertex_numbers):
-        for dimension, on in faces_of(_regions.touching(cx.raw, i)):
+        for dimension, on in faces_of(cx.raw.cell(i).touches):
             faces[dimension].add(tuple(sorted(vertices[list(on)].tolist())))
     return np.array([len(same) for same in faces])
 

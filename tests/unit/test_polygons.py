@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from refmmr.reference import polygons
 from refmmr.reference.incircles import inradii
-from refmmr.reference.polygons import areas, centroids, slides, to_polygons, to_segments
+from refmmr.reference.polygons import areas, centroids, projections, to_polygons, to_segments
 from refmmr.testing import fractions
 
 INF = np.inf
@@ -78,11 +78,11 @@ def test_the_first_of_equals_is_named():
 
 
 @pytest.mark.parametrize(
-    ("p", "slide"), [(1, [0, -0.25]), (2, [0.12, -0.16]), (INF, [1 / 7, -1 / 7])]
+    ("p", "w"), [(1, [0, -0.25]), (2, [0.12, -0.16]), (INF, [1 / 7, -1 / 7])]
 )
-def test_slides_by_hand(p, slide):
-    assert_allclose(slides(np.array([3.0, -4.0]), p), slide, rtol=1e-15)
-    assert_array_equal(slides(np.zeros((1, 2)), p), [[0, 0]])
+def test_projections_by_hand(p, w):
+    assert_allclose(projections(np.array([3.0, -4.0]), p), w, rtol=1e-15)
+    assert_array_equal(projections(np.zeros((1, 2)), p), [[0, 0]])
 
 
 @pytest.mark.parametrize("p", [1, 2, INF])

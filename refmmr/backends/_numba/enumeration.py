@@ -13,7 +13,6 @@ rounding of its error bound.  What is saved:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from refmmr.backends._numba.vertices import (
     no_names,
 )
 from refmmr.reference import enumeration
+from refmmr.reference.cells import box_cell
 from refmmr.reference.network import Network
 
 LEAST = 256
@@ -56,23 +56,23 @@ class Cells(NamedTuple):
 def enumerate_regions(
     net: Network,
     domain: enumeration.Domain,
-    go_on: Callable[[int, int, int, int], bool] = lambda layer, done, cells, pieces: True,
-    most: int = enumeration.UNLIMITED,
+    proceed: enumeration.Proceed = lambda layer, split, cells, pieces: True,
+    max_pieces: int | None = None,
 ) -> enumeration.Regions:
     """As the reference; it also takes what is not float64, and cells of more than 64 facets."""
     arrays = [*domain, *(array for pair in net.parameters for array in pair)]
     if all(array.dtype == np.float64 for array in arrays) and 2 * len(domain.lo) <= FACETS:
         with threads.one_blas_thread():
-            found = _enumerate(net, domain, go_on, most)
+            found = _enumerate(net, domain, proceed, 2**62 if max_pieces is None else max_pieces)
         if found is not None:
             return found
-    return enumeration.enumerate_regions(net, domain, go_on, most)
+    return enumeration.enumerate_regions(net, domain, proceed, max_pieces)
 
 
-def _enumerate(net, domain, go_on, most):
+def _enumerate(net, domain, proceed, most):
     """The regions, or None where a cell has too many facets."""
-    cell, points = enumeration.domain_cell(domain)
-    touches = enumeration.pack(enumeration.cell_touches(cell), words=1)
+    cell, points = box_cell(domain.lo, domain.hi)
+    touches = enumeration.pack(cell.touches, words=1)
     cells = Cells(
         np.array([0, len(cell.vertices)]),
         cell.vertices,
@@ -88,7 +88,7 @@ def _enumerate(net, domain, go_on, most):
     for k, shape in enumerate(net.unit_shapes):
         n_units = math.prod(shape)
         layer, doubtful = _evaluate(cells, points, maps, errors[k])
-        pieces = _cut(cells, layer, n_bits, go_on, k + 1, most)
+        pieces = _cut(cells, layer, n_bits, proceed, k + 1, most)
         if pieces is None:
             return None
         cells, parents, active, new, done = pieces
@@ -130,7 +130,7 @@ def _evaluate(cells, points, maps, errors):
     return Layer(points, errors, open_starts, units, value_starts, values, active), doubtful
 
 
-def _cut(cells, layer, first_unit, go_on, k, most):
+def _cut(cells, layer, first_unit, proceed, k, most):
     """Cut all cells by a layer's units.
 
     Returns
@@ -153,7 +153,7 @@ def _cut(cells, layer, first_unit, go_on, k, most):
             )
             runs.append(run)
             n_pieces += len(run.parents)
-        told = go_on(k, end, n_cells, n_pieces)
+        told = proceed(k, end, n_cells, n_pieces)
         if n_pieces > most or not told:
             break
     joined = (np.concatenate(parts) for parts in zip(*(run[:6] for run in runs), strict=True))

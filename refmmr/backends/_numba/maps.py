@@ -180,7 +180,7 @@ class Maps:
     def _fill(self, made, maps, parents, active, columns, spare):
         """Make the maps of some cells, given those of their parents and which units are active."""
         # A map may be updated so often before the bounds on rounding errors are void.
-        fresh = _fresh(parents, active, enumeration.UPDATES // 2)
+        fresh = _fresh(parents, active, enumeration.EXTRA_ROUNDINGS // 2)
         masked = spare.array("masked", (len(fresh), *maps.shape[1:]))
         _mask(maps, parents[fresh], active[fresh], masked)
         if isinstance(columns, Columns):

@@ -10,8 +10,8 @@ Its distance is rounded up (`distance_rounded_up`), so it is an upper bound on t
 perturbation.  Nothing else about z is trusted: neither the solver nor the attack that proposes it.
 
 Most proposals are projections.  Around any z the network is affine, so the decision boundary with
-the largest other logit is a hyperplane there (`linear_margin`).  x is projected onto it, and moved a
-little beyond it: a point on the boundary itself is not surely misclassified.
+the largest other logit is a hyperplane there (`linear_margin`).  x is projected onto it and moved
+a little beyond it: a point on the boundary itself is not surely misclassified.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ import numpy as np
 from refmmr.reference.hyperplanes import norm
 from refmmr.reference.loss import input_gradient, margins, odds_gradient
 from refmmr.reference.network import Network
-from refmmr.reference.rounding import value_errors
 
 
 def pgd(
@@ -57,12 +56,6 @@ def pgd(
     if keep_last:
         return Z
     return _better(best, best_margin, Z, margins(net.logits(Z), y))[0]
-
-
-def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Points whose margin is negative in real arithmetic, not only in floats, shape (n,) bool."""
-    error = value_errors(net, Z)[-1].reshape(len(Z), -1).max(axis=1)
-    return margins(net.logits(Z), y) < -4 * error
 
 
 def steepest(gradient: np.ndarray, p: float) -> np.ndarray:

@@ -167,7 +167,7 @@ def test_chunks_change_nothing(p, box, monkeypatch):
     whole = rm.certify(net, X, y, p, box)
     monkeypatch.setattr(affine, "CHUNK_BYTES", 1)
     monkeypatch.setattr(api, "BLOCK", 4)
-    monkeypatch.setattr(region, "PAIRS", 1)
+    monkeypatch.setattr(region, "BATCH", 1)
     parts = rm.certify(net, X, y, p, box)
     np.testing.assert_allclose(parts.lower, whole.lower, rtol=1e-12)
     np.testing.assert_allclose(parts.upper, whole.upper, rtol=1e-12)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import refmmr as rm
+from refmmr._examples import surely_misclassified
 from refmmr._kernels import margin_gradients
 from refmmr.attacks import minimal_attack
-from refmmr.certify.bounds.region import surely_misclassified
 
 NORMS = [1, 2, np.inf]
 

@@ -23,13 +23,11 @@ from typing import NamedTuple
 import highspy
 import numpy as np
 
-from refmmr import _solvers
+from refmmr import _examples, _solvers
 from refmmr.certify.bounds import Bounds, _branching, _milp, region
 from refmmr.certify.bounds._milp import Box, LayerBounds, Milp
 from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below, reach
-from refmmr.reference import rounding
 from refmmr.reference.ball import ball
-from refmmr.reference.hyperplanes import norm, shortest_step, shortest_step_in_box
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.pgd import project, steepest
@@ -47,7 +45,6 @@ BEYOND = (1e-6, 1e-7)
 """Margins, in units of their size on the ball, of examples beyond a vertex of the boundary."""
 
 DESCENT_STEPS = 60
-REFINEMENTS = 10
 DOUBLINGS = 64
 
 _SOUND = (
@@ -138,7 +135,7 @@ def mip_bounds(
             decision = decide(*point, eps, box, bounds, deadline=deadline)
             lower[i] = eps if decision.robust else 0
             example = decision.adversarial
-        if example is not None and (length := distance(X[i], example, p)) < best[i]:
+        if example is not None and (length := _distance(X[i], example, p)) < best[i]:
             best[i], found[i] = length, example
     return Bounds(np.minimum(lower, best), best, found)
 
@@ -271,11 +268,11 @@ def minimal_distortion(
     lower, farthest = float(start.lower[0]), reach(x, p, box)
     if np.isinf(lower):
         return lower, None
-    best, upper = adversarial, np.inf if adversarial is None else distance(x, adversarial, p)
+    best, upper = adversarial, np.inf if adversarial is None else _distance(x, adversarial, p)
     if start.upper[0] < upper:
         best, upper = start.adversarial[0], float(start.upper[0])
     if best is not None:
-        best, upper = refine(net, x, best, y, p, box)
+        best, upper = _examples.bring_nearer(net, x, best, y, p, box)
     tried = lower  # where a tie leaves a radius undecided, larger ones may show examples
     for _ in range(DOUBLINGS):
         if lower >= farthest:
@@ -289,7 +286,7 @@ def minimal_distortion(
         bounds = layer_bounds(net, x, p, eps, box)
         decision = decide(net, x, y, p, eps, box, bounds, deadline=deadline)
         if decision.adversarial is not None:
-            best, upper = refine(net, x, decision.adversarial, y, p, box)
+            best, upper = _examples.bring_nearer(net, x, decision.adversarial, y, p, box)
         else:
             tried = eps
             lower = eps if decision.robust else lower
@@ -300,7 +297,7 @@ def minimal_distortion(
 
 def _nearest(net, x, y, p, box, lower, best, deadline):
     """One search a class for the nearest point on the other side, within the ball up to `best`."""
-    eps = upper = distance(x, best, p)
+    eps = upper = _distance(x, best, p)
     bounds = layer_bounds(net, x, p, eps, box)
     below = margins_below(net, x, y, p, eps, box, bounds, deadline=deadline)
     targets = np.flatnonzero(~(below.lower > 0))
@@ -332,7 +329,7 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
             # The solution lies on the decision boundary; it leads to the same piece of it.
             point = _input(program, x, highs)
             for candidate in (point, _across(net, x, point, y, s, p, box)):
-                nearer, found = refine(net, x, candidate, y, p, box)
+                nearer, found = _examples.bring_nearer(net, x, candidate, y, p, box)
                 if found < upper:
                     best, upper = nearer, found
             # Or it is a vertex of the boundary: look for the nearest point a little beyond it.
@@ -344,7 +341,9 @@ def _nearest(net, x, y, p, box, lower, best, deadline):
                 _solvers.run(highs)
                 status = highs.getInfo().primal_solution_status
                 if status == highspy.SolutionStatus.kSolutionStatusFeasible:
-                    nearer, found = refine(net, x, _input(program, x, highs), y, p, box)
+                    nearer, found = _examples.bring_nearer(
+                        net, x, _input(program, x, highs), y, p, box
+                    )
                     if found < upper:
                         best, upper = nearer, found
     return max(lower, min(upper, eps * (reached - DISTANCE_SAFETY))), best
@@ -355,7 +354,7 @@ def _across(net, x, z, y, s, p, box):
 
     Where the nearest point is a vertex of the boundary, no projection leads there.
     """
-    length = distance(x, z, p)
+    length = _distance(x, z, p)
     for hair in (1e-9, 1e-8, 1e-7, 5e-7):
         found = descend(net, x, z, y, s, p, length * (1 + hair), box, first=4 * hair)
         if found is not None:
@@ -382,6 +381,10 @@ def _excluded(status, info, bound):
     return infeasible or (status in _SOUND and info.mip_dual_bound > bound)
 
 
+def _distance(x, z, p):
+    return float(_examples.distance_rounded_up(x[None], z[None], p)[0])
+
+
 def _flat(box):
     return None if box is None else (box[0].reshape(-1), box[1].reshape(-1))
 
@@ -390,12 +393,6 @@ def _input(program, x, highs):
     """The input that a solution stands for, shape of x."""
     solution = np.array(highs.getSolution().col_value)
     return x + (program.step @ solution).reshape(x.shape)
-
-
-def distance(x: np.ndarray, z: np.ndarray, p: float) -> float:
-    """``||z - x||_p``, rounded up."""
-    length = float(norm((z - x).reshape(-1), p))
-    return length * (1 + rounding.rounding_factor(4 * x.size + 8))
 
 
 def descend(
@@ -424,64 +421,10 @@ def descend(
     radius = eps * (1 - 1e-12) * (1 - 1e-14 * x.size)
     Z = project(X, start[None], p, radius, box)
     for step in eps * first * np.geomspace(1, 0.01, DESCENT_STEPS):
-        if (
-            margins(net.logits(Z), label)[0] < 0
-            and region.within(X, Z, p, eps)[0]
-            and region.surely_misclassified(net, Z, label)[0]
-        ):
+        if _examples.verified_distances(net, X, Z, label, p, box)[0] <= eps:
             return Z[0]
         cache = net.forward(Z)
         deltas = net.backward(cache, [*(None for _ in net.unit_shapes), toward])
         direction = steepest(net.input_gradient(deltas), p)
         Z = project(X, Z + step * direction, p, radius, box)
     return None
-
-
-def refine(
-    net: Network, x: np.ndarray, z: np.ndarray, y: int, p: float, box: Box | None
-) -> tuple[np.ndarray, float]:
-    """Bring an example nearer: project x onto the decision boundary of the example's region.
-
-    Repeated with what that gives, as long as it is nearer and a verified example.
-
-    Returns
-    -------
-    adversarial : ndarray of the shape of x
-    distance : float
-        Infinite if none of the points was a verified example.
-    """
-    label = np.full(1, y)
-    sure = region.surely_misclassified(net, z[None], label)[0]
-    best, upper = z, distance(x, z, p) if sure else np.inf
-    for _ in range(REFINEMENTS):
-        found = None
-        for hair in region.HAIRS:
-            candidate = _onto_boundary(net, x, z, y, p, box, hair)
-            if candidate is None or not (length := distance(x, candidate, p)) < upper:
-                continue
-            if region.surely_misclassified(net, candidate[None], label)[0]:
-                found, best, upper = candidate, candidate, length
-                break
-        if found is None:
-            break
-        z = found
-    return best, upper
-
-
-def _onto_boundary(net, x, z, y, p, box, hair):
-    """The point nearest to x beyond the nearest rival's boundary, were z's region everywhere."""
-    cache = net.forward(z[None])
-    logits = cache.outputs[-1].reshape(-1)
-    rivals = np.where(np.arange(net.n_classes) == y, -np.inf, logits)
-    s = int(rivals.argmax())
-    toward = (np.eye(net.n_classes)[y] - np.eye(net.n_classes)[s]).reshape(1, *net.shapes[-1])
-    w = net.input_gradient(net.backward(cache, [*(None for _ in net.unit_shapes), toward]))
-    w, step = w.reshape(-1), (x - z).reshape(-1)
-    value = (logits[y] - logits[s] + w @ step) * (1 + hair)
-    if not value > 0 or not w.any():
-        return None
-    if box is None:
-        return x + shortest_step(w, np.array(value), p).reshape(x.shape)
-    lo, hi = _flat(box)
-    length, move = shortest_step_in_box(x.reshape(-1), w, np.array(value), lo, hi, p)
-    return np.clip(x + move.reshape(x.shape), *box) if np.isfinite(length) else None

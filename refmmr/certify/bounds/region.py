@@ -1,13 +1,13 @@
 """What the linear region of a point proves (Croce, Andriushchenko, Hein 2019).
 
-No point nearer than ``min(d_B, d_D)`` changes the class: inside the region the network is affine,
-so only the decision boundaries of that affine map count; and nobody leaves the region before d_B.
-If ``d_D <= d_B`` the projection onto the nearest decision boundary lies in the region, so it *is*
-the minimal adversarial example, and d_D the exact minimal perturbation.  The same with distances in
-the box.
+Inside the linear region of x the network is affine, and no point nearer than ``d_B`` lies outside
+of it.  So no point nearer than ``min(d_B, d_D)`` has another class.  If ``d_D <= d_B``, the
+projection of x onto the nearest decision boundary lies in the region: it is the minimal
+adversarial example, and d_D the minimal perturbation.  The same holds for distances within the box.
 
 The lower bound holds in real arithmetic for the network whose weights are these floats: every
-distance is computed for the worst hyperplane within the rounding error (`refmmr.reference.rounding`).
+distance is computed for the worst hyperplane within the rounding errors
+(`refmmr.reference.rounding`).
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refmmr import _examples
+from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds
-from refmmr.reference import pgd, rounding
+from refmmr.reference import rounding
 from refmmr.reference.affine import chunks
 from refmmr.reference.distances import Hyperplanes, hyperplanes_around
-from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step, shortest_step_in_box
+from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step_in_box
 from refmmr.reference.network import Network, flat
 
-HAIRS = (1e-12, 1e-9, 3e-7)
-"""How far beyond the hyperplane to look for the adversarial example, relative to the distance."""
-
-surely_misclassified = pgd.surely_misclassified
-
-PAIRS = 2**22
-"""Hyperplanes times dimensions that are handled at once."""
+BATCH = 2**22
+"""Hyperplanes times dimensions of a batch: its arrays of float64 take 32 MB each."""
 
 
 class Errors(NamedTuple):
-    """Bounds on the rounding error of a `Hyperplanes`: values in units of f, gradients in any l_q."""
+    """Bounds on the rounding errors of `Hyperplanes`: of values, and of gradients in every l_q."""
 
     f: np.ndarray  # (n, N)
     V: np.ndarray  # (n, N)
@@ -46,7 +43,7 @@ def region_bounds(
     X: np.ndarray,
     y: np.ndarray,
     p: float,
-    box: tuple[np.ndarray, np.ndarray] | None,
+    box: Box | None,
 ) -> Bounds:
     """Certified lower bound, and upper bound by projection, for each sample.
 
@@ -70,7 +67,7 @@ def region_bounds(
 
 
 def _region_bounds(net, X, y, p, box):
-    # Overflow ends in a NaN, which no comparison accepts: a bound of 0, never a wrong one.
+    # Overflow gives NaN, which fails every comparison: the bound is 0 there.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         hyperplanes = hyperplanes_around(net, X, y)
         errors = hyperplane_errors(net, X, y, hyperplanes)
@@ -122,30 +119,30 @@ def _free_lower(hyperplanes, errors, p, y):
 
 
 def _quotient(value, slope):
-    """Value / slope, 0 where that is undefined.
+    """``max(value, 0) / slope``, and 0 where that is undefined.
 
-    Without a slope there is no hyperplane, but a tie (value 0) is nowhere safe.
+    Without a slope there is no hyperplane: infinite, but 0 where the value is 0 everywhere.
     """
-    away = np.maximum(value, 0)
-    quotient = away / np.where(slope == 0, 1, slope)
-    quotient = np.where(slope == 0, np.where(away > 0, np.inf, 0), quotient)
+    value = np.maximum(value, 0)
+    quotient = value / np.where(slope == 0, 1, slope)
+    quotient = np.where(slope == 0, np.where(value > 0, np.inf, 0), quotient)
     return np.where(np.isnan(quotient), 0, quotient)
 
 
 def _box_lower(X, y, hyperplanes, errors, p, box):
-    """The minimum of the distances in the box, evaluating only the hyperplanes that can attain it.
+    """The minimum of the distances within the box, over the hyperplanes that can attain it.
 
-    A free distance is a lower bound of the distance in the box.  So the decision boundaries and the
-    nearest region boundary give a radius, and only hyperplanes that are nearer than it in the free sense
-    need a second look.
+    A free distance is a lower bound on the distance within the box.  So the decision boundaries and
+    the hyperplane nearest in the free sense give a radius, and of the others only those count that
+    are nearer than this radius in the free sense.
     """
-    lo, hi = (side.reshape(-1) for side in box)
+    lo, hi = (end.reshape(-1) for end in box)
     x = X.reshape(len(X), -1)
     free, _ = _free_lower(hyperplanes, errors, p, y)
     lower = np.full(len(X), np.inf)
 
     i, s = np.nonzero(np.arange(hyperplanes.margin.shape[1]) != y[:, None])
-    found = hyperplane_in_box(
+    decision = hyperplane_in_box(
         x[i],
         hyperplanes.R[i, :, s],
         hyperplanes.margin[i, s],
@@ -155,22 +152,22 @@ def _box_lower(X, y, hyperplanes, errors, p, box):
         hi,
         p,
     )
-    np.minimum.at(lower, i, found)
+    np.minimum.at(lower, i, decision)
 
-    def look_at_boundaries(samples, units):
-        size = max(1, PAIRS // x.shape[1])
+    def include(samples, units):
+        size = max(1, BATCH // x.shape[1])
         for start in range(0, len(samples), size):
             i, j = samples[start : start + size], units[start : start + size]
             w = np.sign(hyperplanes.f[i, j])[:, None] * hyperplanes.boundary_rows(i, j)
-            found = hyperplane_in_box(
+            boundary = hyperplane_in_box(
                 x[i], w, np.abs(hyperplanes.f[i, j]), errors.f[i, j], errors.V[i, j], lo, hi, p
             )
-            np.minimum.at(lower, i, found)
+            np.minimum.at(lower, i, boundary)
 
     if free.shape[1]:
-        exists = np.flatnonzero(np.isfinite(free.min(axis=1)))
-        look_at_boundaries(exists, free.argmin(axis=1)[exists])
-        look_at_boundaries(*np.nonzero(free < lower[:, None]))
+        some = np.flatnonzero(np.isfinite(free.min(axis=1)))
+        include(some, free.argmin(axis=1)[some])
+        include(*np.nonzero(free < lower[:, None]))
     return lower
 
 
@@ -184,11 +181,11 @@ def hyperplane_in_box(
     hi: np.ndarray,
     p: float,
 ) -> np.ndarray:
-    """Lower bounds on distances in the box, for the worst hyperplanes within the rounding errors.
+    """Lower bounds on distances within the box, for the worst hyperplanes up to rounding errors.
 
-    Over a step of length r the hyperplane's function is known up to ``value_error + w_error * r``.  So it
-    is still above 0 wherever the computed one has lost less than the rest; and r is at most the
-    computed distance (or the bound is that already) and at most the size of the box.
+    Over a step of length r the affine function is known up to ``value_error + w_error r``.  So it
+    is positive while the computed function loses less than ``value - value_error - w_error r``.
+    For r take the computed distance (beyond it the bound cannot reach) or the size of the box.
 
     Parameters
     ----------
@@ -216,13 +213,12 @@ def nearest_projection(
     y: np.ndarray,
     hyperplanes: Hyperplanes,
     p: float,
-    box: tuple[np.ndarray, np.ndarray] | None,
+    box: Box | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Project onto each decision boundary, step a hair across, keep the nearest adversarial one.
+    """Project onto each decision boundary of the region, and keep the nearest verified example.
 
-    Every example is checked by a forward pass, with a margin below its rounding error.  So it is
-    genuine also where the projection has left the region (it is then merely not known to be the
-    nearest).
+    An example is verified wherever it lies (`refmmr._examples`): also outside of the region, where
+    it is merely not known to be the nearest.
 
     Returns
     -------
@@ -232,38 +228,20 @@ def nearest_projection(
         NaN where there is none.
     """
     n, d, classes = hyperplanes.R.shape
-    w = hyperplanes.R.swapaxes(1, 2)
+    rows = np.arange(n)
     wrong = hyperplanes.cache.outputs[-1].reshape(n, -1).argmax(axis=1) != y
     upper = np.where(wrong, 0, np.inf)
     adversarial = np.where(wrong[:, None], X.reshape(n, -1), np.nan)
-    label = np.repeat(y, classes)
-    for hair in HAIRS:
-        Z = X.reshape(n, 1, d) + _moves(X, w, hyperplanes.margin * (1 + hair), p, box)
-        if box is not None:
-            Z = np.clip(Z, *(side.reshape(-1) for side in box))
-        length = norm(Z - X.reshape(n, 1, d), p) * (1 + rounding.rounding_factor(4 * d))
-        crossed = surely_misclassified(net, Z.reshape(-1, *net.input_shape), label)
-        length = np.where(crossed.reshape(n, -1), length, np.inf)
-        nearest = length.argmin(axis=1)
-        rows = np.arange(n)
-        better = length[rows, nearest] < upper
-        upper[better] = length[rows, nearest][better]
-        adversarial[better] = Z[rows, nearest][better]
+    w, x = hyperplanes.R.swapaxes(1, 2), X.reshape(n, 1, d)
+    every, labels = np.repeat(X, classes, axis=0), np.repeat(y, classes)
+    for overshoot in _examples.OVERSHOOTS:
+        step = _examples.projection_steps(x, w, hyperplanes.margin * (1 + overshoot), p, box)
+        Z = _examples.clip((x + step).reshape(every.shape), box)
+        below = np.repeat(upper, classes)
+        distances = _examples.verified_distances(net, every, Z, labels, p, box, below)
+        distances = distances.reshape(n, classes)
+        nearest = distances.argmin(axis=1)
+        better = distances[rows, nearest] < upper
+        upper[better] = distances[rows, nearest][better]
+        adversarial[better] = Z.reshape(n, classes, d)[rows, nearest][better]
     return upper, adversarial.reshape(X.shape)
-
-
-def within(X: np.ndarray, Z: np.ndarray, p: float, eps: float) -> np.ndarray:
-    """Points Z that are at most eps from X in real arithmetic, shape (n,) bool."""
-    delta = (Z - X).reshape(len(X), -1)
-    return norm(delta, p) * (1 + rounding.rounding_factor(4 * delta.shape[1] + 8)) <= eps
-
-
-def _moves(X, w, value, p, box):
-    """The shortest steps onto hyperplanes, zero where there is no such step."""
-    if box is not None:
-        lo, hi = (side.reshape(-1) for side in box)
-        return shortest_step_in_box(X.reshape(len(X), 1, -1), w, value, lo, hi, p)[1]
-    hyperplane = (w != 0).any(axis=2)
-    return np.where(
-        hyperplane[:, :, None], shortest_step(np.where(hyperplane[:, :, None], w, 1), value, p), 0
-    )

@@ -38,14 +38,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refmmr import _examples
+from refmmr._examples import OVERSHOOTS
 from refmmr.certify.bounds import Bounds, region
 from refmmr.certify.bounds._nearest import LeastDistance, LinearPrograms, Program, Targets
 from refmmr.certify.bounds._subproblems import Families
-from refmmr.certify.bounds.region import HAIRS
 from refmmr.reference import rounding
 from refmmr.reference.affine import basis
-from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step, shortest_step_in_box
-from refmmr.reference.loss import margins
+from refmmr.reference.hyperplanes import dual_norm, norm
 from refmmr.reference.network import Network
 
 Box = tuple[np.ndarray, np.ndarray]
@@ -497,37 +497,29 @@ class PointSearch:
         """The nearest entry is a decision boundary: step across it, within its region."""
         program = here.program(self, self.upper)
         index = int(here.place[target])
-        for hair in HAIRS:
-            self._try(program.beyond(index, hair)[None], hairs=(0.0,))
+        for overshoot in OVERSHOOTS:
+            self._try(program.beyond(index, overshoot)[None], overshoots=(0.0,))
             if self.upper <= self.lower * (1 + EXACT):
                 break
         self.done = True
 
     def attempt(self, step: np.ndarray) -> None:
-        """See whether a step is adversarial, or projections from where it leads."""
+        """Propose the point that a step leads to as an example, then projections from there on."""
         self._try(step[None])
+        labels = np.full(1, self.y)
         for _ in range(TRIES):
             before = self.upper
             z = np.clip(self.flat + step, self.lo, self.hi).reshape(self.x.shape)
-            cache = self.shared.net.forward(z)
-            logits = cache.outputs[-1].reshape(-1)
-            rivals = np.where(np.arange(len(logits)) == self.y, -np.inf, logits)
-            df = np.zeros(len(logits))
-            df[self.y], df[rivals.argmax()] = 1, -1
-            none = [None] * (len(cache.outputs) - 1)
-            shape = cache.outputs[-1].shape
-            deltas = self.shared.net.backward(cache, [*none, df.reshape(shape)])
-            w = self.shared.net.input_gradient(deltas).reshape(-1)
-            value = logits[self.y] - rivals.max() - w @ (z.reshape(-1) - self.flat)
-            if not value > 0 or not w.any():
+            value, w = _examples.linear_margin(self.shared.net, self.x, z, labels)
+            if not value[0] > 0 or not w.any():
                 break
-            if self.shared.box is None:
-                step = shortest_step(w, value, self.shared.p)
-            else:
-                step = shortest_step_in_box(self.flat, w, value, self.lo, self.hi, self.shared.p)[1]
+            step = self._projections(w, value)[0]
             self._try(step[None])
             if self.upper == before < np.inf:
                 break
+
+    def _projections(self, w: np.ndarray, value: np.ndarray) -> np.ndarray:
+        return _examples.projection_steps(self.flat[None], w, value, self.shared.p, self.shared.box)
 
     def _cheap(self, here: _Region, targets: np.ndarray, box: Box | None) -> np.ndarray:
         """Distances of single hyperplanes, free or in the box."""
@@ -592,12 +584,8 @@ class PointSearch:
         decisions = decisions[here.rows[decisions].any(axis=1) & (here.values[decisions] < 0)]
         if not len(decisions):
             return None
-        w, value = here.rows[decisions], here.values[decisions]
-        if self.shared.box is None:
-            moves = shortest_step(w, value, self.shared.p)
-        else:
-            moves = shortest_step_in_box(self.flat, w, value, self.lo, self.hi, self.shared.p)[1]
-            moves = moves[moves.any(axis=1)]
+        moves = self._projections(here.rows[decisions], here.values[decisions])
+        moves = moves[moves.any(axis=1)]
         self._try(moves)
         lengths = norm(moves, self.shared.p)
         return moves[lengths.argmin()] if len(moves) else None
@@ -613,24 +601,17 @@ class PointSearch:
             masks = self.shared.net.forward(z.reshape(self.x.shape)).masks
             pattern = np.concatenate([pattern[:0], *(mask.reshape(-1) for mask in masks)])
 
-    def _try(self, steps: np.ndarray, hairs: tuple[float, ...] = HAIRS) -> None:
-        """Keep the point a hair beyond a step that is adversarial, and nearer than the best."""
+    def _try(self, steps: np.ndarray, overshoots: tuple[float, ...] = OVERSHOOTS) -> None:
+        """Keep the nearest verified example a little beyond the steps, if it is nearer."""
         steps = steps[steps.any(axis=1)]
-        d = self.flat.size
-        longer = (1 + np.array(hairs))[:, None, None] * steps
-        Z = np.clip(self.flat + longer.reshape(-1, d), self.lo, self.hi)
-        length = norm(Z - self.flat, self.shared.p) * (1 + rounding.rounding_factor(4 * d + 8))
-        nearer = length < self.upper * (1 - LEAST)
-        Z, length = Z[nearer], length[nearer]
-        if not len(Z):
+        if not len(steps):
             return
-        net = self.shared.net
-        points = Z.reshape(-1, *net.input_shape)
-        labels = np.full(len(Z), self.y)
-        wrong = np.flatnonzero(margins(net.logits(points), labels) < 0)
-        if not len(wrong):
-            return
-        wrong = wrong[region.surely_misclassified(net, points[wrong], labels[wrong])]
-        if len(wrong):
-            best = wrong[length[wrong].argmin()]
-            self.upper, self.adversarial = float(length[best]), Z[best]
+        longer = (1 + np.array(overshoots))[:, None, None] * steps
+        Z = np.clip(self.flat + longer.reshape(-1, self.flat.size), self.lo, self.hi)
+        distances = _examples.verified_distances(
+            self.shared.net, self.x, Z.reshape(-1, *self.x.shape[1:]), np.full(len(Z), self.y),
+            self.shared.p, self.shared.box, self.upper * (1 - LEAST),
+        )  # fmt: skip
+        best = distances.argmin()
+        if distances[best] < self.upper:
+            self.upper, self.adversarial = float(distances[best]), Z[best]

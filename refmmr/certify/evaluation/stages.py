@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refmmr import _kernels
+from refmmr import _examples, _kernels
 from refmmr.attacks import minimal_attack
 from refmmr.certify import api
 from refmmr.certify.api import Method
-from refmmr.certify.bounds import region
 from refmmr.certify.evaluation.results import ATTACK
 from refmmr.network import Network
-from refmmr.reference import pgd, rounding
-from refmmr.reference.hyperplanes import norm
+from refmmr.reference import pgd
 
 
 class Problem(NamedTuple):
@@ -191,9 +189,8 @@ def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:
             problem.net, X, y, problem.p, slightly_less, problem.pgd_steps, step, problem.box,
             start, False,
         )  # fmt: skip
-        delta = (Z - X).reshape(len(X), -1)
-        length = norm(delta, problem.p) * (1 + rounding.rounding_factor(4 * delta.shape[1] + 8))
-        genuine = (length <= eps) & region.surely_misclassified(problem.net, Z, y)
+        length = _examples.verified_distances(problem.net, X, Z, y, problem.p, problem.box)
+        genuine = length <= eps
         _merge(block, rows, ATTACK, 0, np.where(genuine, length, np.inf), Z)
         rows = rows[~genuine]
         if not len(rows):

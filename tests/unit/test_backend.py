@@ -16,7 +16,11 @@ from refmmr.reference import distances as reference
 @pytest.fixture
 def fake(monkeypatch):
     """A backend named "fake", gone again after the test."""
-    monkeypatch.setattr(_backend, "_twins", {name: {} for name in ("numpy", "fake")})
+    twins = {"numpy": {}, "fake": {}}
+    if "numba" in rm.available_backends():  # takes over what "fake" has no twin of
+        with rm.use_backend("numba"):
+            twins["numba"] = _backend._twins["numba"]
+    monkeypatch.setattr(_backend, "_twins", twins)
     monkeypatch.setattr(_backend, "_process", None)
     monkeypatch.delenv("REFMMR_BACKEND", raising=False)
 

@@ -432,7 +432,8 @@ def test_a_budget_that_is_enough():
 
 
 def test_max_seconds():
-    cx = rm.enumerate_regions(network([2, 60, 60, 2]), box(2), max_seconds=1e-3)
+    with rm.use_backend("numpy"):  # Numba finishes within the block after which it reads the clock
+        cx = rm.enumerate_regions(network([2, 60, 60, 2]), box(2), max_seconds=1e-3)
     assert not cx.complete
     assert len(cx) >= 1
 

@@ -204,7 +204,7 @@ def _backend(job, name, net, X, y):
         def act():
             trained, _ = rm.fit(
                 net, X, y, job.scheme, p=job.p, eps=EPS[job.norm], epochs=1, progress=False,
-                batch_size=BATCH, pgd_steps=STEPS, k_b=(SHARE["init"],) * 2, **training(job),
+                batch_size=BATCH, pgd_steps=STEPS, k_b_shares=(SHARE["init"],) * 2, **training(job),
             )  # fmt: skip
             return [_flat(trained.parameters)]
 

@@ -21,7 +21,9 @@ from refmmr.certify import (
     certify,
     certify_universal,
     latex_table,
+    minimal_perturbations,
     robust_error,
+    robustness_curve,
 )
 from refmmr.geometry import (
     MMR,
@@ -45,9 +47,10 @@ from refmmr.regions import (
 
 if TYPE_CHECKING:
     from refmmr import datasets, plot, testing
-    from refmmr.estimator import MMRClassifier, certified_accuracy_scorer
+    from refmmr.estimator import MMRClassifier
     from refmmr.interop.pytorch import from_torch, to_torch
     from refmmr.interop.scikit_learn import from_sklearn
+    from refmmr.scorer import certified_accuracy_scorer
     from refmmr.training import History, fit
 
 __all__ = [
@@ -84,11 +87,13 @@ __all__ = [
     "linear_region",
     "load",
     "minimal_attack",
+    "minimal_perturbations",
     "mmr",
     "mmr_gradient",
     "pgd",
     "plot",
     "robust_error",
+    "robustness_curve",
     "save",
     "set_backend",
     "testing",
@@ -99,7 +104,7 @@ __all__ = [
 _LAZY = {
     "History": "refmmr.training",
     "MMRClassifier": "refmmr.estimator",
-    "certified_accuracy_scorer": "refmmr.estimator",
+    "certified_accuracy_scorer": "refmmr.scorer",
     "fit": "refmmr.training",
     "from_sklearn": "refmmr.interop.scikit_learn",
     "from_torch": "refmmr.interop.pytorch",

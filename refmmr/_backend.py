@@ -167,9 +167,10 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _ready(name: str, argument: str) -> str:
-    """Check a backend's name and load its twins."""
+    """Check a backend's name, in any case, and load its twins; returns it in lower case."""
+    given, name = name, name.lower() if isinstance(name, str) else name
     if not isinstance(name, str) or name not in _known():
-        raise ValueError(f"{argument}: expected one of {', '.join(_known())}, got {name!r}")
+        raise ValueError(f"{argument}: expected one of {', '.join(_known())}, got {given!r}")
     if name in _twins and name not in _loading:
         return name
     with _lock:

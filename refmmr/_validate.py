@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,15 @@ if TYPE_CHECKING:
     from refmmr.reference.network import Network
 
 Box = tuple[np.ndarray, np.ndarray]
+
+CONVERTERS = {
+    "keras": "export it to ONNX and read the file with refmmr.load",
+    "torch": "convert it with refmmr.from_torch",
+    "sklearn": "convert it with refmmr.from_sklearn",
+}
+"""What makes a `Network` of a model of another package.
+
+Keras comes first: its models can inherit from torch's."""
 
 
 def check_array(
@@ -37,8 +48,8 @@ def check_array(
         raise ValueError(f"{name}: expected {ndim} axes, got shape {array.shape}")
     if not np.isfinite(array).all():
         bad = np.argwhere(~np.isfinite(array))[0]
-        where = tuple(int(i) for i in bad)
-        raise ValueError(f"{name}: expected finite numbers, got {array[where]} at index {where}")
+        index = tuple(int(i) for i in bad)
+        raise ValueError(f"{name}: expected finite numbers, got {array[index]} at index {index}")
     return array
 
 
@@ -88,11 +99,20 @@ def check_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndar
 
 
 def check_network(net: Any) -> None:
-    """A network, of this library."""
+    """A network, of this library; the error for another model names what converts it."""
     from refmmr.reference.network import Network
 
-    if not isinstance(net, Network):
-        raise TypeError(f"net: expected a Network, got {type(net).__name__}")
+    if isinstance(net, Network):
+        return
+    hint = ""
+    if isinstance(net, (str, os.PathLike)):
+        hint = "; read the file with refmmr.load"
+    packages = {base.__module__.partition(".")[0] for base in type(net).__mro__}
+    for package, converter in CONVERTERS.items():
+        if package in packages:
+            hint = f"; {converter}"
+            break
+    raise TypeError(f"net: expected a Network, got {type(net).__name__}{hint}")
 
 
 def check_inputs(net: Network, X: ArrayLike, name: str = "X", device: bool = True) -> np.ndarray:
@@ -119,30 +139,61 @@ def check_input(net: Network, x: ArrayLike, name: str = "x") -> np.ndarray:
 def check_labels(
     y: ArrayLike, n: int, n_classes: int, name: str = "y", device: bool = True
 ) -> np.ndarray:
-    """N class indices 0, ..., n_classes - 1."""
+    """N class indices 0, ..., n_classes - 1; the error for others names what converts them."""
     try:
         labels = _array(name, y, device)
     except ValueError as error:
         raise ValueError(f"{name}: expected {n} integers, got a ragged sequence") from error
     if labels.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integer class indices, got dtype {labels.dtype}")
+        raise TypeError(
+            f"{name}: expected integer class indices, got dtype {labels.dtype}"
+            f"{_label_hint(name, labels, n)}"
+        )
     if labels.shape != (n,):
-        raise ValueError(f"{name}: expected shape ({n},), one label a sample, got {labels.shape}")
+        raise ValueError(
+            f"{name}: expected shape ({n},), one label a sample, got {labels.shape}"
+            f"{_label_hint(name, labels, n)}"
+        )
     outside = labels[(labels < 0) | (labels >= n_classes)]
     if len(outside):
         raise ValueError(f"{name}: expected classes 0 to {n_classes - 1}, got {outside[0]}")
     return labels.astype(np.intp)
 
 
+def _label_hint(name: str, labels: np.ndarray, n: int) -> str:
+    """What makes class indices of one-hot rows, of strings, and of floats that are integers."""
+    kind, name = labels.dtype.kind, name.split()[-1]  # y of "validation y"
+    if kind in "biuf" and labels.ndim == 2 and len(labels) == n and labels.shape[1] > 1:
+        return f"; for one-hot rows pass {name}.argmax(axis=1)" if _is_one_hot(labels) else ""
+    if kind in "USO" and labels.ndim == 1 and all(isinstance(label, str) for label in labels):
+        return f"; classes, {name} = numpy.unique({name}, return_inverse=True) numbers them"
+    if kind == "f" and np.isfinite(labels).all() and (labels == labels.round()).all():
+        return f"; pass {name}.astype(int)"
+    return ""
+
+
+def _is_one_hot(labels: np.ndarray) -> bool:
+    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
 def check_p(p: Any) -> float:
-    """One of the norms 1, 2, inf (also the string "inf")."""
-    try:
-        number = float(p)
-    except (TypeError, ValueError):
-        number = np.nan
-    if number not in (1, 2, np.inf) or isinstance(p, bool):
+    """One of the norms 1, 2, inf: a number, or a string such as "2", "inf", "l2" or "l_inf"."""
+    number = norm_number(p)
+    if number not in (1, 2, np.inf):
         raise ValueError(f"p: expected 1, 2 or inf, got {p!r}")
     return number if number == np.inf else int(number)
+
+
+def norm_number(p: Any) -> float:
+    """The number that names a norm, NaN where there is none; a string may begin with l or l_."""
+    try:
+        return np.nan if isinstance(p, bool) else float(_without_l(p))
+    except (TypeError, ValueError):
+        return np.nan
+
+
+def _without_l(p: Any) -> Any:
+    return re.sub("^l_?", "", p.lower()) if isinstance(p, str) else p
 
 
 def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
@@ -159,7 +210,7 @@ def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
     if outside.any():
         i = int(outside.argmax())
         hint = "scale or clip the inputs, or pass box=None"
-        # What is in 0..255, but far outside of [0, 1], are pixels that were not scaled.
+        # Values up to 255, far outside of [0, 1]: pixels that were not scaled.
         if lo.min() == 0 and hi.max() == 1 and X.min() >= 0 and 16 < X.max() <= 255:
             hint = "for pixels from 0 to 255, divide by 255, or pass box=(0, 255)"
         raise ValueError(
@@ -173,7 +224,7 @@ def inward(box: Box | None, dtype: np.dtype) -> Box | None:
     """The box in another dtype, rounded so that nothing in it leaves the box that was meant."""
     if box is None:
         return None
-    lo, hi = (side.astype(dtype) for side in box)
+    lo, hi = (limit.astype(dtype) for limit in box)
     one = np.ones((), dtype)
     lo = np.where(lo < box[0], np.nextafter(lo, one * np.inf), lo)
     hi = np.where(hi > box[1], np.nextafter(hi, -one * np.inf), hi)
@@ -182,16 +233,16 @@ def inward(box: Box | None, dtype: np.dtype) -> Box | None:
 
 def check_bounds(lo: ArrayLike, hi: ArrayLike, shape: tuple[int, ...], name: str) -> Box:
     """Two finite arrays with lo < hi everywhere, broadcast to a shape."""
-    sides = []
-    for side, value in (("lo", lo), ("hi", hi)):
-        array = check_array(f"{name} {side}", value).astype(np.float64)
+    limits = []
+    for limit, value in (("lo", lo), ("hi", hi)):
+        array = check_array(f"{name} {limit}", value).astype(np.float64)
         try:
-            sides.append(np.broadcast_to(array, shape))
+            limits.append(np.broadcast_to(array, shape))
         except ValueError as error:
             raise ValueError(
-                f"{name}: expected {side} of shape {shape} or a number, got shape {array.shape}"
+                f"{name}: expected {limit} of shape {shape} or a number, got shape {array.shape}"
             ) from error
-    lower, upper = sides
+    lower, upper = limits
     if not (lower < upper).all():
         i = tuple(int(j) for j in np.argwhere(~(lower < upper))[0])
         at = f" at index {i}" if shape else ""
@@ -230,12 +281,27 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
+def check_gammas(gamma: Any) -> tuple[Any, Any]:
+    """Gamma_B and gamma_D, from one number for both or a pair; each is checked where it is used."""
+    pair = tuple(gamma) if isinstance(gamma, (tuple, list, np.ndarray)) else (gamma, gamma)
+    if len(pair) != 2:
+        raise ValueError(f"gamma: expected a number or (gamma_b, gamma_d), got {gamma!r}")
+    return pair
+
+
 def check_rng(rng: Any) -> np.random.Generator:
     """A random generator, from a seed, a generator or None."""
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise TypeError(f"rng: expected a seed, a numpy Generator or None, got {rng!r}") from error
+
+
+def is_drawn(rng: Any) -> bool:
+    """Whether `rng` gives other numbers each time: None, or a generator with a state."""
+    return rng is None or isinstance(
+        rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState)
+    )
 
 
 def check_sequence(name: str, value: Any, expected: str) -> list[Any]:
@@ -246,13 +312,14 @@ def check_sequence(name: str, value: Any, expected: str) -> list[Any]:
 
 
 def check_classes(net: Network) -> None:
-    """A network that has a decision to make."""
+    """A network of at least two classes."""
     if net.n_classes < 2:
         raise ValueError(f"net: expected at least two classes, got {net.n_classes}")
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """One of a few strings."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
-    return str(value)
+    """One of a few strings, in any case; returned as it stands among the choices."""
+    for choice in choices:
+        if isinstance(value, str) and value.lower() == choice.lower():
+            return choice
+    raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")

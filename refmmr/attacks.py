@@ -1,4 +1,4 @@
-"""Attacks: adversarial examples, that is upper bounds on robustness."""
+"""Attacks: adversarial examples, whose distances are upper bounds on the robustness of points."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pgd(
     net: Network,
     X: ArrayLike,
     y: ArrayLike,
-    p: float,
+    p: float | str = 2,
     *,
     eps: float,
     steps: int = 40,
@@ -39,10 +39,11 @@ def pgd(
     y : array_like of int, shape (n,)
         True classes.
     p : {1, 2, inf}
+        The norm; "l1", "l2" and "linf" are understood too.
     eps : float
         Radius of the ball, in units of the input.
     steps : int
-        Gradient steps.
+        Number of gradient steps.
     step_size : float, optional
         l_p length of a step; ``2 * eps / steps`` if not given, as in the authors' training.
     box : (lo, hi) or None
@@ -50,15 +51,15 @@ def pgd(
     restarts : int
         Number of runs; the first starts at X, the others at random points of the ball.
     rng : int, numpy.random.Generator or None
-        Seed of the random starts.
+        Source of the random starts: a seed or a generator; None for other starts each time.
     keep : {"best", "last"}
-        What to return of a run: the point with the smallest margin (so a misclassified one, if one
-        was met), or the last one.  With several restarts the best run counts.
+        The point of a run that counts: the one with the smallest margin (so a misclassified one,
+        where there was one), or the last one.  Of several runs the best one counts.
 
     Returns
     -------
     ndarray, shape (n, *input_shape)
-        Not every point is misclassified: ask ``net.predict``.
+        Adversarial points; some may be classified right all the same, see ``net.predict``.
 
     Raises
     ------
@@ -86,12 +87,12 @@ def pgd(
     restarts = check.check_count("restarts", restarts, 1)
     step_size = 2 * eps / steps if step_size is None else check.check_number("step_size", step_size)
     keep_last = check.check_choice("keep", keep, ("best", "last")) == "last"
-    limits = check.inward(check.check_box(box, X), X.dtype)
+    inner = check.inward(check.check_box(box, X), X.dtype)
     rng = check.check_rng(rng)
-    best = _kernels.pgd(net, X, y, p, eps, steps, step_size, limits, X, keep_last)
+    best = _kernels.pgd(net, X, y, p, eps, steps, step_size, inner, X, keep_last)
     for _ in range(restarts - 1):
-        start = _random_start(rng, X, p, eps, limits)
-        Z = _kernels.pgd(net, X, y, p, eps, steps, step_size, limits, start, keep_last)
+        start = _random_start(rng, X, p, eps, inner)
+        Z = _kernels.pgd(net, X, y, p, eps, steps, step_size, inner, start, keep_last)
         better = check.beside(X, _margins(net, Z, y) < _margins(net, best, y))
         best = np.where(better.reshape(-1, *[1] * (X.ndim - 1)), Z, best)
     return best
@@ -101,17 +102,17 @@ def minimal_attack(
     net: Network,
     X: ArrayLike,
     y: ArrayLike,
-    p: float,
+    p: float | str = 2,
     *,
     box: Any = (0, 1),
     steps: int = 60,
     restarts: int = 5,
     rng: int | np.random.Generator | None = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Adversarial examples as near as they are found: upper bounds on the robustness of points.
+    """Find near adversarial examples: their distances bound the minimal perturbations from above.
 
-    A walk along the decision boundary that uses the network's linear regions: all hyperplanes that
-    it projects onto are exact where it stands.
+    Projects onto the decision boundaries of the affine map of the current linear region again and
+    again, so that each run moves along the decision boundary towards the point (FAB).
 
     Parameters
     ----------
@@ -121,15 +122,16 @@ def minimal_attack(
     y : array_like of int, shape (n,)
         True classes.
     p : {1, 2, inf}
+        The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
         The adversarial examples stay in it.
     steps : int
         Steps of each run.
     restarts : int
-        Number of runs: the first starts at X and takes all rival classes into account, the others
-        start at random and take one each, nearer ones first.
+        Number of runs: the first starts at X and aims at the nearest of all other classes; each of
+        the others starts at a random point and aims at one class, the nearest classes first.
     rng : int, numpy.random.Generator or None
-        Seed of the random starts.
+        Source of the random starts: a seed or a generator; None for other starts each time.
 
     Returns
     -------
@@ -171,13 +173,13 @@ def minimal_attack(
 
 
 def _margins(net, Z, y):
-    """Margins of points that may be on a device, on the host."""
+    """Margins on the host, of points that may be on a device."""
     return margins(check.on_host(_kernels.logits(net, Z)), check.on_host(y))
 
 
 def _random_start(rng, X, p, eps, box):
-    """A random point of the ball: a random direction, projected; drawn on the host."""
-    there, X = X, check.on_host(X)
+    """A random point of the ball, drawn on the host: a random direction, projected."""
+    device, X = X, check.on_host(X)
     box = None if box is None else tuple(map(check.on_host, box))
     direction = rng.uniform(-eps, eps, X.shape) if p == np.inf else rng.standard_normal(X.shape)
-    return check.beside(there, project(X, X + direction.astype(X.dtype), p, eps, box))
+    return check.beside(device, project(X, X + direction.astype(X.dtype), p, eps, box))

@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 import refmmr as rm
+from refmmr import _validate as check
 from refmmr import backends, datasets
 from refmmr._backend import get_backend, set_backend
 from refmmr.backends import support, threads
@@ -58,7 +59,11 @@ DATA = click.option(
     "or a .csv file.",
 )
 NORM = click.option(
-    "--p", type=click.Choice(["1", "2", "inf"]), default="2", show_default=True, help="Norm."
+    "--p",
+    type=click.Choice(["1", "2", "inf", "l1", "l2", "linf"], case_sensitive=False),
+    default="2",
+    show_default=True,
+    help="Norm.",
 )
 MODEL = click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
 
@@ -166,8 +171,9 @@ def _interruptible(command: Callable) -> Callable:
 def main() -> None:
     """Linear regions of ReLU networks: train with MMR, certify, draw.
 
-    A ReLU network is affine on polytopes.  The distance of a point to the hyperplanes of its polytope and
-    to the decision boundary proves how far an attacker must move it; MMR training pushes both away.
+    A ReLU network is affine on polytopes.  The distances of a point to the facets of its polytope
+    and to the decision boundary bound its minimal adversarial perturbation from below; MMR training
+    makes them larger.
 
     Start with 'refmmr demo'.
     """
@@ -250,8 +256,8 @@ def train(
     net = _architecture(hidden, points, seed).astype(dtype)
     checkpoint = out.with_suffix(".checkpoint.npz")
     net, history = rm.fit(
-        net, points.X_train, points.y_train, scheme, p=float(p), eps=eps, lam=lam, gamma=gamma,
-        epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, checkpoint=checkpoint,
+        net, points.X_train, points.y_train, scheme, p=p, eps=eps, lam=lam, gamma=gamma,
+        epochs=epochs, batch_size=batch_size, lr=lr, rng=seed, checkpoint=checkpoint,
     )  # fmt: skip
     if history.interrupted:
         click.echo(f"{len(history)} of {epochs} epochs are kept in {checkpoint}", err=True)
@@ -329,17 +335,24 @@ def certify(
         raise ValueError(f"start: expected less than {len(points.X_test)} points, got {start}")
     chosen = slice(start, None if n is None else start + n)
     X, y = points.X_test[chosen], points.y_test[chosen]
-    result: Any = rm.robust_error(
-        net, X, y, p=float(p), eps=radii, methods=methods.split(","), rng=seed,
-        max_seconds=max_seconds, max_regions=max_regions, out=None if csv else out,
-        keep_adversarial=keep_adversarial, n_jobs=jobs, dask=dask,
-    )  # fmt: skip
+    options: dict[str, Any] = {
+        "methods": methods.split(","), "rng": seed, "max_seconds": max_seconds,
+        "max_regions": max_regions, "out": None if csv else out,
+        "keep_adversarial": keep_adversarial, "n_jobs": jobs, "dask": dask,
+    }  # fmt: skip
+    result: rm.RobustError | rm.RobustnessCurve | rm.MinimalPerturbations
+    if radii is None:
+        result = rm.minimal_perturbations(net, X, y, p, **options)
+    elif isinstance(radii, list):
+        result = rm.robustness_curve(net, X, y, p, radii=radii, **options)
+    else:
+        result = rm.robust_error(net, X, y, p, eps=radii, **options)
     click.echo(result.table())
     if out is not None:
         if csv:
             _write_points(out, result, start)
         click.echo(f"one line a point in {out}")
-    if picture is not None:
+    if picture is not None and isinstance(result, rm.RobustnessCurve):
         _headless()
         from refmmr.display import figures
 
@@ -487,6 +500,8 @@ def _radii(text: str) -> float | list[float] | None:
         numbers = [float(number) for number in text.split(",")]
     except ValueError as error:
         raise ValueError(f"eps: expected numbers such as 0.1,0.2, or none, got {text!r}") from error
+    for number in numbers:
+        check.check_number("eps", number)
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -502,7 +517,7 @@ def _write_points(out: Path, result: Any, start: int) -> None:
     if isinstance(result, rm.RobustError):
         columns = {"attacked": result.attacked.tolist(), "certified": result.certified.tolist()}
     elif isinstance(result, rm.RobustnessCurve):
-        for j, eps in enumerate(result.eps):
+        for j, eps in enumerate(result.radii):
             columns[f"attacked_{eps!r}"] = result.attacked[:, j].tolist()
             columns[f"certified_{eps!r}"] = result.certified[:, j].tolist()
     lines = [",".join([*names, *columns, "lower", "upper", "exact", "settled_by"])]

@@ -33,7 +33,7 @@ TRAINING: dict[str, Any] = {
     "batch_size": 64,
     "lr": 2e-3,
     "pgd_steps": 10,
-    "seed": SEED,
+    "rng": SEED,
 }
 REGULARIZER: dict[str, dict[str, float]] = {
     "mmr": {"lam": 4.0, "gamma": 0.6},

@@ -1,7 +1,8 @@
-"""MMR as scikit-learn's users know their classifiers: fit, predict, and a proof."""
+"""A scikit-learn classifier: fit, predict, and certify."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Self
 
@@ -14,18 +15,26 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from refmmr import _validate as check
-from refmmr.certify import Certificates, certify, robust_error
-from refmmr.certify.api import check_method, check_options
-from refmmr.interop.scikit_learn import from_sklearn
+from refmmr.certify import (
+    Certificates,
+    MinimalPerturbations,
+    RobustError,
+    RobustnessCurve,
+    certify,
+    minimal_perturbations,
+    robust_error,
+    robustness_curve,
+)
 from refmmr.network import Network
 from refmmr.training import History, fit
 
-__all__ = ["MMRClassifier", "certified_accuracy_scorer"]
+__all__ = ["MMRClassifier"]
 
 LARGEST_SEED = 2**31 - 1
+"""Bound of the seeds drawn from ``random_state``: what ``RandomState.randint`` takes everywhere."""
 
 FLOATS = [np.float64, np.float32]
-"""What data may come in as it is: a proof is about the points that were given, not rounded ones."""
+"""Dtypes of data that are not converted: a certificate is about the points as they were given."""
 
 
 class MMRClassifier(ClassifierMixin, BaseEstimator):
@@ -34,8 +43,8 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     Distances (`eps`, `gamma`, the radii of `certify`) are in units of the features that `fit` sees.
     Behind a scaler in a pipeline these are scaled features: an `eps` of 0.1 behind a StandardScaler
     is a tenth of a standard deviation of each feature, and `box` is a box of scaled features too.
-    ``refmmr.from_sklearn(pipeline)`` folds the scaler into the network, and radii of that are in
-    the units of the pipeline's own inputs; so does `certified_accuracy_scorer`.
+    `refmmr.from_sklearn` folds the scaler into the network, whose radii are in the units of the
+    pipeline's own inputs; so does `refmmr.certified_accuracy_scorer`.
 
     Parameters
     ----------
@@ -44,29 +53,31 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     scheme : {"plain", "at", "mmr", "mmr+at", "kw"}
         How to train, see `refmmr.fit`.
     p : {1, 2, inf}
-        Norm of all distances.
+        Norm of all distances; "l1", "l2" and "linf" are understood too.
     eps : float, optional
         Radius of the adversarial examples of "at" and "mmr+at", and of the ball of "kw".
     lam : float
         Weight of the regularizer, for "mmr" and "mmr+at".
     gamma : float or (float, float)
-        Distances that are to be reached, for "mmr" and "mmr+at".
+        Target distances of the regularizer, for "mmr" and "mmr+at".
     epochs : int
     batch_size : int or "auto"
         "auto" is 128, or an eighth of the samples where these are fewer than 1,024.
     lr : float
         Learning rate of Adam.
     box : (lo, hi) or None
-        Where inputs lie, and attackers must stay; data outside of it are an error.
+        Inputs lie, and the attacker stays, in ``lo <= z <= hi``; data outside are an error.  None,
+        the default, because features of any scale are usual here; pass (0, 1) for images, which is
+        the default of `refmmr.certify`.
     pgd_steps : int
-    k_b : (float, float)
+    k_b_shares : (float, float)
     k_d : int, optional
         See `refmmr.fit`.
     dtype : {"float64", "float32"}
         Of the weights and of the training.
     warm_start : bool
-        Whether `fit` goes on from the network of the last call instead of a random one.  The
-        schedules of `refmmr.fit` begin anew, as does Adam.
+        Whether `fit` starts from the network of the last call instead of a random one.  The
+        schedules of `refmmr.fit` begin again, as does Adam.
     random_state : int, RandomState or None
         Seed of the first weights and of the order of the samples.
     verbose : bool
@@ -87,12 +98,12 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    There is no ``sample_weight``: the regularizer counts the k_B nearest of all hyperplanes of a sample,
-    and a certificate is about one sample; only the mean over the batch could be weighted, and a
-    larger share of a sample's copies in X says the same.
+    There is no ``sample_weight``: the regularizer counts the k_B nearest hyperplanes of a sample,
+    and a certificate is about one sample; only the mean over the batch could be weighted, which
+    copies of a sample in X do, too.
 
     There is no ``partial_fit``: lambda, k_B and the learning rate follow schedules over the whole
-    training, of which a single pass would only ever see the first step.
+    training, and a single pass would only ever be their first step.
 
     References
     ----------
@@ -128,7 +139,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         lr: float = 1e-3,
         box: Any = None,
         pgd_steps: int = 40,
-        k_b: tuple[float, float] = (0.1, 0.02),
+        k_b_shares: tuple[float, float] = (0.1, 0.02),
         k_d: int | None = None,
         dtype: str = "float64",
         warm_start: bool = False,
@@ -146,7 +157,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         self.lr = lr
         self.box = box
         self.pgd_steps = pgd_steps
-        self.k_b = k_b
+        self.k_b_shares = k_b_shares
         self.k_d = k_d
         self.dtype = dtype
         self.warm_start = warm_start
@@ -173,10 +184,10 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
             For bad data or parameters, points outside the box; also, with `warm_start`, for other
             classes, features or hidden layers than before.
         """
-        goes_on = self.warm_start and hasattr(self, "network_")
+        continues = self.warm_start and hasattr(self, "network_")
         check.check_choice("dtype", self.dtype, ("float64", "float32"))
-        points, labels = validate_data(self, X, y, dtype=FLOATS, reset=not goes_on)
-        _rounded(points, self.dtype)  # no training on what is infinite there
+        points, labels = validate_data(self, X, y, dtype=FLOATS, reset=not continues)
+        _rounded(points, self.dtype)  # an error for numbers that are infinite in float32
         check.check_box(self.box, points)
         check_classification_targets(labels)
         classes, encoded = np.unique(labels, return_inverse=True)
@@ -184,7 +195,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"y: expected at least two classes, got one class, {classes.tolist()[0]!r}"
             )
-        if goes_on and not np.array_equal(classes, self.classes_):
+        if continues and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"y: expected the classes {self.classes_.tolist()} as before, because of "
                 f"warm_start, got {classes.tolist()}"
@@ -192,7 +203,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         seeds = [int(random.randint(LARGEST_SEED)) for _ in range(2)]
         hidden = self._hidden()
-        if goes_on:
+        if continues:
             start = self._last(hidden)
         else:
             sizes = [points.shape[1], *hidden, len(classes)]
@@ -200,8 +211,8 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         network, history = fit(
             start, points, encoded, self.scheme, p=self.p, eps=self.eps, lam=self.lam,
             gamma=self.gamma, epochs=self.epochs, batch_size=self._batch(len(points)),
-            lr=self.lr, seed=seeds[1], box=self.box, pgd_steps=self.pgd_steps, k_b=self.k_b,
-            k_d=self.k_d, progress=bool(self.verbose),
+            lr=self.lr, rng=seeds[1], box=self.box, pgd_steps=self.pgd_steps,
+            k_b_shares=self.k_b_shares, k_d=self.k_d, progress=bool(self.verbose),
         )  # fmt: skip
         self.classes_, self.network_, self.history_ = classes, network, history
         self.n_iter_ = len(history)
@@ -257,7 +268,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         return labels
 
     def _logits(self, X: ArrayLike) -> np.ndarray:
-        inputs = self._inputs(X)  # says so first if there is no network yet
+        inputs = self._inputs(X)  # the error comes from here if there is no network yet
         logits: np.ndarray = self.network_(_rounded(inputs, self.network_.dtype))
         return logits
 
@@ -267,10 +278,10 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         return inputs
 
     def _labelled(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-        return self._inputs(X), _encoded(y, self.classes_)
+        return self._inputs(X), encoded_labels(y, self.classes_)
 
     def certify(self, X: ArrayLike, y: ArrayLike | None = None, **options: Any) -> Certificates:
-        """How far an attacker must move each point, at least and at most.
+        """Bound the minimal adversarial perturbation of each point from below and from above.
 
         Parameters
         ----------
@@ -290,27 +301,44 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
             For bad data, labels that `fit` has not seen, or bad options.
         """
         inputs = self._inputs(X)
-        labels = None if y is None else _encoded(y, self.classes_)
+        labels = None if y is None else encoded_labels(y, self.classes_)
         return certify(self.network_, inputs, labels, **self._geometry(options))
 
-    def robust_error(self, X: ArrayLike, y: ArrayLike, eps: Any, **options: Any) -> Any:
+    def robust_error(
+        self, X: ArrayLike, y: ArrayLike, eps: ArrayLike, **options: Any
+    ) -> RobustError:
         """Test error and bounds on the robust error.
 
         Parameters
         ----------
         X : array_like, shape (n, d)
         y : array_like, shape (n,)
-        eps : float, array, list or None
-            As in `refmmr.robust_error`.
+        eps : float or array_like, shape (n,)
         **options
-            See there; `p` and `box` are those of the estimator if not given.
+            See `refmmr.robust_error`; `p` and `box` are those of the estimator if not given.
 
         Returns
         -------
-        RobustError, RobustnessCurve or MinimalPerturbations
+        RobustError
         """
         inputs, labels = self._labelled(X, y)
         return robust_error(self.network_, inputs, labels, eps=eps, **self._geometry(options))
+
+    def robustness_curve(
+        self, X: ArrayLike, y: ArrayLike, radii: Sequence[float], **options: Any
+    ) -> RobustnessCurve:
+        """Bounds on the robust accuracy at several radii; see `refmmr.robustness_curve`."""
+        inputs, labels = self._labelled(X, y)
+        return robustness_curve(
+            self.network_, inputs, labels, radii=radii, **self._geometry(options)
+        )
+
+    def minimal_perturbations(
+        self, X: ArrayLike, y: ArrayLike, **options: Any
+    ) -> MinimalPerturbations:
+        """Bounds on the minimal perturbation of each point; see `refmmr.minimal_perturbations`."""
+        inputs, labels = self._labelled(X, y)
+        return minimal_perturbations(self.network_, inputs, labels, **self._geometry(options))
 
     def robust_score(self, X: ArrayLike, y: ArrayLike, eps: float, **options: Any) -> float:
         """Share of points that are classified right, and proved to be so within eps.
@@ -336,93 +364,15 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         return {"p": self.p, "box": self.box, "progress": False} | options
 
 
-def certified_accuracy_scorer(
-    eps: float, *, p: float = 2, box: Any = None, method: str = "region", **options: Any
-) -> CertifiedAccuracy:
-    """A scorer for model selection by certified accuracy.
-
-    Parameters
-    ----------
-    eps : float
-        Radius, in units of what goes into the estimator: for a pipeline, its own inputs, whatever
-        its scalers make of them.  So candidates with other scalers can be compared.
-    p : {1, 2, inf}
-        The norm.
-    box : (lo, hi) or None
-        Where inputs lie, and attackers must stay.
-    method : str
-        See `refmmr.certify`.
-    **options
-        `max_seconds` and `max_regions`, see `refmmr.certify`.
-
-    Returns
-    -------
-    callable
-        ``scorer(estimator, X, y)``: the share of points that are classified right, and proved to be
-        so within eps.  For what `refmmr.from_sklearn` takes, and searches that found such.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For bad arguments: at once, for a search would only count them as failed scores.
-
-    Examples
-    --------
-    >>> from sklearn.model_selection import GridSearchCV
-    >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn.preprocessing import StandardScaler
-    >>> search = GridSearchCV(
-    ...     make_pipeline(StandardScaler(), MMRClassifier()),
-    ...     {"mmrclassifier__gamma": [0.1, 0.3]},
-    ...     scoring=certified_accuracy_scorer(eps=0.1),
-    ... )
-    """
-    check_method(method, check.check_p(p))
-    unknown = sorted(options.keys() - {"max_seconds", "max_regions", "progress"})
-    if unknown:
-        raise TypeError(f"options: expected max_seconds, max_regions or progress, got {unknown[0]}")
-    check_options([method], {name: options[name] for name in options if name != "progress"})
-    return CertifiedAccuracy(eps, {"p": p, "box": box, "method": method, **options})
-
-
-class CertifiedAccuracy:
-    """What `certified_accuracy_scorer` makes."""
-
-    def __init__(self, eps: float, options: dict[str, Any]) -> None:
-        self.eps, self.options = check.check_number("eps", eps), options
-
-    def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> float:
-        """Share of points that are classified right and certified."""
-        while hasattr(estimator, "best_estimator_"):  # a search, as in nested cross-validation
-            estimator = estimator.best_estimator_
-        net = from_sklearn(estimator)
-        # As its predict would: columns of other names, or in another order, are an error.
-        inputs = validate_data(_first_step(estimator), X, dtype=FLOATS, reset=False)
-        labels = _encoded(y, estimator.classes_)
-        options = {"progress": False} | self.options
-        found = certify(net, inputs, labels, eps=self.eps, **options)
-        return float((found.lower > self.eps).mean())
-
-    def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-        return f"certified_accuracy_scorer({self.eps!r}, {options})"
-
-
 def _rounded(points: np.ndarray, dtype: Any) -> np.ndarray:
-    """Points in the dtype of the network; what float64 holds may be infinite in float32."""
+    """Points in the dtype of the network; an error for those that overflow in float32."""
     with np.errstate(over="ignore"):
         rounded = points.astype(dtype, copy=False)
     assert_all_finite(rounded, input_name="X")
     return rounded
 
 
-def _first_step(estimator: Any) -> Any:
-    """What sees the data first: the estimator, or the first step of a pipeline."""
-    steps = [step for _, step in getattr(estimator, "steps", [("", estimator)])]
-    return next(step for step in steps if step not in (None, "passthrough"))
-
-
-def _encoded(y: ArrayLike, classes: np.ndarray) -> np.ndarray:
+def encoded_labels(y: ArrayLike, classes: np.ndarray) -> np.ndarray:
     """Labels as indices of classes."""
     places = {label: i for i, label in enumerate(classes.tolist())}
     labels = column_or_1d(y, warn=True).tolist()

@@ -1,4 +1,4 @@
-"""Regions, distances and the regularizer: arguments checked, then handed to the current backend."""
+"""Linear regions, distances and the regularizer, on the current backend."""
 
 from __future__ import annotations
 
@@ -61,10 +61,13 @@ def distances(
     net: Network,
     X: ArrayLike,
     y: ArrayLike,
-    p: float = 2,
+    p: float | str = 2,
     box: Any = None,
 ) -> Distances:
-    """Distances of points to the boundaries of their linear regions and to the decision boundaries.
+    """Distances of points to the hyperplanes of all hidden units and to the decision boundaries.
+
+    ``boundary[k, i] = |f_k(x)_i| / ||V_k[i]||_q`` and ``decision[s] = (f(x)_c - f(x)_s) /
+    ||V_L+1[c] - V_L+1[s]||_q``, with ``1/p + 1/q = 1`` and V the affine maps on x's linear region.
 
     Parameters
     ----------
@@ -73,18 +76,20 @@ def distances(
     y : array_like of int, shape (n,)
         The class of each point, true or predicted.
     p : {1, 2, inf}
-        The norm.
+        The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
-        Measure within ``lo <= z <= hi`` (numbers, or arrays of the shape of an input), where hyperplanes
-        are as far or farther; None: in the whole space.
+        Measure to the part of each hyperplane within ``lo <= z <= hi`` (numbers, or arrays of the
+        shape of an input), which is as far or farther.  None, the default, measures in the whole
+        space, as the regularizer does: here no attacker moves, unlike in `refmmr.certify`, where
+        ``(0, 1)`` is the default.
 
     Returns
     -------
     Distances
-        ``.boundary``, shape (n, N), to the hyperplane ``f_k(z)_i = 0`` of each hidden unit, taken as it
-        continues from the point's own region; ``.decision``, shape (n, K), to the decision boundary
-        with each class, negative on its wrong side, inf in the class's own column.  Infinite where
-        there is no such hyperplane (or the box misses it).  In the units of the input, in l_p.
+        ``.boundary``, shape (n, N): to the hyperplane ``V_k[i] z + a_k[i] = 0`` of each hidden
+        unit; ``.decision``, shape (n, K): to the decision boundary with each class, negative where
+        the other class has the larger logit, inf in the class's own column.  Infinite where there
+        is no such hyperplane (``V_k[i] = 0``), or none within the box.  In units of the input.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def distances(
 
     References
     ----------
-    Croce, Andriushchenko, Hein (2019): d_B and d_D.
+    Croce, Andriushchenko, Hein (2019): the distances d_B and d_D.
 
     Examples
     --------
@@ -113,10 +118,11 @@ def mmr(
     net: Network,
     X: ArrayLike,
     y: ArrayLike,
-    p: float = 2,
+    p: float | str = 2,
     *,
-    gamma_b: float,
-    gamma_d: float,
+    gamma_b: float | None = None,
+    gamma_d: float | None = None,
+    gamma: float | tuple[float, float] | None = None,
     k_b: int | None = None,
     k_d: int | None = None,
 ) -> MMR:
@@ -132,27 +138,30 @@ def mmr(
     y : array_like of int, shape (n,)
         True classes.
     p : {1, 2, inf}
-        The norm that distances are measured in.
+        The norm of the distances; "l1", "l2" and "linf" are understood too.
     gamma_b, gamma_d : float
-        Distance from which on a region boundary, a decision boundary, costs nothing.
+        Target distances: a region boundary at least gamma_b away, a decision boundary at least
+        gamma_d away, adds nothing.
+    gamma : float or (gamma_b, gamma_d)
+        Both in one argument, as `refmmr.fit` takes them; instead of gamma_b and gamma_d.
     k_b : int, optional
-        How many region boundaries count, 1 to N; a tenth of the hidden units if not given, as at
-        the start of the authors' training.
+        Number of region boundaries that count, the nearest ones, 1 to N; a tenth of the hidden
+        units if not given, as at the start of the authors' training.
     k_d : int, optional
-        How many decision boundaries count, 1 to K; K if not given.  The class itself counts among
-        them, as infinitely far, as in the authors' training.
+        Number of decision boundaries that count, 1 to K; K if not given.  The class itself is among
+        them, at an infinite distance, as in the authors' training.
 
     Returns
     -------
     MMR
-        ``.value``, ``.boundary_term`` and ``.decision_term``, each of shape (n,).  A hyperplane that does
-        not exist costs nothing.
+        ``.value``, ``.boundary_term`` and ``.decision_term``, each of shape (n,).  A hyperplane
+        that does not exist adds nothing.
 
     Raises
     ------
     ValueError, TypeError
         For wrong shapes or labels, NaN, infinite values, unknown norms, gammas that are not
-        positive, k larger than the number of units or classes.
+        positive or given twice, k larger than the number of units or classes.
 
     References
     ----------
@@ -166,21 +175,22 @@ def mmr(
     array([0.5])
     """
     X, y, p = _batch(net, X, y, p)
-    return _kernels.mmr(net, X, y, p, *_margins(net, gamma_b, gamma_d, k_b, k_d))
+    return _kernels.mmr(net, X, y, p, *_targets(net, gamma_b, gamma_d, gamma, k_b, k_d))
 
 
 def mmr_gradient(
     net: Network,
     X: ArrayLike,
     y: ArrayLike,
-    p: float = 2,
+    p: float | str = 2,
     *,
-    gamma_b: float,
-    gamma_d: float,
+    gamma_b: float | None = None,
+    gamma_d: float | None = None,
+    gamma: float | tuple[float, float] | None = None,
     k_b: int | None = None,
     k_d: int | None = None,
 ) -> tuple[float, Gradients]:
-    """Mean of the regularizer over a batch, and its gradient to all weights, derived by hand.
+    """Mean of the regularizer over a batch, and its gradient with respect to all weights.
 
     Parameters and errors are those of `mmr`.
 
@@ -193,7 +203,7 @@ def mmr_gradient(
 
     References
     ----------
-    `refmmr.reference.mmr` tells the derivation.
+    Derived by hand in `refmmr.reference.mmr`.
 
     Examples
     --------
@@ -204,7 +214,7 @@ def mmr_gradient(
     [((1, 2), (1,)), ((2, 1), (2,))]
     """
     X, y, p = _batch(net, X, y, p)
-    return _kernels.mmr_gradient(net, X, y, p, *_margins(net, gamma_b, gamma_d, k_b, k_d))
+    return _kernels.mmr_gradient(net, X, y, p, *_targets(net, gamma_b, gamma_d, gamma, k_b, k_d))
 
 
 def _batch(
@@ -214,17 +224,23 @@ def _batch(
     return X, check.check_labels(y, len(X), net.n_classes), check.check_p(p)
 
 
-def _margins(
-    net: Network, gamma_b: Any, gamma_d: Any, k_b: Any, k_d: Any
+def _targets(
+    net: Network, gamma_b: Any, gamma_d: Any, gamma: Any, k_b: Any, k_d: Any
 ) -> tuple[float, float, int, int]:
-    most = max(1, net.n_hidden)
+    """The checked gamma_B, gamma_D, k_B and k_D of the regularizer."""
+    names = "gamma_b", "gamma_d"
+    if gamma is not None:
+        if gamma_b is not None or gamma_d is not None:
+            raise TypeError("gamma: expected either gamma or gamma_b and gamma_d, got both")
+        gamma_b, gamma_d = check.check_gammas(gamma)
+        names = "gamma", "gamma"
     if k_b is None:
         k_b = max(1, round(0.1 * net.n_hidden))
     if k_d is None:
         k_d = net.n_classes
     return (
-        check.check_number("gamma_b", gamma_b),
-        check.check_number("gamma_d", gamma_d),
-        check.check_count("k_b", k_b, 1, most, " (the number of hidden units)"),
+        check.check_number(names[0], gamma_b),
+        check.check_number(names[1], gamma_d),
+        check.check_count("k_b", k_b, 1, max(1, net.n_hidden), " (the number of hidden units)"),
         check.check_count("k_d", k_d, 1, net.n_classes, " (the number of classes)"),
     )

@@ -88,17 +88,17 @@ def fit(
     y: ArrayLike,
     scheme: str = "plain",
     *,
-    p: float = 2,
+    p: float | str = 2,
     eps: float | None = None,
     lam: float | None = None,
     gamma: float | tuple[float, float] | None = None,
     epochs: int = 100,
     batch_size: int = 128,
     lr: float = 1e-3,
-    seed: int = 0,
+    rng: int = 0,
     box: Any = (0, 1),
     pgd_steps: int = 40,
-    k_b: tuple[float, float] = (0.1, 0.02),
+    k_b_shares: tuple[float, float] = (0.1, 0.02),
     k_d: int | None = None,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -129,13 +129,13 @@ def fit(
         An epoch is as many full batches of shuffled samples as there are.
     lr : float
         Learning rate of Adam; a tenth of it for the last tenth of the epochs.
-    seed : int
+    rng : int
         Order of the samples.  The same seed gives the same weights.
     box : (lo, hi) or None
         Where adversarial examples must stay.  The ball of "kw" is whole: no box cuts it.
     pgd_steps : int
         Steps of size ``2 * eps / pgd_steps`` for the adversarial examples.
-    k_b : (float, float)
+    k_b_shares : (float, float)
         Share of the hidden units whose boundaries count, in the first and after the last epoch.
     k_d : int, optional
         How many decision boundaries count; all K if not given.
@@ -184,7 +184,8 @@ def fit(
     """
     plan = _Plan(
         net, X, y, scheme, p=p, eps=eps, lam=lam, gamma=gamma, epochs=epochs,
-        batch_size=batch_size, lr=lr, seed=seed, box=box, pgd_steps=pgd_steps, k_b=k_b, k_d=k_d,
+        batch_size=batch_size, lr=lr, rng=rng, box=box, pgd_steps=pgd_steps, k_b_shares=k_b_shares,
+        k_d=k_d,
     )  # fmt: skip
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
@@ -219,12 +220,12 @@ class _Plan:
     """The checked arguments of `fit`, and what they say for each epoch."""
 
     def __init__(
-        self, net, X, y, scheme, *, p, eps, lam, gamma, epochs, batch_size, lr, seed, box,
-        pgd_steps, k_b, k_d,
+        self, net, X, y, scheme, *, p, eps, lam, gamma, epochs, batch_size, lr, rng, box,
+        pgd_steps, k_b_shares, k_d,
     ):  # fmt: skip
         self.scheme = check.check_choice("scheme", scheme, SCHEMES)
-        self.adversarial, self.regularized = "at" in scheme, "mmr" in scheme
-        self.bounded = scheme == "kw"
+        self.adversarial, self.regularized = "at" in self.scheme, "mmr" in self.scheme
+        self.bounded = self.scheme == "kw"
         if self.bounded and get_backend() == "cupy":
             raise NotImplementedError('scheme: "kw" does not run on the backend cupy')
         X = check.check_inputs(net, X)
@@ -244,13 +245,17 @@ class _Plan:
         self.batch_size = min(check.check_count("batch_size", batch_size, 1), len(X))
         self.batches = len(X) // self.batch_size
         self.lr = check.check_number("lr", lr)
-        self.seed = check.check_count("seed", seed, 0)
+        self.seed = check.check_count("rng", rng, 0)
         self.pgd_steps = check.check_count("pgd_steps", pgd_steps, 1)
-        if not (isinstance(k_b, (tuple, list)) and len(k_b) == 2):
-            raise ValueError(f"k_b: expected two shares of the hidden units, got {k_b!r}")
-        self.k_b = tuple(check.check_number("k_b", share) for share in k_b)
+        if not (isinstance(k_b_shares, (tuple, list)) and len(k_b_shares) == 2):
+            raise ValueError(
+                f"k_b_shares: expected two shares of the hidden units, got {k_b_shares!r}"
+            )
+        self.k_b = tuple(check.check_number("k_b_shares", share) for share in k_b_shares)
         if max(self.k_b) > 1:
-            raise ValueError(f"k_b: expected two shares of the hidden units up to 1, got {k_b!r}")
+            raise ValueError(
+                f"k_b_shares: expected two shares of the hidden units up to 1, got {k_b_shares!r}"
+            )
         self.k_d = check.check_count("k_d", net.n_classes if k_d is None else k_d, 1, net.n_classes)
         self.n_hidden = net.n_hidden
 

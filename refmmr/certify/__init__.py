@@ -1,7 +1,11 @@
-"""Certificates: how far an attacker must move a point, proved, and what a test set is worth."""
+"""Certified radii of points, and robust errors of test sets."""
 
 from refmmr.certify.api import METHODS, Certificates, certify
-from refmmr.certify.evaluation.pipeline import robust_error
+from refmmr.certify.evaluation.pipeline import (
+    minimal_perturbations,
+    robust_error,
+    robustness_curve,
+)
 from refmmr.certify.evaluation.results import (
     MinimalPerturbations,
     RobustError,
@@ -19,5 +23,7 @@ __all__ = [
     "certify",
     "certify_universal",
     "latex_table",
+    "minimal_perturbations",
     "robust_error",
+    "robustness_curve",
 ]

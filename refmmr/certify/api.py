@@ -21,26 +21,26 @@ from refmmr.network import Network
 __all__ = ["METHODS", "Certificates", "Method", "certify"]
 
 EXACT = 1e-6
-"""Bounds that agree to this relative tolerance are called exact."""
+"""Relative tolerance within which two bounds count as equal, so that the radius is exact."""
 
 BLOCK = 128
-"""Points between two steps of the progress bar."""
+"""Points of a batched method between two steps of the progress bar."""
 
 
 class Method(NamedTuple):
-    """What the pipeline has to know about a certification method."""
+    """A certification method and its properties."""
 
     module: str  # loaded at first use: some need a solver
     function: str
     norms: tuple[float, ...] = (1, 2, np.inf)
     batched: bool = True  # many points at once are cheaper than one after the other
-    goal: bool = True  # can be asked about a given radius alone
+    goal: bool = True  # can decide about a given radius alone
     finds: bool = False  # finds adversarial examples
-    guided: bool = False  # takes known adversarial examples, and is quicker with them
+    guided: bool = False  # is faster with known adversarial examples
     options: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Bounds]:
-        """The function behind it."""
+        """The function that computes the bounds."""
         function: Callable[..., Bounds] = getattr(
             importlib.import_module(self.module), self.function
         )
@@ -66,7 +66,7 @@ METHODS: dict[str, Method] = {
         guided=True, options=("max_seconds",),
     ),
 }  # fmt: skip
-"""The methods by name, cheap to dear."""
+"""The methods by name, from the cheapest to the most expensive."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,13 @@ class Certificates:
     lower : ndarray, shape (n,)
         Certified radius: no point of the box nearer than this has another class.  0 for points that
         are misclassified, infinite where the whole box has one class.  Rounded down: it holds in
-        real arithmetic (but where a mixed-integer program has the last word, see
+        real arithmetic (except for "mip", whose optimality rests on the solver, see
         `refmmr.certify.bounds.mip`).
     upper : ndarray, shape (n,)
-        Distance of the nearest adversarial example that was found; infinite where none was.
+        Distance of the nearest adversarial example that was found, rounded up; infinite where none
+        was.
     exact : ndarray of bool, shape (n,)
-        Whether the two agree, to a millionth: the minimal perturbation is known (0 where
+        Whether the two agree to a relative 1e-6: the minimal perturbation is known (0 where
         misclassified).
     adversarial : ndarray, shape (n, *input_shape)
         That adversarial example (the point itself where it is misclassified), float64; NaN where
@@ -93,10 +94,10 @@ class Certificates:
     p : {1, 2, inf}
     method : str
     eps : ndarray, shape (n,), or None
-        The radii that were decided about; None when the largest ones were looked for.  With eps
-        the bounds are only as good as the decision needed.
+        The radii that were decided about; None when the bounds were to be as close as possible.
+        With eps they are only as close as the decision needed.
     seconds : ndarray, shape (n,), or None
-        Time that each point took (points that were treated together share theirs equally).
+        Time for each point (points that were treated together share theirs equally).
     """
 
     lower: np.ndarray
@@ -115,7 +116,7 @@ class Certificates:
 
     @property
     def status(self) -> np.ndarray | None:
-        """What is known at eps: "robust", "adversarial" or "unknown" for each point."""
+        """Each point at eps: "robust", "adversarial" (an example is known) or "unknown"."""
         if self.eps is None:
             return None
         found = np.where(self.upper <= self.eps, "adversarial", "unknown")
@@ -124,7 +125,7 @@ class Certificates:
     def to_frame(self) -> Any:
         """The bounds as a pandas DataFrame, one row a point.
 
-        Columns: lower, upper, exact; with eps also eps and status; seconds, where they were taken.
+        Columns: lower, upper, exact; with eps also eps and status; seconds, where measured.
         """
         pandas = require("pandas", "to_frame")
         columns = {"lower": self.lower, "upper": self.upper, "exact": self.exact}
@@ -158,7 +159,7 @@ def certify(
     net: Network,
     X: ArrayLike,
     y: ArrayLike | None,
-    p: float,
+    p: float | str = 2,
     box: Any = (0, 1),
     method: str = "region",
     *,
@@ -167,7 +168,7 @@ def certify(
     max_regions: int | None = None,
     progress: bool | None = None,
 ) -> Certificates:
-    """Certify points: how far must an attacker move each of them, at least and at most.
+    """Bound the minimal adversarial perturbation of each point from below and from above.
 
     Parameters
     ----------
@@ -178,28 +179,29 @@ def certify(
         True classes; points of another predicted class have radius 0.  None means the predicted
         classes.
     p : {1, 2, inf}
-        The norm.
+        The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
-        Where the attacker must stay (all of X lies in it); None for the whole space.
+        The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input (all of
+        X lies in it); None for the whole space.
     method : str
-        One of, from cheap to dear:
+        From the cheapest to the most expensive, one of
 
-        - "region": the distances to the hyperplanes of the point's own linear region and to the decision
-          boundaries of the affine map there;
-        - "ibp": interval bounds;
+        - "region": the distances to the hyperplanes of the point's own linear region and to the
+          decision boundaries of its affine map;
+        - "ibp": interval bound propagation;
         - "fast-lin", also called "kw": linear bounds with the slopes of Wong and Kolter;
-        - "crown": linear bounds with slopes chosen unit by unit;
+        - "crown": linear bounds with a lower slope of 0 or 1, chosen for each unit;
         - "lp": the triangle relaxation, by linear programs (p = 1 and inf);
-        - "search": through the linear regions around the point, exact if it may run to its end;
-        - "mip": mixed-integer programs (p = 1 and inf), exact likewise.
+        - "search": best-first search through the linear regions around the point, exact if it
+          runs to its end;
+        - "mip": mixed-integer programs (p = 1 and inf), exact if they are solved to the end.
     eps : float or array_like, shape (n,), optional
-        Decide about this radius (one for all points, or one each) instead of looking for the
-        largest: ``.robust`` and ``.status`` are the answer.
+        Decide whether each point is robust at this radius (one for all points, or one for each),
+        see ``.robust`` and ``.status``, instead of looking for the largest certified radius.
     max_seconds : float, optional
-        Budget for each point, for "lp", "search" and "mip".  When it is spent, the bounds so far
-        count.
+        Time for each point of "lp", "search" and "mip"; then the bounds found so far count.
     max_regions : int, optional
-        Budget for each point of "search".
+        Number of linear regions for each point of "search"; then the bounds found so far count.
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
@@ -218,7 +220,9 @@ def certify(
     References
     ----------
     Croce, Andriushchenko, Hein (2019): guarantees inside a linear region.
-    Weng et al. (2018): Fast-Lin.  Wong, Kolter (2018).  Zhang et al. (2018): CROWN.
+    Gowal et al. (2018): interval bounds.  Weng et al. (2018): Fast-Lin.  Wong, Kolter (2018).
+    Zhang et al. (2018): CROWN.  Ehlers (2017): the triangle relaxation.
+    Jordan, Lewis, Dimakis (2019): GeoCert, search through regions.
     Tjeng, Xiao, Tedrake (2019): mixed-integer programs.
 
     Examples
@@ -236,6 +240,7 @@ def certify(
     check.check_classes(net)
     p = check.check_p(p)
     limits = check.check_box(box, X)
+    method = check.check_choice("method", method, tuple(METHODS))
     chosen = check_method(method, p)
     options = check_options([method], {"max_seconds": max_seconds, "max_regions": max_regions})
     labels = (
@@ -278,20 +283,20 @@ def bounds(
 ) -> Bounds:
     """Run a method on checked arguments.
 
-    `known` are distances and adversarial examples; for a method that wants some and gets none, they
-    are looked for.
+    `known` are distances and adversarial examples, for a guided method; without them it gets those
+    of `_attacked`.
     """
     arguments = {name: options[name] for name in method.options if name in options}
     if method.goal:
         arguments["goal"] = goal
     if method.guided:
         if known is None:
-            known = _examples(net, X, y, p, box)
+            known = _attacked(net, X, y, p, box)
         arguments["upper"], arguments["adversarial"] = known
     return method.load()(net, X, y, p, box, **arguments)
 
 
-def _examples(net, X, y, p, box):
+def _attacked(net, X, y, p, box):
     """Distances and adversarial examples: the region's where they are minimal, else an attack's."""
     found = region.region_bounds(net, X, y, p, box)
     upper, adversarial = found.upper.copy(), found.adversarial.copy()
@@ -305,7 +310,7 @@ def _examples(net, X, y, p, box):
 
 
 def is_exact(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
-    """Whether the bounds agree."""
+    """Whether the bounds agree, up to `EXACT`."""
     exact: np.ndarray = upper <= lower * (1 + EXACT)
     return exact
 
@@ -324,7 +329,7 @@ def check_method(name: Any, p: float, argument: str = "method") -> Method:
 
 
 def check_options(names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The budgets that were given; one that none of the methods takes is an error."""
+    """The budgets that are given; one that none of the methods takes is an error."""
     options = {name: value for name, value in given.items() if value is not None}
     for name, value in options.items():
         takers = [key for key, method in METHODS.items() if name in method.options]
@@ -343,9 +348,14 @@ def check_options(names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_radii(eps: Any, n: int) -> np.ndarray:
     """One radius for each of n points, from a number or n of them."""
-    if np.ndim(eps) == 0:
+    if not isinstance(eps, (list, tuple)) and np.ndim(eps) == 0:
         return np.full(n, check.check_number("eps", eps))
-    radii = check.check_shape("eps", check.check_array("eps", eps), (n,)).astype(np.float64)
+    radii = check.check_array("eps", eps).astype(np.float64)
+    if radii.shape != (n,):
+        raise ValueError(
+            f"eps: expected shape ({n},), got {radii.shape}; refmmr.robustness_curve takes several "
+            "radii for all points"
+        )
     if not (radii > 0).all():
         i = int((radii <= 0).argmax())
         raise ValueError(f"eps: expected numbers > 0, got {radii[i]} at index {i}")

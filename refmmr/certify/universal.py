@@ -16,12 +16,13 @@ __all__ = ["certify_universal"]
 
 
 def certify_universal(
-    net: Network, X: ArrayLike, y: ArrayLike | None, p: float, box: Any = (0, 1)
+    net: Network, X: ArrayLike, y: ArrayLike | None, p: float | str = 2, box: Any = (0, 1)
 ) -> np.ndarray:
     """Certified radii in l_p, for any p from 1 to infinity, from the linear regions of points.
 
-    The l_1 ball and the l_inf ball that fit into a point's linear region, on the right side of its
-    decision boundaries, lie in one convex set; so does their convex hull, and each l_p ball in it.
+    The l_1 ball and the l_inf ball that fit into a point's linear region, within the decision
+    boundaries of its affine map, lie in one convex set; so does their convex hull, and each l_p
+    ball in that.
 
     Parameters
     ----------
@@ -31,10 +32,10 @@ def certify_universal(
     y : array_like of int, shape (n,), or None
         True classes; points of another predicted class have radius 0.  None means the predicted
         classes.
-    p : float
-        The norm, from 1 to infinity, not only 1, 2 and infinity.
+    p : float or str
+        The norm, any number from 1 to infinity, also as "inf" or "l3".
     box : (lo, hi) or None
-        Where the attacker must stay (all of X lies in it); None for the whole space.
+        The attacker stays in ``lo <= z <= hi`` (all of X lies in it); None for the whole space.
 
     Returns
     -------
@@ -53,15 +54,14 @@ def certify_universal(
 
     Notes
     -----
-    Within a box there are two certificates, and the larger radius counts.
+    Within a box there are two certificates, and the larger radius counts:
 
-    The hull of the balls that are certified in the *whole space*: what holds there holds in the
-    box.  The hull must not be taken of balls that are certified in the box alone: with ``x = 0``,
-    ``e_1 = 1.5``, ``e_inf = 1`` and a box that ends at ``z_1 = 0.9``, the point ``(0.9, 1.05)`` is
-    in the box and in the hull of the two balls, but not in the hull of their parts in the box, and
-    only this is known to be in the convex set.
-
-    The union of the balls that are certified in the box: no hull, but the larger balls.
+    - the hull of the balls that are certified in the *whole space*: what holds there holds in the
+      box.  (The hull of balls that are certified in the box alone proves nothing: with ``x = 0``,
+      ``e_1 = 1.5``, ``e_inf = 1`` and a box that ends at ``z_1 = 0.9``, the point ``(0.9, 1.05)``
+      is in the box and in the hull of the two balls, but not in the hull of their parts in the
+      box, and only this lies in the convex set.);
+    - the union of the balls that are certified in the box: no hull, but larger balls.
 
     References
     ----------
@@ -97,11 +97,8 @@ def _radii(net, X, y, box):
 
 
 def _check_any_p(p: Any) -> float:
-    """A number from 1 to infinity (also the string "inf")."""
-    try:
-        number = np.nan if isinstance(p, bool) else float(p)
-    except (TypeError, ValueError):
-        number = np.nan
+    """A number from 1 to infinity, or a string such as "inf" or "l3"."""
+    number = check.norm_number(p)
     if not number >= 1:
         raise ValueError(f"p: expected a number from 1 to infinity, got {p!r}")
     return number

@@ -207,23 +207,39 @@ def _draw_images(figure: Figure, grid: Any, images: list[np.ndarray], distance: 
 
 
 def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:
-    """Draw bounds on the robust accuracy over eps.
+    """Draw bounds on the robust accuracy over the radius.
 
     Parameters
     ----------
     curve : RobustnessCurve
-        From `robust_error` with a list of radii.
+        From `refmmr.robustness_curve`.
     ax : matplotlib Axes, optional
         Where to draw; a new figure if not given.
 
     Returns
     -------
     Axes
+
+    Examples
+    --------
+    .. plot::
+       :alt: A falling band of the accuracy over eps, certified below and not attacked above.
+
+       >>> import refmmr as rm
+       >>> data = rm.datasets.load("digits")
+       >>> net = rm.Network.mlp([64, 32, 10], rng=0)
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, epochs=5, progress=False)
+       >>> X, y = data.X_test[:60], data.y_test[:60]
+       >>> curve = rm.robustness_curve(
+       ...     net, X, y, p=2, radii=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6], methods=("attack", "crown"),
+       ...     progress=False,
+       ... )
+       >>> ax = rm.plot.robustness_curve(curve)
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     clean = 1 - curve.test_error
-    eps = np.array([0, *curve.eps])
+    eps = np.array([0, *curve.radii])
     low = 100 * np.array([clean, *curve.certified_accuracy])
     high = 100 * np.array([clean, *curve.attacked_accuracy])
     ax.fill_between(eps, low, high, color=GAP, label="unknown", lw=0)

@@ -83,7 +83,7 @@ def regions(
        >>> cx = rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]), progress=False)
        >>> ax = rm.plot.regions(cx)
     """
-    check.check_choice("color", color, ("region", "class", "none"))
+    color = check.check_choice("color", color, ("region", "class", "none"))
     ax = _new_axes(cx, ax)
     edges = 0.6 if len(cx) < 1000 else 0.2
     if color == "class":

@@ -118,7 +118,7 @@ def history(found: History) -> str:
 
 
 def result(found: Result) -> str:
-    """What `robust_error` found: its table, and what each method settled."""
+    """An evaluation: its table, and the points that each method decided."""
     decides = found.decides
     names = ["settled by", "points", *(["robust", "attacked"] if decides else []), "seconds"]
     rows: list[list[Any]] = []

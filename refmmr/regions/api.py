@@ -102,7 +102,7 @@ def enumerate_regions(
 
 def _choose(method: str, exact: bool, domain: AffineDomain) -> str:
     """The method, if it is not told."""
-    check.check_choice("method", method, ("auto", "split", "walk"))
+    method = check.check_choice("method", method, ("auto", "split", "walk"))
     if exact and method == "walk":
         raise ValueError('method: expected "split" for exact=True, got "walk"')
     if method == "auto":

@@ -181,7 +181,7 @@ def svg(
     ('<svg', 8)
     """
     _check_plane(cx)
-    check.check_choice("color", color, ("class", "region", "none"))
+    color = check.check_choice("color", color, ("class", "region", "none"))
     size = check.check_number("size", size)
     names = _class_names(cx, class_names)
     (left, bottom), (right, top) = (side.tolist() for side in cx.domain.rectangle)

@@ -50,7 +50,7 @@ def train(backend, net, data, scheme, p, images=False, **options):
     X, X_test = points
     with rm.use_backend(backend):
         return rm.fit(
-            net, X, data.y_train[:512], scheme, p=p, batch_size=64, seed=1, progress=False,
+            net, X, data.y_train[:512], scheme, p=p, batch_size=64, rng=1, progress=False,
             validation=(X_test, data.y_test), **{"epochs": 6, **options},
         )  # fmt: skip
 

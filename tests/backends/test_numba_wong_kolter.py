@@ -238,7 +238,7 @@ def test_training_on_numba(monkeypatch):
     """The same weights as on NumPy; no kernel is missing."""
     monkeypatch.setenv("REFMMR_STRICT", "1")
     data = rm.datasets.load("digits")
-    options = {"p": 2, "eps": 0.1, "epochs": 2, "batch_size": 32, "seed": 1, "progress": False}
+    options = {"p": 2, "eps": 0.1, "epochs": 2, "batch_size": 32, "rng": 1, "progress": False}
     X, y = data.X_train[:128], data.y_train[:128]
     runs = []
     for backend in ("numpy", "numba"):

@@ -78,7 +78,7 @@ def test_certify_prints_the_table_and_writes_one_line_a_point(moons, tmp_path):
 
 def test_certify_a_curve(moons, tmp_path):
     out, picture = tmp_path / "points.csv", tmp_path / "curve.png"
-    result = run("certify", moons, "--data", "moons", "--p", "inf", "--eps", "0.01,0.05,0.1",
+    result = run("certify", moons, "--data", "moons", "--p", "linf", "--eps", "0.01,0.05,0.1",
                  "--start", 10, "--n", 20, "--methods", "region,attack,crown", "--plot", picture,
                  "--out", out)  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -88,7 +88,7 @@ def test_certify_a_curve(moons, tmp_path):
     assert points["point"].tolist() == list(range(10, 30))
     data = rm.datasets.load("moons")
     X, y = data.X_test[10:30], data.y_test[10:30]
-    curve = rm.robust_error(rm.load(moons), X, y, p=np.inf, eps=[0.01, 0.05, 0.1])
+    curve = rm.robustness_curve(rm.load(moons), X, y, p="linf", radii=[0.01, 0.05, 0.1])
     text = out.read_text().splitlines()[0]
     assert "attacked_0.05,certified_0.05" in text
     column = text.split(",").index("certified_0.05")

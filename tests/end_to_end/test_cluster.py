@@ -83,13 +83,20 @@ def strip(rows):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize(("eps", "n"), [(0.05, 100), ([0.02, 0.05, 0.1], 100), (None, 40)])
-def test_workers_change_nothing(noisy, tmp_path, eps, n):
+@pytest.mark.parametrize(
+    ("evaluate", "options", "n"),
+    [
+        (rm.robust_error, {"eps": 0.05}, 100),
+        (rm.robustness_curve, {"radii": [0.02, 0.05, 0.1]}, 100),
+        (rm.minimal_perturbations, {}, 40),
+    ],
+)
+def test_workers_change_nothing(noisy, tmp_path, evaluate, options, n):
     net, X, y = noisy
     arguments = (net, X[:n], y[:n], np.inf)
     methods = ["region", "attack", "ibp", "crown"]
-    here = rm.robust_error(*arguments, eps=eps, methods=methods)
-    there = rm.robust_error(*arguments, eps=eps, methods=methods, n_jobs=2, out=tmp_path)
+    here = evaluate(*arguments, methods=methods, **options)
+    there = evaluate(*arguments, methods=methods, n_jobs=2, out=tmp_path, **options)
     assert strip(here.records) == strip(there.records)
     assert sorted(points_in(tmp_path / records.NAME)) == list(range(n))
 

@@ -152,7 +152,7 @@ def test_training(scheme, backward):
     X, y = rng.uniform(0, 1, (17, 6)), rng.integers(3, size=17)
     expected, _ = rm.fit(
         net, X, y, scheme, p=2, eps=0.1, lam=2, gamma=0.3, epochs=1, batch_size=8, lr=1e-3,
-        pgd_steps=5, k_b=(0.5, 0.5),
+        pgd_steps=5, k_b_shares=(0.5, 0.5),
     )  # fmt: skip
     model = rivals.Model(net)
     order = np.random.default_rng([0, 0]).permutation(17)[:16].reshape(2, 8)

@@ -102,7 +102,7 @@ def test_warm_start_goes_on():
     short.fit(X, Y)
     start, _ = rm.fit(
         before, X, Y, "mmr", lam=0.1, gamma=0.1, epochs=5, batch_size=15, lr=0.01, box=None,
-        seed=_second_seed(0),
+        rng=_second_seed(0),
     )  # fmt: skip
     assert (short.network_(X) == start(X)).all()
     cold = model(epochs=5).fit(X, Y)
@@ -169,8 +169,10 @@ def test_robust_score_and_error(fitted):
     assert score == 1 - result.upper_bound
     assert 0 < score <= fitted.score(X, NAMES)
     assert fitted.robust_score(X, NAMES, eps, method="crown") >= score
-    curve = fitted.robust_error(X, NAMES, [0.01, 0.02], methods=("region",))
+    curve = fitted.robustness_curve(X, NAMES, [0.01, 0.02], methods=("region",))
     assert curve.certified_accuracy[1] == score
+    found = fitted.minimal_perturbations(X[:20], NAMES[:20], methods=("region",))
+    np.testing.assert_array_equal(found.lower, fitted.certify(X[:20], NAMES[:20]).lower)
 
 
 def test_clone_and_pickle(fitted):

@@ -95,9 +95,16 @@ def test_certificates_without_any_bound():
     assert "<svg" not in whole._repr_html_()
 
 
-@pytest.mark.parametrize("eps", [0.05, [0.01, 0.05], None])
-def test_robust_error(net, points, eps):
-    result = rm.robust_error(net, *points, p=2, eps=eps)
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (rm.robust_error, {"eps": 0.05}),
+        (rm.robustness_curve, {"radii": [0.01, 0.05]}),
+        (rm.minimal_perturbations, {}),
+    ],
+)
+def test_evaluations(net, points, function, options):
+    result = function(net, *points, p=2, **options)
     text = result._repr_html_()
     rows = Page(text).rows
     for row in result.rows():
@@ -174,11 +181,11 @@ def test_latex(net, points):
 
 
 def test_latex_of_curves_and_perturbations(net, points):
-    curve = rm.robust_error(net, *points, p=2, eps=[0.01, 0.05]).to_latex().splitlines()
+    curve = rm.robustness_curve(net, *points, radii=[0.01, 0.05]).to_latex().splitlines()
     assert curve[2] == r"robust accuracy & at least & at most \\"
     assert curve[3] == r"\midrule"
     assert curve[4].startswith("eps = 0.01 & ")
-    minimal = rm.robust_error(net, *points, p=2, eps=None).to_latex()
+    minimal = rm.minimal_perturbations(net, *points).to_latex()
     assert r"test error & 6.67 \% \\" in minimal
 
 

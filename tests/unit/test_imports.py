@@ -22,7 +22,7 @@ FLOORS = [
     "exact geometry network",
     "_examples _minimal_attack attacks datasets interop io testing",
     "certify regions training",
-    "estimator plot",
+    "estimator plot scorer",
     "",  # the public page
     "cli demo",
 ]

@@ -1,4 +1,6 @@
-"""Mistakes that are easily made: each error names the argument."""
+"""Mistakes that are easily made: each error names the argument, and what converts it."""
+
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,6 +10,12 @@ import refmmr as rm
 NET = rm.Network.mlp([2, 4, 3], rng=0)
 X, Y = np.full((2, 2), 0.5), [0, 1]
 SLICE = rm.Slice([0, 0], [1, 1], [2, 3])
+
+
+def model_of(package):
+    """An object of a class that another package defines."""
+    return type("Model", (), {"__module__": f"{package}.models"})()
+
 
 MISTAKES = {
     "seed of an attack": (
@@ -30,6 +38,73 @@ MISTAKES = {
     "no network": (
         lambda: rm.enumerate_regions(3, rm.Box([0, 0], [1, 1])),
         "net: expected a Network, got int",
+    ),
+    "a model of PyTorch": (
+        lambda: rm.certify(model_of("torch"), X, Y),
+        "net: expected a Network, got Model; convert it with refmmr.from_torch$",
+    ),
+    "a model of scikit-learn": (
+        lambda: rm.fit(model_of("sklearn"), X, Y),
+        "net: expected a Network, got Model; convert it with refmmr.from_sklearn$",
+    ),
+    "an estimator": (
+        lambda: rm.robust_error(rm.MMRClassifier(), X, Y, eps=0.1),
+        "net: expected a Network, got MMRClassifier; convert it with refmmr.from_sklearn$",
+    ),
+    "a model of Keras": (
+        lambda: rm.pgd(model_of("keras"), X, Y, eps=0.1),
+        "net: expected a Network, got Model; export it to ONNX and read the file with refmmr.load$",
+    ),
+    "a path": (
+        lambda: rm.mmr(pathlib.Path("net.npz"), X, Y, gamma=1),
+        "net: expected a Network, got PosixPath; read the file with refmmr.load$",
+    ),
+    "a path as text": (
+        lambda: rm.linear_region("net.npz", X[0]),
+        "net: expected a Network, got str; read the file with refmmr.load$",
+    ),
+    "labels that are strings": (
+        lambda: rm.certify(NET, X, ["cat", "dog"]),
+        "y: expected integer class indices, got dtype <U3; "
+        r"classes, y = numpy.unique\(y, return_inverse=True\) numbers them$",
+    ),
+    "labels that are objects": (
+        lambda: rm.fit(NET, X, np.array(["cat", "dog"], object)),
+        "y: expected integer class indices, got dtype object; classes, y = numpy.unique",
+    ),
+    "labels that are one-hot": (
+        lambda: rm.robust_error(NET, X, np.eye(3, dtype=int)[Y], eps=0.1),
+        r"y: expected shape \(2,\), one label a sample, got \(2, 3\); "
+        r"for one-hot rows pass y.argmax\(axis=1\)$",
+    ),
+    "labels that are one-hot floats": (
+        lambda: rm.fit(NET, X, np.eye(3)[Y]),
+        "y: expected integer class indices, got dtype float64; for one-hot rows pass y.argmax",
+    ),
+    "labels that are floats": (
+        lambda: rm.pgd(NET, X, [0.0, 1.0], eps=0.1),
+        r"y: expected integer class indices, got dtype float64; pass y.astype\(int\)$",
+    ),
+    "labels of validation": (
+        lambda: rm.fit(NET, X, Y, validation=(X, [0.0, 1.0])),
+        r"validation y: expected integer class indices, got dtype float64; pass y.astype\(int\)$",
+    ),
+    "labels that are shares": (
+        lambda: rm.mmr(NET, X, [0.5, 1.0], gamma=1),
+        "y: expected integer class indices, got dtype float64$",
+    ),
+    "gamma twice": (
+        lambda: rm.mmr(NET, X, Y, gamma=1, gamma_d=2),
+        "gamma: expected either gamma or gamma_b and gamma_d, got both",
+    ),
+    "no gamma": (lambda: rm.mmr(NET, X, Y), "gamma_b: expected a finite number > 0, got None"),
+    "gamma of three": (
+        lambda: rm.mmr_gradient(NET, X, Y, gamma=(1, 2, 3)),
+        r"gamma: expected a number or \(gamma_b, gamma_d\), got \(1, 2, 3\)",
+    ),
+    "gamma of zero": (
+        lambda: rm.mmr(NET, X, Y, gamma=(1, 0)),
+        "gamma: expected a finite number > 0, got 0",
     ),
     "box of three sides": (
         lambda: rm.Box([0, 0], [1, 1, 1]),
@@ -96,6 +171,44 @@ def test_errors_name_the_argument(name, tmp_path, monkeypatch):
     with pytest.raises((ValueError, TypeError), match=f"^{message}"):
         call()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("p", "spellings"),
+    [
+        (1, ["1", "l1", "L1", "l_1", 1.0, np.int8(1)]),
+        (2, ["2", "l2", "L_2", 2.0]),
+        (np.inf, ["inf", "Inf", "linf", "L_INF", float("inf")]),
+    ],
+)
+def test_norms_have_several_spellings(p, spellings):
+    expected = rm.distances(NET, X, Y, p=p).boundary
+    for spelling in spellings:
+        np.testing.assert_array_equal(rm.distances(NET, X, Y, p=spelling).boundary, expected)
+    assert rm.certify(NET, X, Y, p=spellings[1]).p == p
+    found = [rm.certify_universal(NET, X, Y, p=name) for name in (p, spellings[1])]
+    np.testing.assert_array_equal(*found)
+
+
+def test_names_are_taken_in_any_case():
+    assert rm.certify(NET, X, Y, method="CROWN").method == "crown"
+    assert rm.robust_error(NET, X, Y, eps=0.1, methods=["Region", "ATTACK"]).methods == (
+        "region",
+        "attack",
+    )
+    options = {"lam": 1, "gamma": 1, "eps": 0.1, "epochs": 1}
+    named, plain = (rm.fit(NET, X, Y, name, **options)[0] for name in ("MMR+AT", "mmr+at"))
+    np.testing.assert_array_equal(named(X), plain(X))
+    with rm.use_backend("NumPy"):
+        assert rm.get_backend() == "numpy"
+
+
+def test_gamma_is_gamma_b_and_gamma_d():
+    for function in (rm.mmr, lambda *args, **options: rm.mmr_gradient(*args, **options)[:1]):
+        pair = function(NET, X, Y, gamma_b=0.3, gamma_d=0.7)
+        np.testing.assert_array_equal(function(NET, X, Y, gamma=(0.3, 0.7)), pair)
+        both = function(NET, X, Y, gamma_b=0.3, gamma_d=0.3)
+        np.testing.assert_array_equal(function(NET, X, Y, gamma=0.3), both)
 
 
 def test_overflow_is_no_certificate():

@@ -143,7 +143,7 @@ def test_ladder_needs_one_norm():
 
 def test_robustness_curve_starts_at_the_accuracy():
     X = np.random.default_rng(0).uniform(0, 1, (20, 4))
-    curve = rm.robust_error(LINE, X, np.zeros(20, dtype=int), 2, eps=[0.1, 0.2])
+    curve = rm.robustness_curve(LINE, X, np.zeros(20, dtype=int), radii=[0.1, 0.2])
     ax = curve.plot()
     high, low = ax.lines
     np.testing.assert_allclose(low.get_ydata()[0], 100 * (1 - curve.test_error))

@@ -1,5 +1,6 @@
-"""The pipeline behind `robust_error`, with methods whose answers are known."""
+"""The pipeline behind `robust_error` and its relatives, with methods whose bounds are known."""
 
+import inspect
 import sys
 import types
 
@@ -10,13 +11,15 @@ import pytest
 import refmmr as rm
 from refmmr.certify import api
 from refmmr.certify.bounds import Bounds
-from refmmr.certify.evaluation import pipeline, records, stages
+from refmmr.certify.evaluation import records, run, stages
 
 # Class 0 wherever x > 0.5: the distance to 0.5 is the minimal perturbation.
 LINE = rm.Network([rm.Linear([[1.0], [0.0]], [0.0, 0.5])], 1)
 X = np.array([[0.52], [0.6], [0.7], [0.9], [0.3]])
 Y = np.zeros(5, dtype=int)
 TRUTH = np.array([0.02, 0.1, 0.2, 0.4, 0.0])
+OWN = ("net", "X", "y", "p", "eps", "radii")
+"""Arguments that are no options."""
 
 
 @pytest.fixture
@@ -125,15 +128,16 @@ def test_a_batched_method_may_follow_a_dear_one(fake):
 
 def test_radius_methods_run_once_and_keep_the_radius(fake):
     calls = fake("radius", proves, goal=False)
-    curve = rm.robust_error(LINE, X, Y, 2, eps=[0.01, 0.1, 0.15, 0.3], methods=["radius"])
+    curve = rm.robustness_curve(LINE, X, Y, 2, radii=[0.01, 0.1, 0.15, 0.3], methods=["radius"])
     assert [goal for _, _, goal, _ in calls] == [None]
     np.testing.assert_allclose(curve.certificates.lower, TRUTH, rtol=1e-8)
 
 
-def test_one_radius_a_point(fake):
+@pytest.mark.parametrize("container", [list, tuple, np.array, pd.Series])
+def test_one_radius_for_each_point_in_any_container(fake, container):
     fake("proof", proves)
-    eps = np.array([0.01, 0.2, 0.1, 0.5, 1.0])
-    result = rm.robust_error(LINE, X, Y, 2, eps=eps, methods=["proof", "attack"])
+    eps = [0.01, 0.2, 0.1, 0.5, 1.0]
+    result = rm.robust_error(LINE, X, Y, 2, eps=container(eps), methods=["proof", "attack"])
     np.testing.assert_array_equal(result.certified, [True, False, True, False, False])
     np.testing.assert_array_equal(result.attacked, [False, True, False, True, True])
     np.testing.assert_array_equal(result.eps, eps)
@@ -146,10 +150,10 @@ def test_one_radius_a_point(fake):
 def test_a_curve_has_the_answers_of_single_radii_and_asks_less(fake):
     calls = fake("proof", proves)
     radii = np.linspace(0.013, 0.513, 26).tolist()
-    curve = rm.robust_error(LINE, X, Y, 2, eps=radii[::-1], methods=["proof", "attack"])
+    curve = rm.robustness_curve(LINE, X, Y, 2, radii=radii[::-1], methods=["proof", "attack"])
     asked = sum(len(goal) for _, _, goal, _ in calls)
     assert asked <= 4 * 6  # bisection
-    assert curve.eps == radii
+    assert curve.radii == radii
     for j, eps in enumerate(radii):
         single = rm.robust_error(LINE, X, Y, 2, eps=eps, methods=["proof", "attack"])
         np.testing.assert_array_equal(curve.certified[:, j], single.certified)
@@ -163,7 +167,7 @@ def test_a_curve_has_the_answers_of_single_radii_and_asks_less(fake):
 
 def test_a_method_that_fails_once_is_asked_about_smaller_radii_only(fake):
     calls = fake("weak", nothing)
-    rm.robust_error(LINE, X[3:4], [0], 2, eps=[0.1, 0.2, 0.3, 0.35], methods=["weak"])
+    rm.robustness_curve(LINE, X[3:4], [0], 2, radii=[0.1, 0.2, 0.3, 0.35], methods=["weak"])
     goals = [goal[0] for _, _, goal, _ in calls]
     np.testing.assert_allclose(goals, [0.2, 0.1])
 
@@ -173,13 +177,13 @@ def test_a_method_that_finds_is_asked_on_both_sides_of_a_failure(fake):
         return nothing(X, goal) if abs(goal[0] - 0.2) < 1e-9 else decides(X, goal)
 
     calls = fake("stuck", stuck_at_two, batched=False, finds=True)
-    curve = rm.robust_error(LINE, X[3:4], [0], 2, eps=[0.1, 0.2, 0.3], methods=["stuck"])
+    curve = rm.robustness_curve(LINE, X[3:4], [0], 2, radii=[0.1, 0.2, 0.3], methods=["stuck"])
     assert len(calls) == 2
     np.testing.assert_array_equal(curve.certified, [[True, True, True]])
 
 
 def test_curve_of_one_radius():
-    curve = rm.robust_error(LINE, X, Y, 2, eps=[0.15])
+    curve = rm.robustness_curve(LINE, X, Y, 2, radii=np.array([0.15]))
     single = rm.robust_error(LINE, X, Y, 2, eps=0.15)
     assert isinstance(curve, rm.RobustnessCurve)
     assert curve.certified_accuracy == [1 - single.upper_bound]
@@ -190,7 +194,7 @@ def test_curve_of_one_radius():
 
 @pytest.mark.parametrize("p", [1, 2, np.inf])
 def test_minimal_perturbations(p):
-    found = rm.robust_error(LINE, X, Y, p, eps=None, methods=["attack", "region"])
+    found = rm.minimal_perturbations(LINE, X, Y, p, methods=["attack", "region"])
     assert isinstance(found, rm.MinimalPerturbations)
     np.testing.assert_allclose(found.lower, TRUTH, rtol=1e-6)
     np.testing.assert_allclose(found.upper, TRUTH, rtol=1e-6)
@@ -208,7 +212,7 @@ def test_the_best_bounds_of_all_methods_count(fake):
         upper=X[:, 0] - 0.4, adversarial=X * 0 + 0.4
     )
     fake("high", far, finds=True)
-    found = rm.robust_error(LINE, X, Y, 2, eps=None, methods=["low", "high"])
+    found = rm.minimal_perturbations(LINE, X, Y, 2, methods=["low", "high"])
     np.testing.assert_allclose(found.lower, TRUTH / 2)
     np.testing.assert_allclose(found.upper, np.where(TRUTH > 0, TRUTH + 0.1, 0))
     assert found.exact_share == 0
@@ -217,7 +221,7 @@ def test_the_best_bounds_of_all_methods_count(fake):
 def test_contradictions_are_never_passed_over(fake):
     fake("liar", lambda X, goal: nothing(X, goal)._replace(lower=np.full(len(X), 5.0)))
     with pytest.raises(ArithmeticError, match=r"contradiction at point 0.*method 'attack'"):
-        rm.robust_error(LINE, X, Y, 2, eps=None, methods=["liar", "attack"][::1])
+        rm.minimal_perturbations(LINE, X, Y, 2, methods=["liar", "attack"])
 
 
 # ---- random starts
@@ -254,13 +258,20 @@ def noisy():
 
 
 @pytest.mark.parametrize(
-    ("eps", "n", "done"), [(0.05, 80, 38), ([0.02, 0.05, 0.1], 80, 38), (None, 40, 20)]
+    ("evaluate", "options", "n", "done"),
+    [
+        (rm.robust_error, {"eps": 0.05}, 80, 38),
+        (rm.robustness_curve, {"radii": [0.02, 0.05, 0.1]}, 80, 38),
+        (rm.minimal_perturbations, {}, 40, 20),
+    ],
 )
-def test_a_stopped_run_goes_on_where_it_was(noisy, tmp_path, monkeypatch, eps, n, done):
+def test_a_stopped_run_goes_on_where_it_was(
+    noisy, tmp_path, monkeypatch, evaluate, options, n, done
+):
     path = tmp_path / "run.jsonl"
     noisy = (noisy[0], noisy[1][:n], noisy[2][:n])
-    arguments = {"eps": eps, "keep_adversarial": True}
-    straight = rm.robust_error(*noisy, np.inf, **arguments)
+    arguments = {**options, "keep_adversarial": True}
+    straight = evaluate(*noisy, np.inf, **arguments)
     real, left = records.Writer.write, iter(range(done))
 
     def write(self, record):
@@ -271,12 +282,12 @@ def test_a_stopped_run_goes_on_where_it_was(noisy, tmp_path, monkeypatch, eps, n
     with monkeypatch.context() as patch:
         patch.setattr(records.Writer, "write", write)
         with pytest.raises(KeyboardInterrupt, match=rf"of {n} points are kept in .*run.jsonl"):
-            rm.robust_error(*noisy, np.inf, out=path, **arguments)
+            evaluate(*noisy, np.inf, out=path, **arguments)
     kept = records.read(path)[1]
     assert len(kept) == done
     with open(path, "ab") as file:
         file.write(b'{"point": 39, "lo')  # killed in the middle of a line
-    resumed = rm.robust_error(*noisy, np.inf, out=path, **arguments)
+    resumed = evaluate(*noisy, np.inf, out=path, **arguments)
     assert strip(resumed.records) == strip(straight.records)
     assert resumed.records[kept[0]["point"]]["seconds"] == kept[0]["seconds"]
     np.testing.assert_array_equal(
@@ -286,8 +297,8 @@ def test_a_stopped_run_goes_on_where_it_was(noisy, tmp_path, monkeypatch, eps, n
     assert sorted(points) == list(range(n))
     assert path.read_text().count('"point"') == n
     before = path.read_bytes()
-    monkeypatch.setattr(pipeline, "improve", pytest.fail)
-    again = rm.robust_error(*noisy, np.inf, out=path, **arguments)
+    monkeypatch.setattr(run, "improve", pytest.fail)
+    again = evaluate(*noisy, np.inf, out=path, **arguments)
     assert strip(again.records) == strip(straight.records)
     assert path.read_bytes() == before
 
@@ -322,11 +333,74 @@ def test_without_a_seed_the_first_draw_holds(noisy, tmp_path):
     assert strip(first.records) == strip(again.records)
 
 
+COMPUTATION = {
+    "net": "c055dea27ba4f6bbad283f1ba9ee274d",
+    "X": "68c6ccf1a13310b834d54ed7d4f41a0d",
+    "y": "f2b5bf902f006325066fe3040d242a85",
+    "box": "1a00e0c708c72facef3ffc4846b416a1",
+    "p": 2,
+    "methods": ["region", "attack"],
+    "options": {},
+    "pgd_steps": 40,
+    "restarts": 3,
+    "keep_adversarial": False,
+    "seed": 5874934615388537135,
+}
+"""What version 1 of the records says of the points above."""
+
+EVALUATIONS = {
+    "one radius": (rm.robust_error, {"eps": 0.1}, 0.1),
+    "a radius for each point": (
+        rm.robust_error,
+        {"eps": [0.01, 0.2, 0.1, 0.5, 1.0]},
+        "664ca4f2557e918191f5ae1b46f604e3",
+    ),
+    "a curve": (rm.robustness_curve, {"radii": [0.2, 0.05]}, [0.05, 0.2]),
+    "minimal perturbations": (rm.minimal_perturbations, {}, None),
+}
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_version_1_of_the_records_is_continued(tmp_path, name):
+    evaluate, arguments, eps = EVALUATIONS[name]
+    computation = {**COMPUTATION, "eps": eps}
+    with records.Writer(tmp_path, computation, {"random_seed": COMPUTATION["seed"]}) as writer:
+        writer.write(
+            {
+                "point": 1, "class": 0, "misclassified": False, "lower": 0.0625, "upper": 0.125,
+                "exact": False, "settled_by": None, "seconds": {"region": 7.0},
+            }
+        )  # fmt: skip
+    result = evaluate(LINE, X, Y, 2, methods=["region", "attack"], out=tmp_path, **arguments)
+    assert result.certificates.lower[1] == 0.0625
+    assert result.certificates.seconds[1] == 7
+    others = [other for other, (_, _, value) in EVALUATIONS.items() if value != eps]
+    for other in others:
+        function, wrong, _ = EVALUATIONS[other]
+        with pytest.raises(ValueError, match=r"out: expected a new file.*another eps"):
+            function(LINE, X, Y, 2, methods=["region", "attack"], out=tmp_path, **wrong)
+
+
+def test_the_three_functions_take_and_describe_the_same_options():
+    shared = None
+    for function in (rm.robust_error, rm.robustness_curve, rm.minimal_perturbations):
+        parameters = inspect.signature(function).parameters
+        options = {name: parameters[name] for name in parameters if name not in OWN}
+        assert len(options) == 12
+        assert shared is None or shared == options
+        shared = options
+        for name in parameters:
+            assert name in function.__doc__
+        assert "OPTIONS" not in function.__doc__
+    with pytest.raises(TypeError, match="unexpected keyword argument 'eps'"):
+        rm.minimal_perturbations(LINE, X, Y, eps=None)
+
+
 def test_an_interruption_without_a_file(monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "improve", stop)
+    monkeypatch.setattr(run, "improve", stop)
     with pytest.raises(KeyboardInterrupt, match="nothing is kept without out="):
         rm.robust_error(LINE, X, Y, 2, eps=0.1)
 
@@ -352,9 +426,11 @@ def test_records_and_frame():
         ({"methods": ["magic"]}, "methods: expected one of 'attack', 'region',.*got 'magic'"),
         ({"methods": ["ibp", "ibp"]}, "methods: expected each method once"),
         ({"methods": ["region", "mip"]}, "methods: expected one that supports p = 2, got 'mip'"),
-        ({"eps": []}, r"eps: expected at least one radius, got \[\]"),
-        ({"eps": [0.1, -1]}, "eps: expected a finite number > 0, got -1"),
-        ({"eps": np.ones(4)}, r"eps: expected shape \(5,\), got \(4,\)"),
+        ({"eps": None}, "eps: expected a finite number > 0, got None"),
+        ({"eps": np.ones(4)}, r"eps: expected shape \(5,\), got \(4,\); refmmr.robustness_curve"),
+        ({"eps": [0.1, -1]}, r"eps: expected shape \(5,\), got \(2,\); refmmr.robustness_curve"),
+        ({"eps": [0.1, [1], 1, 1, 1]}, "eps: expected an array of numbers, got a ragged sequence"),
+        ({"eps": [1, 1, 1, 1, -1]}, "eps: expected numbers > 0, got -1.0 at index 4"),
         ({"eps": np.array([1, 1, 0, 1, 1])}, "eps: expected numbers > 0, got 0.0 at index 2"),
         ({"eps": "wide"}, "eps: expected a finite number > 0, got 'wide'"),
         ({"y": None}, "y: expected 5 true classes, got None"),
@@ -369,7 +445,25 @@ def test_records_and_frame():
     ],
 )
 def test_errors_before_any_work(monkeypatch, change, message):
-    monkeypatch.setattr(pipeline, "improve", pytest.fail)
+    monkeypatch.setattr(run, "improve", pytest.fail)
     arguments = {"X": X, "y": Y, "p": 2, "eps": 0.1, **change}
     with pytest.raises((ValueError, TypeError), match=message):
         rm.robust_error(LINE, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("radii", "message"),
+    [
+        ([], r"radii: expected at least one radius, got \[\]"),
+        ([0.1, -1], "radii: expected a finite number > 0, got -1"),
+        (np.array([0.1, np.nan]), "radii: expected a finite number > 0, got nan"),
+        (["wide"], "radii: expected a finite number > 0, got 'wide'"),
+        ("wide", "radii: expected numbers, got 'wide'"),
+        (0.1, "radii: expected numbers, got 0.1"),
+        (np.array(0.1), "radii: expected numbers, got 0.1"),
+    ],
+)
+def test_errors_of_radii(monkeypatch, radii, message):
+    monkeypatch.setattr(run, "improve", pytest.fail)
+    with pytest.raises((ValueError, TypeError), match=message):
+        rm.robustness_curve(LINE, X, Y, 2, radii=radii)

@@ -113,7 +113,7 @@ def test_first_step(scheme, p):
     """One batch of everything: a step of Adam along the gradient of the paper's objective."""
     X, y = problem(9)
     options = SCHEMES[scheme]
-    net, history = rm.fit(start(), X, y, scheme, p=p, epochs=1, seed=3, **options)
+    net, history = rm.fit(start(), X, y, scheme, p=p, epochs=1, rng=3, **options)
     order = np.random.default_rng([3, 0]).permutation(9)
     X, y = X[order], y[order]
     expected = start()
@@ -164,7 +164,7 @@ def test_adam_by_hand():
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_deterministic(scheme):
-    runs = [train(scheme, seed=seed) for seed in (0, 0, 1)]
+    runs = [train(scheme, rng=seed) for seed in (0, 0, 1)]
     assert bits(runs[0][0]) == bits(runs[1][0])
     assert records(runs[0][1]) == records(runs[1][1])
     assert bits(runs[0][0]) != bits(runs[2][0])
@@ -232,7 +232,7 @@ def test_schedules_of_a_short_training():
     np.testing.assert_allclose(history["lam"], [0.1, *[1.0] * 9])
     np.testing.assert_allclose(history["lr"], [*[0.01] * 9, 0.001])
     assert (history["k_b"] == 1).all()  # 10% of 16 units
-    _, history = train("mmr", epochs=4, k_b=(1, 0.5), k_d=1)
+    _, history = train("mmr", epochs=4, k_b_shares=(1, 0.5), k_d=1)
     assert history["k_b"].tolist() == [16, 14, 12, 10]
 
 
@@ -254,29 +254,31 @@ def test_wong_kolter_lowers_the_robust_error():
     assert errors[1] < errors[0]
 
 
-def test_batches():
-    """An epoch is as many full batches as there are; one batch if there are too few samples."""
-    for size, steps in ((16, 4), (30, 2), (64, 1), (1000, 1)):
-        shown = []
-        X, y = problem()
-        net = start()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Adam, "next_scale", lambda self, lr, shown=shown: shown.append(1) or lr)
-            rm.fit(net, X, y, epochs=1, batch_size=size)
-        assert len(shown) == steps
-
-
-def test_every_epoch_has_its_own_order(monkeypatch):
+@pytest.fixture
+def seen(monkeypatch):
+    """The inputs of all batches from now on."""
     monkeypatch.setattr(_backend, "_twins", {"numpy": dict(_backend._twins["numpy"])})
-    seen = []
+    batches = []
 
     @_backend.implements("numpy", loss.loss_gradient)
     def watched(net, X, y):
-        seen.append(X.copy())
+        batches.append(X.copy())
         return loss.loss_gradient(net, X, y)
 
     with rm.use_backend("numpy"):
-        train(epochs=2)
+        yield batches
+
+
+def test_batches(seen):
+    """An epoch is as many full batches as there are; one batch if there are too few samples."""
+    for size, steps in ((16, 4), (30, 2), (64, 1), (1000, 1)):
+        seen.clear()
+        rm.fit(start(), *problem(), epochs=1, batch_size=size)
+        assert [len(X) for X in seen] == steps * [min(size, 64)]
+
+
+def test_every_epoch_has_its_own_order(seen):
+    train(epochs=2)
     first, second = np.concatenate(seen[:4]), np.concatenate(seen[4:])
     assert not np.array_equal(first, second)
     for X in (first, second):  # all samples, once each
@@ -444,8 +446,8 @@ OTHERS = {
     "epochs": {"epochs": 4},
     "batch_size": {"batch_size": 8},
     "lr": {"lr": 2e-3},
-    "seed": {"seed": 1},
-    "k_b": {"k_b": (0.2, 0.02)},
+    "rng": {"rng": 1},
+    "k_b_shares": {"k_b_shares": (0.2, 0.02)},
     "k_d": {"k_d": 1},
     "weights": {"net": rm.Network.mlp([2, 10, 6, 2], rng=1)},
     "sizes": {"net": rm.Network.mlp([2, 10, 2], rng=0)},
@@ -590,13 +592,13 @@ BAD = {
     "batch_size": ({"batch_size": 0}, "batch_size: expected an integer of at least 1, got 0"),
     "lr 0": ({"lr": 0}, "lr: expected a finite number > 0, got 0"),
     "lr nan": ({"lr": np.nan}, "lr: expected a finite number > 0, got nan"),
-    "seed": ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+    "rng": ({"rng": -1}, "rng: expected a.*, got -1"),
     "pgd_steps": ({"pgd_steps": 0}, "pgd_steps: expected an integer of at least 1, got 0"),
     "p": ({"p": 3}, "p: expected 1, 2 or inf, got 3"),
-    "k_b large": ({"k_b": (2, 0.1)}, r"k_b: expected two shares .* got \(2, 0.1\)"),
-    "k_b one": ({"k_b": 0.1}, "k_b: expected two shares .* got 0.1"),
-    "k_b zero": ({"k_b": (0.1, 0)}, "k_b: expected a finite number > 0, got 0"),
-    "k_b none": ({"k_b": (0.1, None)}, "k_b: expected"),
+    "k_b large": ({"k_b_shares": (2, 0.1)}, r"k_b_shares: expected two shares .* got \(2, 0.1\)"),
+    "k_b one": ({"k_b_shares": 0.1}, "k_b_shares: expected two shares .* got 0.1"),
+    "k_b zero": ({"k_b_shares": (0.1, 0)}, "k_b_shares: expected a finite number > 0, got 0"),
+    "k_b none": ({"k_b_shares": (0.1, None)}, "k_b_shares: expected"),
     "k_d": ({"k_d": 3}, "k_d: expected an integer from 1 to 2, got 3"),
     "X outside": (
         {"scheme": "at", "eps": 0.1, "X": OUTSIDE},

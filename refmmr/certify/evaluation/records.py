@@ -1,8 +1,8 @@
-"""Records: one JSON line a point, written as soon as it is done, that a later run goes on from.
+"""Records: one JSON line for each point, written as soon as it is done, to continue from later.
 
-The first line tells which computation the file belongs to.  Every other line is a point.  Lines are
+The first line says which computation the file belongs to.  Every other line is a point.  Lines are
 appended whole, so a run that is killed leaves at most one torn line at the end, which the next run
-cuts off.
+removes.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["Writer", "fingerprint", "read"]
 FORMAT = "refmmr-records"
 VERSION = 1
 NAME = "records.jsonl"
-"""Of the file in a folder."""
+"""Name of the file in a folder."""
 SYNC = 1.0
-"""Seconds between two orders to the system to bring the lines to the disk."""
+"""Seconds between two calls of fsync: a power failure loses the points of at most this time."""
 
 
 def place(out: str | os.PathLike[str]) -> Path:
@@ -42,7 +42,7 @@ def place(out: str | os.PathLike[str]) -> Path:
 
 
 def fingerprint(net: Network, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> dict:
-    """What a computation depends on: digests of the network and the arrays, and plain values."""
+    """Digests of the network and the arrays that a computation depends on, and plain values."""
     weights = hashlib.sha256(
         repr([(type(layer).__name__, *_shape(layer)) for layer in net.layers]).encode()
     )
@@ -68,7 +68,7 @@ def _digest(array: Any) -> str:
 
 
 def encode(value: Any) -> Any:
-    """What JSON can hold: infinity is the string "inf", an array a base64 text."""
+    """A value for JSON: infinity becomes the string "inf", an array a base64 text."""
     if isinstance(value, np.ndarray):
         data = np.ascontiguousarray(value, dtype="<f8").tobytes()
         return {"shape": list(value.shape), "float64": base64.b64encode(data).decode()}
@@ -101,13 +101,13 @@ def read(out: str | os.PathLike[str]) -> tuple[dict[str, Any], list[dict[str, An
     Parameters
     ----------
     out : path-like
-        A folder or file that `robust_error` wrote, complete or not.
+        A folder or file that `refmmr.robust_error` wrote, complete or not.
 
     Returns
     -------
     header : dict
     records : list of dict
-        One a point, in the order in which they were done.
+        One for each point, in the order in which they were done.
 
     Raises
     ------
@@ -151,8 +151,8 @@ class Writer:
     Parameters
     ----------
     out : path-like
-        A folder, or a file ending in .jsonl.  Made if it is not there, gone on from if it is of the
-        same computation.
+        A folder, or a file ending in .jsonl.  Created if it is not there, continued if it is of
+        the same computation.
     marks : mapping
         The `fingerprint`.
     extra : mapping
@@ -197,7 +197,7 @@ class Writer:
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one line."""
         line = json.dumps(encode(record), allow_nan=False) + "\n"
-        # One write: with O_APPEND, lines of whatever length never mix and are torn only by a kill.
+        # One write with O_APPEND: lines of any length never mix, and only a kill tears one.
         data = line.encode()
         while data:
             data = data[os.write(self._file, data) :]
@@ -219,7 +219,7 @@ class Writer:
 
 
 def _lock(file: int, path: Path) -> None:
-    """Two runs must not append to the same file; the system forgets the lock of a dead process."""
+    """Two runs must not append to one file; the system releases the lock of a dead process."""
     try:
         import fcntl
     except ImportError:  # not on every system

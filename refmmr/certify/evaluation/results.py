@@ -1,4 +1,4 @@
-"""What `robust_error` returns: shares, curves, minimal perturbations, and who settled which."""
+"""Results of evaluations: robust errors, robustness curves, minimal perturbations; LaTeX tables."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ Rows = list[tuple[str, ...]]
 
 
 class Settled(NamedTuple):
-    """What a method was worth."""
+    """The points that a method decided, and the time that it took."""
 
-    points: int  # that it settled
-    robust: int  # of those, proved robust (at the largest eps of a curve)
+    points: int  # that it decided
+    robust: int  # of those, proved robust (at the largest radius of a curve)
     attacked: int  # of those, with an adversarial example
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What all three kinds of answers have in common."""
+    """What all three kinds of results have in common."""
 
     test_error: float
     misclassified: np.ndarray
@@ -65,19 +65,19 @@ class Result:
         return pandas.DataFrame(self.records).set_index("point")
 
     def to_latex(self) -> str:
-        """The figures as a LaTeX ``tabular`` (with the package booktabs)."""
+        """The numbers as a LaTeX ``tabular`` (with the package booktabs)."""
         return latex(self.rows())
 
     def rows(self) -> Rows:
-        """The figures, each with what it is, as text."""
+        """The numbers with their names, as text."""
         raise NotImplementedError
 
     def head(self) -> str:
-        """What was asked, in a line."""
+        """Number of points, norm and radii, in a line."""
         raise NotImplementedError
 
     def table(self) -> str:
-        """The figures as text, in percent, and what each method settled."""
+        """The numbers as text, in percent, and the points that each method decided."""
         lines = [self.head(), *_aligned(self.rows())]
         one = self.decides
         head = f"{'settled by':<14}{'points':>8}"
@@ -120,15 +120,15 @@ class RobustError(Result):
     misclassified, attacked, certified : ndarray of bool, shape (n,)
         Point by point: `attacked` includes the misclassified ones.
     certificates : Certificates
-        The bounds behind it: of each point the best that the methods found.  Methods that decide
-        about eps alone leave radii of just eps, and a method sees only points that those before it
-        left open.
+        The best bounds that the methods found for each point.  Methods that only decide whether a
+        point is robust at eps leave a lower bound of just eps, and each method treats only the
+        points that those before it left undecided.
     p : {1, 2, inf}
     eps : float or ndarray, shape (n,)
     methods : tuple of str
     settled : mapping of str to Settled
-        For each method (and "misclassified"): the points that it settled, how many of them are
-        robust or attacked, and its time.
+        For each method (and "misclassified"): the number of points that it decided, how many of
+        them are robust or attacked, and its time.
     records : list of dict
         One a point.
     """
@@ -147,7 +147,7 @@ class RobustError(Result):
         Parameters
         ----------
         name : str
-            What the row is called.
+            Name of the row.
 
         See Also
         --------
@@ -156,11 +156,11 @@ class RobustError(Result):
         return latex_table({name: self})
 
     def head(self) -> str:
-        """What was asked, in a line."""
+        """Number of points, norm and radii, in a line."""
         return f"{len(self)} points, l_{self.p}, eps = {_eps_text(self.eps)}"
 
     def rows(self) -> Rows:
-        """The figures, each with what it is, as text."""
+        """The numbers with their names, as text."""
         finders = [name for name in self.methods if name == ATTACK or METHODS[name].finds]
         proofs = [name for name in self.methods if name != ATTACK]
         rows: Rows = [
@@ -169,7 +169,7 @@ class RobustError(Result):
             _bound("upper", proofs, self.upper_bound),
         ]
         if "region" in self.methods and not set(self.methods) - {"region", ATTACK}:
-            # Radii, and not only decisions.
+            # These methods find radii, and do not only decide about eps.
             rows += [
                 ("mean certified radius", f"{self.certificates.lower.mean():.4f}"),
                 ("exact minimal perturbation", f"{100 * self.exact_share:.1f} %"),
@@ -198,29 +198,30 @@ class RobustnessCurve(Result):
 
     Attributes
     ----------
-    eps : list of float
+    radii : list of float
         Increasing.
-    certified, attacked : ndarray of bool, shape (n, len(eps))
-        What is known of each point at each radius; `attacked` includes the misclassified ones.
-    certified_accuracy, attacked_accuracy : ndarray, shape (len(eps),)
-        Share of points that are proved robust, and that no attack got: the true robust accuracy is
-        between the two.  Neither grows with eps.
+    certified, attacked : ndarray of bool, shape (n, len(radii))
+        Which points are certified, and which attacked, at each radius; `attacked` includes the
+        misclassified ones.
+    certified_accuracy, attacked_accuracy : ndarray, shape (len(radii),)
+        Share of points that are proved robust, and share without a known adversarial example: the
+        true robust accuracy is between the two.  Both fall as the radius grows.
     test_error, misclassified, certificates, p, methods, settled, records
         As in `RobustError`.
     """
 
-    eps: list[float]
+    radii: list[float]
     certified: np.ndarray
     attacked: np.ndarray
 
     @property
     def certified_accuracy(self) -> np.ndarray:
-        """Share of points proved robust at each eps."""
+        """Share of points proved robust at each radius."""
         return self.certified.mean(axis=0)
 
     @property
     def attacked_accuracy(self) -> np.ndarray:
-        """Share of points without a known adversarial example at each eps."""
+        """Share of points without a known adversarial example at each radius."""
         return (~self.attacked).mean(axis=0)
 
     def plot(self, ax: Any = None) -> Any:
@@ -230,7 +231,7 @@ class RobustnessCurve(Result):
         return figures.robustness_curve(self, ax)
 
     def head(self) -> str:
-        """What was asked, in a line."""
+        """Number of points, norm and radii, in a line."""
         return f"{len(self)} points, l_{self.p}, test error {100 * self.test_error:.2f} %"
 
     def to_latex(self) -> str:
@@ -239,7 +240,7 @@ class RobustnessCurve(Result):
 
     def rows(self) -> Rows:
         """Radii and the robust accuracies at them, as text."""
-        bounds = zip(self.eps, self.certified_accuracy, self.attacked_accuracy, strict=True)
+        bounds = zip(self.radii, self.certified_accuracy, self.attacked_accuracy, strict=True)
         shares = ((f"eps = {e:g}", f"{100 * c:.2f} %", f"{100 * a:.2f} %") for e, c, a in bounds)
         return [("robust accuracy", "at least", "at most"), *shares]
 
@@ -273,11 +274,11 @@ class MinimalPerturbations(Result):
         return self.certificates.upper
 
     def head(self) -> str:
-        """What was asked, in a line."""
+        """Number of points, norm and radii, in a line."""
         return f"{len(self)} points, l_{self.p}, minimal perturbations"
 
     def rows(self) -> Rows:
-        """The figures, each with what it is, as text."""
+        """The numbers with their names, as text."""
         none = int(np.isinf(self.upper).sum())
         rows: Rows = [
             ("test error", f"{100 * self.test_error:.2f} %"),
@@ -376,7 +377,7 @@ def settled(
     upper: np.ndarray,
     radii: np.ndarray | None,
 ) -> dict[str, Settled]:
-    """What each method settled, from the records."""
+    """The points that each method decided, from the records."""
     by = np.array([row["settled_by"] or "" for row in rows])
     if radii is None:
         robust, attacked = np.zeros(len(rows), dtype=bool), np.isfinite(upper)

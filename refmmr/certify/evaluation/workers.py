@@ -1,7 +1,7 @@
-"""Jobs: the same work on many blocks of points, here, in other processes or on a cluster.
+"""Workers: the same function on many blocks of points, here, in other processes or on a cluster.
 
-Results come back as they are finished, in any order.  Workers know nothing but what they are sent,
-and write nothing: the parent alone keeps records.
+Results come back as they are finished, in any order.  Workers get all that they need with the task
+and write nothing: only the parent keeps records.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Work = Callable[[Any, Any], Any]
 Run = Callable[[Work, Any, Sequence[Any]], Iterator[Any]]
 
 CONNECT = 10
-"""Seconds that a scheduler may take to answer."""
+"""Seconds to wait for a scheduler: one that is there replies within one."""
 WORKERS = 60
-"""Seconds that the first worker of a cluster may take to come."""
+"""Seconds to wait for the first worker: a process that imports NumPy and SciPy from a slow disk."""
 RETRIES = 3
-"""How often a task is tried again elsewhere."""
+"""Attempts on other workers, after one that died with the task."""
 AHEAD = 4
-"""Tasks that are under way or wait, for each worker."""
+"""Tasks submitted for each worker: enough to keep it busy, few enough to bound the memory."""
 
 
 @contextmanager
 def pool(n_jobs: int = 1, dask: str | None = None) -> Iterator[Run]:
-    """Workers: the function that is given runs tasks and yields their results.
+    """A context with a function that runs tasks on workers and yields their results.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def _here(work: Work, problem: Any, tasks: Sequence[Any]) -> Iterator[Any]:
 
 
 def _processes(n_jobs: int, work: Work, problem: Any, tasks: Sequence[Any]) -> Iterator[Any]:
-    """Processes by joblib, which maps a large problem into their memory instead of copying it."""
+    """Run tasks by joblib, which maps a large problem into the memory of its processes."""
     import joblib
 
     packed, token = _pack(problem), uuid4().hex
@@ -83,7 +83,7 @@ def _processes(n_jobs: int, work: Work, problem: Any, tasks: Sequence[Any]) -> I
 
 
 def _process(work: Work, backend: str, token: str, packed: np.ndarray, task: Any) -> Any:
-    """A task in a process of its own.  Ctrl-C is the parent's business."""
+    """A task in a process of its own, which leaves Ctrl-C to the parent."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return _worker(work, backend, token, packed, task)
@@ -92,7 +92,7 @@ def _process(work: Work, backend: str, token: str, packed: np.ndarray, task: Any
 def _worker(work: Work, backend: str, token: str, packed: np.ndarray, task: Any) -> Any:
     from refmmr.backends import threads
 
-    # As many workers as cores: none of them may start threads of its own.
+    # There can be as many workers as cores: none of them starts threads of its own.
     threads.set_threads(1)
     with use_backend(backend), threads.one_blas_thread():
         return work(_unpack(token, packed), task)
@@ -119,9 +119,9 @@ def _unpack(token: str, packed: np.ndarray) -> Any:
 def _cluster(address: str, n_jobs: int) -> Iterator[Run]:
     """Workers of a Dask cluster.
 
-    Tasks are futures of our own, not calls of joblib's Dask backend: the scheduler gives the task
-    of a worker that died to another one, the problem's bytes can be made again if the workers that
-    held them died, and after an interruption nothing is left running.
+    Tasks are futures, not calls of joblib's Dask backend: then the scheduler gives the task of a
+    worker that died to another one, sends the problem again if the workers that held it died, and
+    runs nothing more after an interruption.
     """
     import joblib
 
@@ -132,10 +132,10 @@ def _cluster(address: str, n_jobs: int) -> Iterator[Run]:
             f'dask: needs the package dask.distributed: pip install "refmmr[cluster]" ({error})'
         ) from error
     with ExitStack() as stack:
-        where: Any = address
+        scheduler: Any = address
         if address == "local":
             workers = n_jobs if n_jobs > 1 else joblib.cpu_count()
-            where = stack.enter_context(
+            scheduler = stack.enter_context(
                 distributed.LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
@@ -145,7 +145,7 @@ def _cluster(address: str, n_jobs: int) -> Iterator[Run]:
             )
         try:
             client = stack.enter_context(
-                distributed.Client(where, timeout=CONNECT, set_as_default=False)
+                distributed.Client(scheduler, timeout=CONNECT, set_as_default=False)
             )
             client.wait_for_workers(1, timeout=WORKERS)
         except TimeoutError as error:
@@ -167,7 +167,7 @@ def _futures(
     waiting = iter(tasks)
     ahead = AHEAD * max(1, sum(client.nthreads().values()))
     with warnings.catch_warnings():
-        # Large networks are meant to travel, once.
+        # Dask warns of a large argument; it is sent once to each worker.
         warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
         shared = client.submit(_same, packed, pure=False, retries=RETRIES)
 

@@ -1,21 +1,60 @@
-"""Numba twins of the hot paths, threaded on the cores that there are."""
+"""Numba twins of the hot functions of `refmmr.reference`, on all cores.
+
+A file here has the name of the chapter of the reference that it is the twin of:
+
+==================================== ============================================================
+function of the reference            its twin, in `refmmr.backends._numba`
+==================================== ============================================================
+``layers`` Linear, Conv2d            ``layers`` Dense, Conv
+``network.Network`` forward, ...     ``network.Passes``; weights in its order: ``layout.Layout``
+``network.logits``                   ``network.logits``
+``network.activation_pattern``       ``network.activation_pattern``
+``affine.probe``: rows of V          ``affine`` DenseStem, ConvStem; ``patches.SecondConv``
+``hyperplanes.shortest_step_in_box`` ``hyperplanes.distances_in_box``
+``distances.hyperplanes_around``     ``distances.HyperplaneWorker``
+``distances.distances``              ``distances.distances``
+``mmr.mmr``                          ``mmr.mmr``
+``mmr.mmr_gradient``                 ``mmr_gradient.mmr_gradient``
+``loss.loss_gradient``               ``loss.loss_gradient``
+``loss.margin_gradients``            ``loss.margin_gradients``
+``adam.update``                      ``adam.update``
+``pgd.pgd``                          ``pgd.pgd``
+``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``
+``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``
+``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
+``enumeration.enumerate_regions``    ``enumeration``; its steps in ``cells``, ``maps``, ``vertices``
+``volumes.volumes``                  ``volumes.volumes``
+==================================== ============================================================
+
+A public function prepares the arrays and gives each thread a run of samples
+(`refmmr.backends.threads`); a thread has memory of its own and works on blocks that stay in its
+cache, through matrix products (BLAS) and compiled loops (`jit`).
+"""
 
 from refmmr.backends._numba import (
+    adam,
     backward_bound,
+    distances,
     enumeration,
+    loss,
     mmr,
+    mmr_gradient,
+    network,
     pgd,
-    training,
     volumes,
     wong_kolter,
 )
 
 __all__ = [
+    "adam",
     "backward_bound",
+    "distances",
     "enumeration",
+    "loss",
     "mmr",
+    "mmr_gradient",
+    "network",
     "pgd",
-    "training",
     "volumes",
     "wong_kolter",
 ]

@@ -1,12 +1,18 @@
-"""Rows of V: the gradients of all units and margins, at the cost of what is not zero in them.
+"""Rows of V, the gradients of all units and margins: the twin of `refmmr.reference.affine.probe`.
 
-A row of V is the unit's own weights carried back to the input, ``v = c W_1`` with ``c`` its
-*coefficients* over the first layers' units.  The first layers, the *stem*, are what makes rows
-cheap:
+A row of V is a linear combination of the rows of an earlier layer; for a unit behind the first
+layers, ``v = c V_stem`` with c the unit's *coefficients*: its own weights where the mask is 1.  The
+first layers, the *stem*, are chosen so that this is cheap:
 
-- a dense network's stem is W_1, the same for all samples: all coefficients times it, one product;
-- a convolutional stem's rows are zero outside the unit's receptive field, so they are kept as
-  *patches*.  A unit behind the stem adds up the patches that its coefficients ask for.
+- of a dense network the stem is the first layer.  Its rows are W_1, the same for all samples: the
+  coefficients of all units of all samples times W_1 are a single product;
+- otherwise the stem are all convolutions.  The row of a convolutional unit is zero outside its
+  receptive field, and only that *patch* is stored.  Patches of the second convolution are a product
+  with its masks (`patches`), those of later ones a backward pass through windows.  A unit behind
+  the stem adds up the patches, times its coefficients, at their places in the image.
+
+The reference pushes all d basis vectors through the network instead; that costs as much as if no
+row had a zero.
 """
 
 from __future__ import annotations
@@ -19,39 +25,60 @@ from itertools import pairwise
 import numpy as np
 
 from refmmr.backends._numba.jit import jit
-from refmmr.backends._numba.layers import Buffers, Conv, Dense, Geometry, Passes, all_windows
-from refmmr.backends._numba.layout import Layout
-from refmmr.backends._numba.patches import SecondLayer
+from refmmr.backends._numba.layers import (
+    Buffers,
+    Conv,
+    Dense,
+    Geometry,
+    add_permuted_windows,
+    all_windows,
+    gather_permuted_windows,
+)
+from refmmr.backends._numba.layout import Layout, runs
+from refmmr.backends._numba.network import Passes
+from refmmr.backends._numba.patches import SecondConv
 from refmmr.reference.network import Gradients
+
+PRODUCT_NUMBERS = 2**18
+"""Numbers in the result of one product of patches: that many stay in a core's cache until they are
+added to the image."""
 
 
 class Stem(ABC):
-    """What both kinds of stem have; only convolutions have fields, pixels and windows."""
+    """The first layers, whose rows of V are cheap; memory of one thread.
+
+    Attributes
+    ----------
+    depth : int
+        How many layers it has.
+    fields, orders, windows
+        Of each convolution, see `ConvStem`; a dense stem has none.
+    """
 
     depth = 1
     fields: Sequence[list[Geometry]] = ()
-    pixels: Sequence[np.ndarray] = ()
+    orders: Sequence[np.ndarray] = ()
     windows: Sequence[Passes] = ()
 
     @abstractmethod
     def copy(self) -> Stem:
-        """The same stem with memory of its own."""
+        """The same stem with memory of its own, for another thread."""
 
     @abstractmethod
-    def patches(self, k: int) -> np.ndarray:
-        """Rows of a layer of the stem."""
+    def first_rows(self) -> np.ndarray:
+        """Rows of the first layer, the same for all samples: patches, or (1, N_1, d)."""
 
     @abstractmethod
-    def linearize(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Rows of the hidden layers of the stem behind the first, for c samples."""
+    def compute_rows(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Rows of its layers 1, ..., depth - 1 for c samples, from masks (c, N_k) of all layers."""
 
     @abstractmethod
-    def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of the units of the layer behind, over what the masks (c, N) leave: (c, U, d)."""
+    def next_rows(self, mask: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the layer behind it, ``W diag(mask) V_stem``: mask (c, N), rows (c, units, d)."""
 
     @abstractmethod
-    def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units with coefficients over the stem's last layer: (c, U, N) to (c, U, d)."""
+    def combine(self, coefficients: np.ndarray, name: object) -> np.ndarray:
+        """``coefficients V_stem``: (c, units, N) of its last layer to rows (c, units, d)."""
 
 
 class DenseStem(Stem):
@@ -63,26 +90,26 @@ class DenseStem(Stem):
         self.buffers = Buffers(layout.dtype)
 
     def copy(self) -> DenseStem:
-        """The same stem with memory of its own."""
+        """The same stem with memory of its own, for another thread."""
         return DenseStem(self.layout)
 
-    def patches(self, k: int) -> np.ndarray:
-        """Rows of the first layer, (1, units, d)."""
+    def first_rows(self) -> np.ndarray:
+        """Rows of the first layer, (1, N_1, d)."""
         return self.W[None]
 
-    def linearize(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Rows of the hidden layers of the stem behind the first: there are none."""
+    def compute_rows(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """There is no layer but the first."""
         return []
 
-    def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of the units of the second layer, (c, U, d), for masks (c, N_1) of the first."""
+    def next_rows(self, mask: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the second layer, ``W_2 diag(mask) W_1``: mask (c, N_1), rows (c, N_2, d)."""
         W = self.layout.layers[1].W
-        coefficients = self.buffers.take("coefficients", len(masks), *W.shape)
-        weights_through_masks(W, masks, coefficients)
-        return self.multiply(coefficients, name)
+        coefficients = self.buffers.take("coefficients", len(mask), *W.shape)
+        mask_rows(W, mask, coefficients)
+        return self.combine(coefficients, name)
 
-    def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units behind the stem: (c, U, N_1) to (c, U, d)."""
+    def combine(self, coefficients: np.ndarray, name: object) -> np.ndarray:
+        """``coefficients W_1``: (c, units, N_1) to (c, units, d), one product for all samples."""
         c, units, n_inputs = coefficients.shape
         rows = self.buffers.take(name, c, units, self.W.shape[1])
         out = rows.reshape(c * units, rows.shape[2])
@@ -93,37 +120,46 @@ class DenseStem(Stem):
 class ConvStem(Stem):
     """The convolutions before the first dense layer.
 
-    Patches of layer k are (c, positions, patch, channels); what lies outside the image is 0.
-    `pixels[k]` says which number of the patch, channel-last, stands where.
+    Rows of layer k are patches, (c, positions, patch, channels); 0 outside the image.
+
+    Attributes
+    ----------
+    fields : list of list of Geometry
+        Of each layer its `receptive_fields`.
+    orders : list of ndarray of int
+        Number j of a patch is number ``orders[k][j]`` of the receptive field, channel-last.
+    windows : list of Passes
+        Of each layer k, the layers 0, ..., k - 1 on a single receptive field.
+    back_through_patches : bool
+        Whether gradients go back through patches (`push`, `add_to_dpatches`): for two convolutions.
     """
 
     def __init__(self, layout: Layout) -> None:
         self.dtype = layout.dtype
         self.convs = [layer for layer in layout.layers if isinstance(layer, Conv)]
         self.depth = len(self.convs)
-        # Gradients go back through patches: `project` and `add_patch_gradients`.
-        self.keeps_patches = self.depth == 2
+        self.back_through_patches = self.depth == 2
         self.buffers = Buffers(layout.dtype)
         self.fields = [receptive_fields(self.convs, k) for k in range(self.depth)]
-        self.windows = [window_passes(self.convs, self.fields[k], layout.dtype)
-                        for k in range(self.depth)]  # fmt: skip
-        self.pixels = [np.arange(fields[0].window) for fields in self.fields]
+        self.windows = [window_passes(self.convs, fields, layout.dtype) for fields in self.fields]
+        self.orders = [np.arange(fields[0].window) for fields in self.fields]
         if self.depth > 1:
-            self.second = SecondLayer(self.convs, self.fields[1])
+            self.second = SecondConv(self.convs, self.fields[1][0])
             self.dsecond = self.second.zeros()
-            self.pixels[1] = self.second.pixels
+            self.orders[1] = self.second.order
         image = np.ones((1, self.convs[0].inputs), layout.dtype)
+        # Per layer (positions, patch): 1 inside the image, 0 outside.
         self.inside = [
-            all_windows(image, fields[0])[:, pixels]
-            for fields, pixels in zip(self.fields, self.pixels, strict=True)
+            all_windows(image, fields[0])[:, order]
+            for fields, order in zip(self.fields, self.orders, strict=True)
         ]
         self._first = (self.inside[0][:, :, None] * self.convs[0].W.T)[None]
         self._rows = [self._first]
-        # The weights of the first dense layer behind, a unit of the stem a row.
+        # The weights of the first dense layer behind, (units of the stem, outputs).
         self._columns = np.ascontiguousarray(layout.layers[self.depth].W.T)
 
     def copy(self) -> ConvStem:
-        """The same stem with memory of its own."""
+        """The same stem with memory of its own, for another thread."""
         other = copy.copy(self)
         other.buffers = Buffers(self.dtype)
         other.windows = [Passes(passes.layers, self.dtype) for passes in self.windows]
@@ -132,123 +168,124 @@ class ConvStem(Stem):
             other.dsecond = self.second.zeros()
         return other
 
-    def patches(self, k: int) -> np.ndarray:
-        """Patches of a layer as last looked at; those of layer 0 are shared, c = 1."""
-        return self._rows[k]
+    def first_rows(self) -> np.ndarray:
+        """Patches of the first convolution, (1, positions, patch, channels)."""
+        return self._first
 
-    def linearize(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Patches of layers 1, 2, ... of the stem for c samples, given their masks."""
+    def compute_rows(self, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Patches of its layers 1, ..., depth - 1 for c samples, from masks (c, N_k)."""
         self._rows = [self._first]
         for k in range(1, self.depth):
             c, positions = len(masks[0]), self.convs[k].geometry.positions
-            patch, channels = len(self.pixels[k]), len(self.convs[k].W)
+            patch, channels = len(self.orders[k]), len(self.convs[k].W)
             rows = self.buffers.take(("rows", k), c, positions, patch, channels)
             if k == 1:
-                seen = all_windows(masks[0], self.fields[1][1])
-                self.second.multiply(seen, rows.reshape(-1, patch, channels), self.buffers)
+                windows = all_windows(masks[0], self.fields[1][1])
+                self.second.patches(windows, rows.reshape(-1, patch, channels), self.buffers)
             else:
-                self._linearize(k, masks, rows)
-            _clip(rows, self.inside[k])
+                self._backward_rows(k, masks, rows)
+            _clear_outside(rows, self.inside[k])
             self._rows.append(rows)
         return self._rows[1:]
 
-    def _linearize(self, k, masks, rows):
-        """A unit's filter through its window of the mask, and back to the input."""
+    def _backward_rows(self, k, masks, rows):
+        """Patches of layer k, (c, positions, patch, channels): a backward pass for each unit.
+
+        It starts with the unit's filter where its window of the mask is 1.
+        """
         conv, fields, channels = self.convs[k], self.fields[k], rows.shape[3]
+        windows = [all_windows(masks[j - 1], fields[j]) for j in range(1, k + 1)]
+        shape = len(masks[0]) * conv.geometry.positions, channels, conv.W.shape[1]
+        filters = self.buffers.take(("filters", k), *shape)
+        mask_rows(conv.W, windows[-1], filters)
         # The masks of a position are the same for all of its channels.
-        seen = [all_windows(masks[j - 1], fields[j]) for j in range(1, k + 1)]
-        shape = len(masks[0]) * conv.geometry.positions * channels, conv.W.shape[1]
-        coefficients = self.buffers.take(("c", k), *shape)
-        _filters_through_masks(conv.W, seen[-1], coefficients)
-        lower = [np.repeat(mask, channels, axis=0) for mask in seen[:-1]]
+        lower = [np.repeat(mask, channels, axis=0) for mask in windows[:-1]]
         passes = self.windows[k]
-        found = passes.input_gradient(passes.backward(coefficients, lower)[0])
+        deltas = passes.backward(filters.reshape(-1, shape[2]), lower)
+        found = passes.input_gradient(deltas[0])
         rows[...] = found.reshape(*rows.shape[:2], channels, -1).swapaxes(2, 3)
 
-    def through_masks(self, masks: np.ndarray, name: object) -> np.ndarray:
-        """Rows of the units of the first dense layer, (c, U, d), for masks (c, N) before it."""
-        coefficients = self.buffers.take("coefficients", len(masks), *self._columns.shape)
-        _columns_through_masks(self._columns, masks, coefficients)
-        return self._multiply(coefficients, name)
+    def next_rows(self, mask: np.ndarray, name: object) -> np.ndarray:
+        """Rows of the first dense layer, (c, units, d), for masks (c, N) of the stem's last."""
+        coefficients = self.buffers.take("coefficients", len(mask), *self._columns.shape)
+        _mask_columns(self._columns, mask, coefficients)
+        return self._combine(coefficients, name)
 
-    def multiply(self, coefficients: np.ndarray, name: object) -> np.ndarray:
-        """Rows of units behind the stem: (c, U, positions * channels) to (c, U, d)."""
-        return self._multiply(np.ascontiguousarray(coefficients.swapaxes(1, 2)), name)
+    def combine(self, coefficients: np.ndarray, name: object) -> np.ndarray:
+        """Patches times coefficients: (c, units, positions * channels) to rows (c, units, d)."""
+        return self._combine(np.ascontiguousarray(coefficients.swapaxes(1, 2)), name)
 
-    def project(self, G: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What comes out of the stem, unmasked, when directions are pushed through it.
-
-        Parameters
-        ----------
-        G : ndarray, shape (r, d)
-        samples : ndarray of int, shape (r,)
-            Whose patches, of those last looked at; in order.
-
-        Returns
-        -------
-        h : ndarray, shape (r, positions * channels)
-        seen : ndarray, shape (r, positions, patch)
-            What the patches see of G.
-        """
-        patches, field = self._rows[-1], self.fields[-1][0]
-        _, positions, size, channels = patches.shape
-        seen = self.buffers.take("seen", len(G), positions, size)
-        _patch_windows(G, self.pixels[-1], field, seen)
-        h = self.buffers.take("projected", len(G), positions, channels)
-        for i, mine in _groups(samples):
-            np.matmul(seen[mine].swapaxes(0, 1), patches[i], out=h[mine].swapaxes(0, 1))
-        return h.reshape(len(G), -1), seen
-
-    def add_patch_gradients(
-        self, seen: np.ndarray, coefficients: np.ndarray, samples: np.ndarray, drows: np.ndarray
-    ) -> None:
-        """Gradient to the patches of ``<G, v>`` with v the sum of patches by coefficients.
-
-        `coefficients` is (r, positions * channels), `drows` like the patches, and set where a
-        sample has any.
-        """
-        coefficients = coefficients.reshape(len(seen), drows.shape[1], drows.shape[3])
-        for i, mine in _groups(samples):
-            drows[i] += np.matmul(
-                seen[mine].transpose(1, 2, 0),
-                coefficients[mine].swapaxes(0, 1),
-                out=self.buffers.take("dpatches", *drows.shape[1:]),
-            )
-
-    def add_drows(self, drows: np.ndarray) -> None:
-        """Add what the patches last looked at feel to the gradient to the filters."""
-        drows = drows.reshape(-1, *drows.shape[2:])
-        self.second.add_gradient(drows, self.dsecond, self.buffers)
-
-    def finish(self, sums: Gradients) -> None:
-        """Carry what `add_drows` has added up on to the gradients of the layers."""
-        self.second.add_to_filters(self.dsecond, sums[0][0], sums[1][0])
-
-    def _multiply(self, coefficients, name):
-        field, patches, pixels = self.fields[-1][0], self._rows[-1], self.pixels[-1]
+    def _combine(self, coefficients, name):
+        """The same for coefficients (c, positions * channels, units)."""
+        field, patches, order = self.fields[-1][0], self._rows[-1], self.orders[-1]
         _, positions, size, channels = patches.shape
         c, _, units = coefficients.shape
         rows = self.buffers.take(name, c, units, field.inputs)
         columns = self.buffers.take("columns", c, field.inputs, units)
         columns[:] = 0
         coefficients = coefficients.reshape(c, positions, channels, units)
-        # A group of positions at a time, so that the products stay in cache.
-        group = max(1, 2**18 // max(1, units * size))
+        group = max(1, PRODUCT_NUMBERS // max(1, units * size))
         for i in range(c):
-            for first in range(0, positions, group):
-                here = slice(first, first + group)
-                parts = self.buffers.take("parts", len(coefficients[i, here]), size, units)
+            for here in runs(0, positions, group):
+                parts = self.buffers.take("parts", here.stop - here.start, size, units)
                 np.matmul(patches[i % len(patches), here], coefficients[i, here], out=parts)
-                _add_patches(parts, first, pixels, columns[i], field)
+                add_permuted_windows(parts, here.start, order, field, columns[i])
         _transpose(columns, rows)
         return rows
 
+    def push(self, G: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Push directions through the stem, to the pre-activations of its last layer.
 
-def _groups(samples: np.ndarray) -> Iterator[tuple[int, slice]]:
-    """Runs of equal numbers: the number, and where it stands."""
-    starts = np.flatnonzero(np.diff(samples, prepend=-1))
-    for start, stop in pairwise([*starts.tolist(), len(samples)]):
-        yield int(samples[start]), slice(start, stop)
+        Parameters
+        ----------
+        G : ndarray, shape (r, d)
+        samples : ndarray of int, shape (r,), in order
+            The sample of each, among those of the last `compute_rows`.
+
+        Returns
+        -------
+        h : ndarray, shape (r, positions * channels)
+            ``<G, v>`` of all units.
+        windows : ndarray, shape (r, positions, patch)
+            The parts of G in the receptive fields.
+        """
+        patches, field = self._rows[-1], self.fields[-1][0]
+        _, positions, size, channels = patches.shape
+        windows = self.buffers.take("windows of G", len(G), positions, size)
+        gather_permuted_windows(G, self.orders[-1], field, windows)
+        h = self.buffers.take("pushed", len(G), positions, channels)
+        for i, here in _groups(samples):
+            np.matmul(windows[here].swapaxes(0, 1), patches[i], out=h[here].swapaxes(0, 1))
+        return h.reshape(len(G), -1), windows
+
+    def add_to_dpatches(
+        self,
+        windows: np.ndarray,
+        coefficients: np.ndarray,
+        samples: np.ndarray,
+        dpatches: np.ndarray,
+    ) -> None:
+        """Add the gradient of ``sum_r <G_r, coefficients_r V_stem>`` with respect to the patches.
+
+        `windows` and `samples` are those of `push`, `coefficients` (r, positions * channels),
+        `dpatches` (c, positions, patch, channels).
+        """
+        coefficients = coefficients.reshape(len(windows), dpatches.shape[1], dpatches.shape[3])
+        for i, here in _groups(samples):
+            dpatches[i] += np.matmul(
+                windows[here].transpose(1, 2, 0),
+                coefficients[here].swapaxes(0, 1),
+                out=self.buffers.take("dpatches", *dpatches.shape[1:]),
+            )
+
+    def add_patch_gradients(self, dpatches: np.ndarray) -> None:
+        """Take the gradient with respect to the last patches into the sum of `finish`."""
+        dpatches = dpatches.reshape(-1, *dpatches.shape[2:])
+        self.second.add_gradient(dpatches, self.dsecond, self.buffers)
+
+    def finish(self, sums: Gradients) -> None:
+        """Add the gradients with respect to the filters of both convolutions to `sums`."""
+        self.second.add_to_filters(self.dsecond, sums[0][0], sums[1][0])
 
 
 def make_stem(layout: Layout) -> Stem:
@@ -257,10 +294,10 @@ def make_stem(layout: Layout) -> Stem:
 
 
 def receptive_fields(convs: Sequence[Conv], k: int) -> list[Geometry]:
-    """For units of convolution k: where they look in the inputs of convolutions 0, ..., k.
+    """For units of convolution k, their receptive fields in the inputs of convolutions 0, ..., k.
 
-    As if a single convolution led from there: its kernel is the field, its stride and padding say
-    where the field of each output pixel lies.
+    As if one convolution led from that input to layer k: its kernel is the field, its stride and
+    padding say where the field of each output pixel is.
     """
     last = convs[k].geometry
     fields = [last]
@@ -277,7 +314,7 @@ def receptive_fields(convs: Sequence[Conv], k: int) -> list[Geometry]:
 
 
 def window_passes(convs: Sequence[Conv], fields: Sequence[Geometry], dtype: np.dtype) -> Passes:
-    """The convolutions as a receptive field alone meets them: small images, no padding."""
+    """The convolutions before the last field, on one receptive field as their image, unpadded."""
     layers: list[Dense | Conv] = []
     for conv, field, above in zip(convs, fields, fields[1:], strict=False):
         geometry = conv.geometry._replace(
@@ -288,9 +325,16 @@ def window_passes(convs: Sequence[Conv], fields: Sequence[Geometry], dtype: np.d
     return Passes(layers, dtype)
 
 
+def _groups(samples: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """Runs of equal numbers: the number, and where it stands."""
+    starts = np.flatnonzero(np.diff(samples, prepend=-1))
+    for start, stop in pairwise([*starts.tolist(), len(samples)]):
+        yield int(samples[start]), slice(start, stop)
+
+
 @jit
-def weights_through_masks(W, masks, out):
-    """out[i, u] = W[u] * masks[i]."""
+def mask_rows(W, masks, out):
+    """``W diag(mask)`` of each mask: W (units, m), masks (c, m), out (c, units, m), the result."""
     for i in range(len(masks)):
         for u in range(len(W)):
             for j in range(W.shape[1]):
@@ -298,8 +342,8 @@ def weights_through_masks(W, masks, out):
 
 
 @jit
-def _columns_through_masks(columns, masks, out):
-    """out[i, j] = columns[j] * masks[i, j]."""
+def _mask_columns(columns, masks, out):
+    """The same transposed: columns (m, units), masks (c, m), out (c, m, units), the result."""
     for i in range(len(masks)):
         for j in range(len(columns)):
             target, source = out[i, j], columns[j]
@@ -311,40 +355,11 @@ def _columns_through_masks(columns, masks, out):
 
 
 @jit
-def _filters_through_masks(W, masks, out):
-    """out[(n, o)] = W[o] * masks[n]."""
-    channels = W.shape[0]
-    for n in range(masks.shape[0]):
-        for o in range(channels):
-            for j in range(W.shape[1]):
-                out[n * channels + o, j] = W[o, j] if masks[n, j] else 0
+def _clear_outside(rows, inside):
+    """Set to 0 what is outside the image.
 
-
-@jit
-def _patch_windows(G, pixels, g, seen):
-    """seen[r, q, j] = what number j of the patch at position q sees of G[r]; 0 outside."""
-    row = pixels // (g.kernel_width * g.channels)
-    column = pixels % (g.kernel_width * g.channels) // g.channels
-    offset = (row * g.width + column) * g.channels + pixels % g.channels
-    for r in range(len(G)):
-        for q in range(seen.shape[1]):
-            top, left = q // g.columns * g.down - g.top, q % g.columns * g.across - g.left
-            start = (top * g.width + left) * g.channels
-            target, source = seen[r, q], G[r]
-            whole = top >= 0 and top + g.kernel_height <= g.height
-            if whole and left >= 0 and left + g.kernel_width <= g.width:
-                for j in range(len(pixels)):
-                    target[j] = source[start + offset[j]]
-            else:
-                for j in range(len(pixels)):
-                    i, k = top + row[j], left + column[j]
-                    inside = 0 <= i < g.height and 0 <= k < g.width
-                    target[j] = source[start + offset[j]] if inside else 0
-
-
-@jit
-def _clip(rows, inside):
-    """Forget what lies outside the image."""
+    rows: (c, positions, patch, channels), changed.  inside: (positions, patch), 0 outside.
+    """
     for i in range(rows.shape[0]):
         for q in range(rows.shape[1]):
             for j in range(rows.shape[2]):
@@ -353,25 +368,11 @@ def _clip(rows, inside):
 
 
 @jit
-def _add_patches(parts, first, pixels, columns, g):
-    """columns[pixel of the image] += parts[q, pixel of the patch], of position first + q."""
-    for q in range(parts.shape[0]):
-        top = (first + q) // g.columns * g.down - g.top
-        left = (first + q) % g.columns * g.across - g.left
-        for j in range(len(pixels)):
-            row = top + pixels[j] // (g.kernel_width * g.channels)
-            rest = pixels[j] % (g.kernel_width * g.channels)
-            column = left + rest // g.channels
-            if 0 <= row < g.height and 0 <= column < g.width:
-                target = columns[(row * g.width + column) * g.channels + rest % g.channels]
-                part = parts[q, j]
-                for u in range(len(part)):
-                    target[u] += part[u]
-
-
-@jit
 def _transpose(a, out):
-    """Transpose all a[n] into out[n], a square of 16 x 16 at a time."""
+    """Transpose each of a (c, m, units) into out (c, units, m), in tiles of 16 x 16.
+
+    A tile has a cache line in each of its rows, of both arrays.
+    """
     for n in range(a.shape[0]):
         source, target = a[n], out[n]
         for i in range(0, a.shape[1], 16):

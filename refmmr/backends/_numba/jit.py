@@ -1,6 +1,15 @@
-"""How the kernels are compiled."""
+"""The compiler options of the kernels.
+
+- ``nogil``: threads run kernels side by side (`refmmr.backends.threads`).
+- ``cache``: compiled once on a machine, then loaded from disk.  The cache of a function does not
+  notice a change in another file; so a kernel, the kernels that it calls and the named tuples that
+  it reads are in one file.
+- ``error_model="numpy"``: a division by 0 gives inf or NaN, not an exception.
+- ``fastmath``: sums may be added in any order (``reassoc``, so that they are vectorised), and
+  products fused with them (``contract``).  Infinities and NaNs stay legal: a distance may be
+  infinite.
+"""
 
 import numba
 
-# Sums may be added up in any order and products fused with them; infinities and NaNs stay legal.
 jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})

@@ -1,42 +1,43 @@
-"""Passes through a network, forward and back, near the speed of BLAS.
+"""Dense layers and convolutions as matrix products: twins of `refmmr.reference.layers`.
 
-What `refmmr.reference.network` says, laid out for the machine.  Every layer is one matrix product;
-a convolution's factor are the *windows* of its images, one row per output pixel.  Images are kept
-channel-last, ``(height, width, channel)`` flattened, so that a window is a few contiguous runs of
-numbers.  All arrays here are ``(n, units of a layer)``; only `layout` knows the order of a user's
-network.
+A layer is one product over the whole batch.  For a dense layer, x of shape (n, inputs),
 
-Memory is taken once per `Passes` and used again: a step of an attack allocates nothing.
+    y = x W^T,    W: (outputs, inputs),
+
+and for a convolution the rows of x are its *windows* (im2col), one per sample and output pixel:
+
+    y = windows(x) W^T,    windows(x): (n * positions, window),    W: (output channels, window).
+
+The transposed product gives a gradient for each window; the transpose of `windows` adds it back to
+its place in the image (col2im).  Images are kept channel-last, ``(height, width, channels)``
+flattened, so that a window is `kernel_height` contiguous runs of numbers.  Padding is not stored.
+
+All kernels that read a `Geometry` are in this file, see `jit`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from refmmr.backends._numba.jit import jit
-from refmmr.reference.network import Gradients
 
 
 class Geometry(NamedTuple):
-    """Sizes of a convolution, for the kernels.
+    """Sizes of a convolution."""
 
-    Compiled kernels of other files read it too: remove their caches when its fields change order.
-    """
-
-    height: int
+    height: int  # of the input image
     width: int
     channels: int
-    rows: int  # of the output
+    rows: int  # of the output image
     columns: int
     kernel_height: int
     kernel_width: int
-    down: int
+    down: int  # strides
     across: int
-    top: int
+    top: int  # padding
     left: int
 
     @property
@@ -56,14 +57,14 @@ class Geometry(NamedTuple):
 
 
 class Buffers:
-    """Arrays that are used again and again, by name."""
+    """Arrays that are allocated once and used again, by name."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
         self._arrays: dict[object, np.ndarray] = {}
 
     def take(self, name: object, *shape: int, dtype: type | None = None) -> np.ndarray:
-        """An array with anything in it; the former one of this name is void."""
+        """An uninitialised array of this shape; it overwrites the last one of this name."""
         size = math.prod(shape)
         if name not in self._arrays or self._arrays[name].size < size:
             self._arrays[name] = np.empty(size, dtype or self.dtype)
@@ -71,68 +72,70 @@ class Buffers:
 
 
 class Dense:
-    """``y = W x + b``; W of shape (outputs, inputs)."""
+    """Twin of `Linear`: ``y = W x + b`` with W of shape (outputs, inputs), b of (outputs,)."""
 
     def __init__(self, W: np.ndarray, b: np.ndarray) -> None:
         self.W, self.b = np.ascontiguousarray(W), np.ascontiguousarray(b)
         self.outputs, self.inputs = W.shape
+        # Numbers in the largest array of a sample, and multiplications per sample.
         self.numbers, self.products = self.outputs, W.size
-        self._columns = self.W.T
+        self._transposed = self.W.T
 
-    def repeat(self) -> None:
-        """Prepare for many products: small ones are quicker with the columns side by side."""
-        self._columns = np.ascontiguousarray(self.W.T)
+    def copy_transposed(self) -> None:
+        """Store W^T contiguously: that pays where small batches are multiplied many times."""
+        self._transposed = np.ascontiguousarray(self.W.T)
 
     def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
-        """What the product reads: x itself."""
+        """The left factor of the product: x itself, (n, inputs)."""
         return x
 
     def linear(self, read: np.ndarray, out: np.ndarray) -> None:
-        """``W x`` of each row: (n, inputs) to (n, outputs)."""
-        np.matmul(read, self._columns, out=out)
+        """``W x`` of each sample: `read` of x, to `out`, (n, outputs)."""
+        np.matmul(read, self._transposed, out=out)
 
     def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
-        """``W^T g`` of each row: (n, outputs) to (n, inputs)."""
+        """``W^T g`` of each sample: (n, outputs) to `out`, (n, inputs)."""
         np.matmul(g, self.W, out=out)
 
     def add_gradient(
         self, read: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
     ) -> None:
-        """Add ``sum g x^T`` to dW and ``sum g`` to db."""
+        """Add ``sum g x^T`` to dW and ``sum g`` to db, over all samples: g is (n, outputs)."""
         dW += np.matmul(g.T, read)
         if db is not None:
             db += g.sum(axis=0)
 
 
 class Conv:
-    """A convolution; W of shape (output channels, window), b one number a channel."""
+    """Twin of `Conv2d`: W of shape (output channels, window), b of (output channels,)."""
 
     def __init__(self, W: np.ndarray, b: np.ndarray, geometry: Geometry) -> None:
         self.W, self.b, self.geometry = np.ascontiguousarray(W), np.ascontiguousarray(b), geometry
         self.inputs, self.outputs = geometry.inputs, geometry.positions * len(W)
+        # Numbers in the largest array of a sample, and multiplications per sample.
         self.numbers = max(self.outputs, geometry.positions * geometry.window)
         self.products = self.W.size * geometry.positions
 
     def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
-        """What each output pixel looks at: (n, inputs) to (n * positions, window)."""
+        """The left factor of the product: windows of x, (n, inputs) to (n * positions, window)."""
         windows = buffers.take(name, len(x) * self.geometry.positions, self.geometry.window)
-        _windows(x, windows, self.geometry)
+        _gather_windows(x, windows, self.geometry)
         return windows
 
     def linear(self, read: np.ndarray, out: np.ndarray) -> None:
-        """``W x`` of each row: (n * positions, window) to (n, outputs)."""
+        """``W x`` of each sample: `read` of x, to `out`, (n, outputs)."""
         np.matmul(read, self.W.T, out=out.reshape(len(read), -1))
 
     def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
-        """``W^T g`` of each row: (n, outputs) to (n, inputs)."""
+        """``W^T g`` of each sample: (n, outputs) to `out`, (n, inputs)."""
         g = g.reshape(-1, len(self.W))
         windows = np.matmul(g, self.W, out=buffers.take("windows", len(g), self.W.shape[1]))
-        _fold(windows, out, self.geometry)
+        _scatter_windows(windows, out, self.geometry)
 
     def add_gradient(
         self, read: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
     ) -> None:
-        """Add the gradient of ``sum g * (W x + b)`` to dW and db."""
+        """Add the gradient of ``sum g * (W x + b)`` to dW and db: g is (n, outputs)."""
         g = g.reshape(-1, len(self.W))
         dW += np.matmul(g.T, read)
         if db is not None:
@@ -142,117 +145,8 @@ class Conv:
 Layer = Dense | Conv
 
 
-class Trail(NamedTuple):
-    """What a forward pass leaves behind, as `refmmr.reference.network.ForwardCache`."""
-
-    inputs: list[np.ndarray]  # g_{k-1}, the input of every layer, (n, inputs of the layer)
-    masks: list[np.ndarray]  # s_k of every hidden layer, bool
-    logits: np.ndarray  # (n, K)
-
-
-class Passes:
-    """A chain of layers with a ReLU between them, and the memory to run it.
-
-    Not for several threads at once: `layout.Layout.passes` makes one for each.
-    """
-
-    def __init__(self, layers: Sequence[Layer], dtype: np.dtype) -> None:
-        self.layers = list(layers)
-        self.buffers = Buffers(dtype)
-
-    def forward(self, X: np.ndarray) -> Trail:
-        """Push points (n, d) through the network.
-
-        The result lives in buffers, until the next pass.  `pre_activations` asks for the f_k too.
-        """
-        return self._forward(X, None, "")
-
-    def pre_activations(self, X: np.ndarray) -> tuple[list[np.ndarray], Trail]:
-        """A forward pass that also keeps f_k of every hidden layer."""
-        kept: list[np.ndarray] = []
-        cache = self._forward(X, kept, "kept")
-        return kept, cache
-
-    def _forward(self, X: np.ndarray, kept: list[np.ndarray] | None, name: str) -> Trail:
-        inputs, masks = [X], []
-        for k, layer in enumerate(self.layers[:-1]):
-            f = self.buffers.take((name, "f", k), len(X), layer.outputs)
-            layer.linear(layer.read(inputs[-1], self.buffers, "windows"), f)
-            mask = self.buffers.take((name, "mask", k), *f.shape, dtype=bool)
-            bias, flat = layer.b, f.reshape(-1, len(layer.b))
-            g = f
-            if kept is None:
-                _relu_in_place(flat, bias, mask)
-            else:
-                g = self.buffers.take((name, "g", k), *f.shape)
-                _relu(flat, bias, g.reshape(flat.shape), mask)
-                kept.append(f)
-            inputs.append(g)
-            masks.append(mask)
-        logits = self.buffers.take((name, "logits"), len(X), self.layers[-1].outputs)
-        self.layers[-1].linear(inputs[-1], logits)
-        logits.reshape(-1, len(self.layers[-1].b))[...] += self.layers[-1].b
-        return Trail(inputs, masks, logits)
-
-    def directions(
-        self, G: np.ndarray, masks: Sequence[np.ndarray]
-    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Push directions through the first layers, frozen.
-
-        Returns what each of those layers read, and the output of the last.
-        """
-        h, read = G, []
-        for k, mask in enumerate(masks):
-            layer = self.layers[k]
-            read.append(layer.read(h, self.buffers, ("read", k)))
-            h = self.buffers.take(("direction", k), len(G), layer.outputs)
-            layer.linear(read[-1], h)
-            apply_mask(h, mask)
-        return read, h
-
-    def backward(
-        self,
-        last: np.ndarray,
-        masks: Sequence[np.ndarray],
-        df: Sequence[np.ndarray] | None = None,
-    ) -> list[np.ndarray]:
-        """Carry gradients back from layer len(masks), (n, its outputs), to all before it.
-
-        Returns delta_k of layers 0 to len(masks); `df` is what a loss feels of their
-        pre-activations besides.
-        """
-        deltas = [last]
-        for k in reversed(range(len(masks))):
-            delta = self.buffers.take(("delta", k), len(last), self.layers[k].outputs)
-            self.layers[k + 1].transpose(deltas[0], delta, self.buffers)
-            if df is None:
-                apply_mask(delta, masks[k])
-            else:
-                _apply_mask_and_add(delta, masks[k], df[k])
-            deltas.insert(0, delta)
-        return deltas
-
-    def input_gradient(self, delta: np.ndarray) -> np.ndarray:
-        """``W_1^T delta_1``, (n, d)."""
-        gradient = self.buffers.take("input gradient", len(delta), self.layers[0].inputs)
-        self.layers[0].transpose(delta, gradient, self.buffers)
-        return gradient
-
-    def add_gradients(self, cache: Trail, deltas: Sequence[np.ndarray], sums: Gradients) -> None:
-        """Add the gradient to the weights to `sums`, one (dW, db) a layer in this layout."""
-        for layer, x, delta, (dW, db) in zip(self.layers, cache.inputs, deltas, sums, strict=True):
-            layer.add_gradient(layer.read(x, self.buffers, "windows"), delta, dW, db)
-
-    def add_direction_gradients(
-        self, read: Sequence[np.ndarray], deltas: Sequence[np.ndarray], sums: Gradients
-    ) -> None:
-        """The same for directions, which meet no bias, through as many layers as have read them."""
-        for layer, x, delta, (dW, _) in zip(self.layers, read, deltas, sums, strict=False):
-            layer.add_gradient(x, delta, dW, None)
-
-
 def all_windows(x: np.ndarray, field: Geometry) -> np.ndarray:
-    """The fields of all output pixels of images (n, inputs): (n * positions, field)."""
+    """Windows of all output pixels of images (n, inputs): (n * positions, window)."""
     samples = np.repeat(np.arange(len(x)), field.positions)
     return some_windows(x, samples, np.tile(np.arange(field.positions), len(x)), field)
 
@@ -260,18 +154,25 @@ def all_windows(x: np.ndarray, field: Geometry) -> np.ndarray:
 def some_windows(
     x: np.ndarray, samples: np.ndarray, positions: np.ndarray, field: Geometry
 ) -> np.ndarray:
-    """The fields of some output pixels, each of one image: (r, field); 0 outside the image."""
+    """Windows of some output pixels, each of one sample: (r,), (r,) to (r, window).
+
+    0 outside the image.
+    """
     windows = np.empty((len(samples), field.window), x.dtype)
-    _some_windows(x, samples, positions, windows, field)
+    _gather_some_windows(x, samples, positions, windows, field)
     return windows
 
 
-# Slices tell the compiler where a run ends: that is worth a factor of three in what follows.
+# The inner loops run over slices: with indices the compiler cannot tell that a run is contiguous,
+# and they take three times as long.
 
 
 @jit
 def _copy_window(image, window, top, left, g):
-    """Copy the window whose first pixel is (top, left); pixels outside the image are 0."""
+    """Copy the window whose first pixel is (top, left); 0 outside the image.
+
+    image: (inputs,).  window: (g.window,), the result.
+    """
     length, width = g.kernel_width * g.channels, g.width * g.channels
     left *= g.channels
     first, last = max(0, -top), min(g.kernel_height, g.height - top)
@@ -288,8 +189,11 @@ def _copy_window(image, window, top, left, g):
 
 
 @jit
-def _windows(x, windows, g):
-    """Copy what each output pixel looks at."""
+def _gather_windows(x, windows, g):
+    """Windows of all output pixels, im2col: the twin of `Conv2d._windows`.
+
+    x: (n, inputs).  windows: (n * positions, window), the result.
+    """
     for n in range(x.shape[0]):
         for r in range(g.rows):
             for c in range(g.columns):
@@ -298,8 +202,11 @@ def _windows(x, windows, g):
 
 
 @jit
-def _some_windows(x, samples, positions, windows, g):
-    """The same for some positions, each of one image."""
+def _gather_some_windows(x, samples, positions, windows, g):
+    """Windows of some output pixels.
+
+    x: (n, inputs).  samples, positions: (r,).  windows: (r, window), the result.
+    """
     for n in range(len(samples)):
         row, column = positions[n] // g.columns, positions[n] % g.columns
         top, left = row * g.down - g.top, column * g.across - g.left
@@ -307,8 +214,11 @@ def _some_windows(x, samples, positions, windows, g):
 
 
 @jit
-def _fold(windows, x, g):
-    """The transpose of `_windows`: add every window back to its place in the image."""
+def _scatter_windows(windows, x, g):
+    """Add every window to its place in the image, col2im: the transpose of `_gather_windows`.
+
+    windows: (n * positions, window).  x: (n, inputs), the result.
+    """
     length, width = g.kernel_width * g.channels, g.width * g.channels
     x[:] = 0
     for n in range(x.shape[0]):
@@ -329,45 +239,48 @@ def _fold(windows, x, g):
                         target[j] += source[j]
 
 
-# One array that is read and written is quick; two that might overlap are not.
+@jit
+def gather_permuted_windows(x, order, g, windows):
+    """Windows of all output pixels, their numbers in another order; 0 outside the image.
+
+    x: (n, inputs).  order: (window,), number j is number order[j] of the window.  windows:
+    (n, positions, window), the result.
+    """
+    row = order // (g.kernel_width * g.channels)
+    column = order % (g.kernel_width * g.channels) // g.channels
+    offset = (row * g.width + column) * g.channels + order % g.channels
+    for n in range(len(x)):
+        for q in range(windows.shape[1]):
+            top, left = q // g.columns * g.down - g.top, q % g.columns * g.across - g.left
+            start = (top * g.width + left) * g.channels
+            target, source = windows[n, q], x[n]
+            whole = top >= 0 and top + g.kernel_height <= g.height
+            if whole and left >= 0 and left + g.kernel_width <= g.width:
+                for j in range(len(order)):
+                    target[j] = source[start + offset[j]]
+            else:
+                for j in range(len(order)):
+                    i, k = top + row[j], left + column[j]
+                    inside = 0 <= i < g.height and 0 <= k < g.width
+                    target[j] = source[start + offset[j]] if inside else 0
 
 
 @jit
-def _relu_in_place(f, b, mask):
-    """Add b to f; mask where f > 0; and f = f * mask."""
-    flat_mask = mask.reshape(f.shape)
-    for n in range(f.shape[0]):
-        for i in range(f.shape[1]):
-            value = f[n, i] + b[i]
-            flat_mask[n, i] = value > 0
-            f[n, i] = 0 if value <= 0 else value  # NaN stays
+def add_permuted_windows(windows, first, order, g, x):
+    """Add windows of many images at once to their places: the transpose of the gathering.
 
-
-@jit
-def _relu(f, b, g, mask):
-    """Add b to f; mask where f > 0; g = f * mask, another array than f."""
-    flat_mask = mask.reshape(f.shape)
-    for n in range(f.shape[0]):
-        for i in range(f.shape[1]):
-            value = f[n, i] + b[i]
-            f[n, i] = value
-            flat_mask[n, i] = value > 0
-            g[n, i] = 0 if value <= 0 else value
-
-
-@jit
-def apply_mask(g, mask):
-    """Multiply g by the mask."""
-    for n in range(g.shape[0]):
-        for i in range(g.shape[1]):
-            value = g[n, i]
-            g[n, i] = value if mask[n, i] else 0
-
-
-@jit
-def _apply_mask_and_add(g, mask, df):
-    """Multiply g by the mask, then add."""
-    for n in range(g.shape[0]):
-        for i in range(g.shape[1]):
-            value = g[n, i]
-            g[n, i] = df[n, i] + (value if mask[n, i] else 0)
+    windows: (q, window, images), of positions first, ..., first + q - 1, in the order of
+    `gather_permuted_windows`.  x: (inputs, images), added to.
+    """
+    for q in range(windows.shape[0]):
+        top = (first + q) // g.columns * g.down - g.top
+        left = (first + q) % g.columns * g.across - g.left
+        for j in range(len(order)):
+            row = top + order[j] // (g.kernel_width * g.channels)
+            rest = order[j] % (g.kernel_width * g.channels)
+            column = left + rest // g.channels
+            if 0 <= row < g.height and 0 <= column < g.width:
+                target = x[(row * g.width + column) * g.channels + rest % g.channels]
+                source = windows[q, j]
+                for u in range(len(source)):
+                    target[u] += source[u]

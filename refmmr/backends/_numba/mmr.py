@@ -1,67 +1,35 @@
-"""Distances, and MMR with its gradient: twins of `reference.distances` and `reference.mmr`.
+"""The value of MMR, and which hyperplanes have a gradient: twins of `refmmr.reference.mmr`.
 
-Samples are dealt with in blocks that stay in cache, and the blocks spread over threads.  The hyperplanes
-come from `hyperplanes`, gradients from `gradients`.
+Blocks of samples spread over threads; the hyperplanes around them come from `distances`.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.distances import Job, Observer, pick
+from refmmr.backends._numba.distances import Hyperplanes, HyperplaneWorker, Shared
 from refmmr.backends._numba.jit import jit
-from refmmr.backends._numba.layout import add_up, runs
-from refmmr.backends._numba.mmr_gradient import Worker
-from refmmr.reference import distances as reference_distances
-from refmmr.reference import mmr as reference_mmr
-from refmmr.reference.distances import Distances
+from refmmr.backends._numba.layout import runs
+from refmmr.backends._numba.network import BLOCK
+from refmmr.reference import mmr as reference
 from refmmr.reference.mmr import MMR
-from refmmr.reference.network import Gradients, Network
-
-BLOCK = 64
-"""Samples whose forward passes are kept at a time."""
+from refmmr.reference.network import Network
 
 
-@implements("numba", reference_distances.distances)
-def distances(
-    net: Network,
-    X: np.ndarray,
-    y: np.ndarray,
-    p: float,
-    box: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Distances:
-    """Twin of `refmmr.reference.distances.distances`."""
-    job = Job(net, X, p)
-    result = Distances(
-        np.empty((len(X), net.n_hidden), job.dtype), np.empty((len(X), net.n_classes), job.dtype)
-    )
-    sides = None
-    if box is not None:
-        lo, hi = (
-            job.layout.inputs(np.broadcast_to(side, net.input_shape)[None])[0] for side in box
-        )
-        sides = lo, hi
+class Hinges(NamedTuple):
+    """The parameters of the regularizer's two terms."""
 
-    def part(start: int, stop: int) -> None:
-        observer = Observer(job)
-        for rows in runs(start, stop, BLOCK):
-            labels = y[rows]
-            for here, hyperplanes in observer.hyperplanes(observer.look(X[rows], labels)):
-                boundary, decision = (side[rows][here] for side in result)
-                if sides is None:
-                    _distance(np.abs(hyperplanes.f), hyperplanes.f_norms, boundary)
-                    _distance(hyperplanes.margin, hyperplanes.margin_norms, decision)
-                else:
-                    boundary[:], decision[:] = observer.in_box(hyperplanes, labels[here], sides)
-                decision[np.arange(len(decision)), labels[here]] = np.inf
-
-    threads.spread(part, len(X), least=job.least)
-    return result
+    gamma_b: float
+    gamma_d: float
+    k_b: int
+    k_d: int
 
 
-@implements("numba", reference_mmr.mmr)
+@implements("numba", reference.mmr)
 def mmr(
     net: Network,
     X: np.ndarray,
@@ -73,53 +41,69 @@ def mmr(
     k_d: int,
 ) -> MMR:
     """Twin of `refmmr.reference.mmr.mmr`."""
-    job = Job(net, X, p)
-    terms = np.zeros((2, len(X)), job.dtype)
+    shared, hinges = Shared(net, X, p), Hinges(gamma_b, gamma_d, k_b, k_d)
+    terms = np.zeros((2, len(X)), shared.dtype)
 
     def part(start: int, stop: int) -> None:
-        observer = Observer(job)
+        worker = HyperplaneWorker(shared)
         for rows in runs(start, stop, BLOCK):
-            for here, hyperplanes in observer.hyperplanes(observer.look(X[rows], y[rows])):
-                pick(hyperplanes, (gamma_b, gamma_d), (k_b, k_d), terms[:, rows][:, here])
+            for here, hyperplanes in worker.hyperplanes_around(worker.forward(X[rows], y[rows])):
+                apply_hinges(hyperplanes, hinges, terms[:, rows][:, here])
 
-    threads.spread(part, len(X), least=job.least)
+    threads.spread(part, len(X), least=shared.samples_per_thread)
     boundary, decision = terms
     return MMR(boundary + decision, boundary, decision)
 
 
-@implements("numba", reference_mmr.mmr_gradient)
-def mmr_gradient(
-    net: Network,
-    X: np.ndarray,
-    y: np.ndarray,
-    p: float,
-    gamma_b: float,
-    gamma_d: float,
-    k_b: int,
-    k_d: int,
-) -> tuple[float, Gradients]:
-    """Twin of `refmmr.reference.mmr.mmr_gradient`."""
-    job = Job(net, X, p)
-    values = np.zeros((2, len(X)), job.dtype)
-    parts: dict[int, Gradients] = {}
+def apply_hinges(
+    hyperplanes: Hyperplanes, hinges: Hinges, terms: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two terms of c samples, into `terms` (2, c), and the hyperplanes that have a gradient.
 
-    def part(start: int, stop: int) -> None:
-        worker = Worker(job)
-        for rows in runs(start, stop, BLOCK):
-            worker.add_gradients(X[rows], y[rows], (gamma_b, gamma_d), (k_b, k_d), values[:, rows])
-        worker.finish()
-        parts[start] = worker.sums
-
-    threads.spread(part, len(X), least=job.least)
-    return float(values.sum(dtype=np.float64)) / len(X), job.layout.gradients(add_up(parts))
+    Returns
+    -------
+    boundary : ndarray of bool, shape (c, N)
+        Among the k_b nearest, and nearer than gamma_b.
+    decision : ndarray of bool, shape (c, K)
+    """
+    f, margin = np.abs(hyperplanes.f), hyperplanes.margin
+    boundary, decision = np.zeros(f.shape, bool), np.zeros(margin.shape, bool)
+    _mean_hinge(f, hyperplanes.f_norms, hinges.gamma_b, hinges.k_b, boundary, terms[0])
+    _mean_hinge(margin, hyperplanes.margin_norms, hinges.gamma_d, hinges.k_d, decision, terms[1])
+    return boundary, decision
 
 
 @jit
-def _distance(values, norms, out):
-    """Values / norms; where there is no hyperplane, infinity on the side of the value."""
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            if norms[i, j] > 0:
-                out[i, j] = values[i, j] / norms[i, j]
-            else:
-                out[i, j] = -np.inf if values[i, j] < 0 else np.inf
+def _mean_hinge(values, norms, gamma, k, active, terms):
+    """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of the distances ``values / norms``.
+
+    Twin of `mmr._mean_hinge` and of the selection in `mmr._hinge_slope`: among hyperplanes at the
+    same distance the first are selected.  Only those nearer than gamma contribute, so the k-th
+    nearest is searched among them.  values, norms: (c, m).  active: (c, m), set where a hyperplane
+    is selected and nearer than gamma.  terms: (c,), the result.
+    """
+    n, m = values.shape
+    gamma = values.dtype.type(gamma)
+    d = np.empty(m, values.dtype)
+    near = np.empty(m, values.dtype)
+    for i in range(n):
+        count = 0
+        for j in range(m):
+            d[j] = values[i, j] / norms[i, j] if norms[i, j] > 0 else np.inf
+            if d[j] == -np.inf:
+                d[j] = np.inf  # a negative margin over a norm near 0: no hyperplane
+            near[count] = d[j]
+            count += d[j] < gamma
+        total = values.dtype.type(0)
+        if count > 0:
+            last = near[:count].max() if count <= k else np.partition(near[:count], k - 1)[k - 1]
+            below = 0
+            for j in range(m):
+                below += d[j] < last
+            ties = k - below
+            for j in range(m):
+                if d[j] < last or (d[j] == last and ties > 0):
+                    ties -= d[j] == last
+                    active[i, j] = True
+                    total += max(0, 1 - d[j] / gamma)
+        terms[i] = total / k

@@ -1,195 +1,211 @@
-"""The gradient of MMR, one direction for each active hyperplane.
+"""The gradient of MMR: the twin of `refmmr.reference.mmr.mmr_gradient`.
 
-The gradient is low-rank: only hyperplanes whose hinge is active have one, and for each of them, with G
-its gradient to the hyperplane's row v in R^d, ``<G, v>`` is what comes out at the hyperplane's unit when the
-*direction* G is pushed through the frozen network.  So it is an ordinary backprop of a batch of
-directions, one for each active hyperplane; no array of shape (n, d, units) is ever made.
+The reference's steps 1 and 2 (hinge to distance, distance to f and to the norm of the row v) are
+the same here.  Step 3 uses that few hyperplanes are active, have a hinge with a slope.  With
+
+    G = dJ/dv = dJ/d||v|| * grad ||v||_q,    a direction in R^d,
+
+``<G, v>`` is the value at the hyperplane's unit when G is pushed through the frozen network of the
+sample.  So the gradient through all rows v is that of ``sum_r <G_r, v_r>``: a batch of directions,
+one for each active hyperplane, is pushed forward as far as its layer, and backpropagated.  No array
+of shape (n, d, units) is formed.
+
+With two convolutions the rows are made of patches (`affine`), and so is their gradient: G of a unit
+of the second convolution is added to the gradient with respect to its patch; other directions are
+pushed through the patches, a product for each sample.  The sum over all samples goes back to the
+filters of both convolutions once for each thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from refmmr._backend import implements
+from refmmr.backends import threads
 from refmmr.backends._numba.affine import ConvStem
-from refmmr.backends._numba.distances import CACHE, Block, Hyperplanes, Job, Observer, pick
+from refmmr.backends._numba.distances import Block, Hyperplanes, HyperplaneWorker, Shared
 from refmmr.backends._numba.jit import jit
-from refmmr.backends._numba.layers import Passes, apply_mask, some_windows
-from refmmr.backends._numba.layout import runs
-from refmmr.reference import mmr as reference_mmr
+from refmmr.backends._numba.layers import some_windows
+from refmmr.backends._numba.layout import add_up, runs
+from refmmr.backends._numba.mmr import Hinges, apply_hinges
+from refmmr.backends._numba.network import BLOCK, Passes, apply_mask
+from refmmr.reference import mmr as reference
+from refmmr.reference.network import Gradients, Network
+
+DIRECTION_BYTES = 2**21
+"""Bytes of the widest array of directions that are pushed at a time: they stay in the L2 cache."""
+MIN_DIRECTIONS = 16
+"""Directions in a product at least: of fewer rows it is slow."""
 
 
-class Directions(NamedTuple):
-    """Active hyperplanes of one layer: their gradients to v, and whose they are."""
+@implements("numba", reference.mmr_gradient)
+def mmr_gradient(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    gamma_b: float,
+    gamma_d: float,
+    k_b: int,
+    k_d: int,
+) -> tuple[float, Gradients]:
+    """Twin of `refmmr.reference.mmr.mmr_gradient`."""
+    shared, hinges = Shared(net, X, p), Hinges(gamma_b, gamma_d, k_b, k_d)
+    terms = np.zeros((2, len(X)), shared.dtype)
+    parts: dict[int, Gradients] = {}
 
-    G: np.ndarray  # (r, d or patch)
-    samples: np.ndarray  # (r,)
-    units: np.ndarray  # (r,), the unit; for pairs the class itself
-    rivals: np.ndarray | None  # (r,), for pairs the other class
-    positions: np.ndarray | None  # (r,), for units of a convolution
+    def part(start: int, stop: int) -> None:
+        worker = GradientWorker(shared, hinges)
+        for rows in runs(start, stop, BLOCK):
+            worker.add_gradients(X[rows], y[rows], terms[:, rows])
+        parts[start] = worker.finish()
+
+    threads.spread(part, len(X), least=shared.samples_per_thread)
+    return float(terms.sum(dtype=np.float64)) / len(X), shared.layout.gradients(add_up(parts))
 
 
-class Worker(Observer):
-    """An observer that adds up gradients."""
+class Active(NamedTuple):
+    """The active hyperplanes of one layer, r of them."""
 
-    def __init__(self, job: Job) -> None:
-        super().__init__(job)
-        self.sums = job.layout.zeros()
-        # A stem whose gradients go back through patches.
+    G: np.ndarray  # (r, d), or (r, patch) for units of a convolution: dJ/dv
+    samples: np.ndarray  # (r,), in order
+    units: np.ndarray  # (r,): units of a dense layer, channels of a convolution, classes y of pairs
+    rivals: np.ndarray | None  # (r,), of pairs: the other class
+    positions: np.ndarray | None  # (r,), for a convolution: the output pixel
+
+
+class GradientWorker(HyperplaneWorker):
+    """Adds up the gradient of the mean, with the memory of one thread."""
+
+    def __init__(self, shared: Shared, hinges: Hinges) -> None:
+        super().__init__(shared)
+        self.hinges = hinges
+        self.sums = shared.layout.zeros()
         stem = self.stem
-        self.patched = stem if isinstance(stem, ConvStem) and stem.keeps_patches else None
-        # What is behind the stem, for directions that come out of it.
-        self.tail = Passes(job.layout.layers[job.stem.depth :], job.dtype)
+        through_patches = isinstance(stem, ConvStem) and stem.back_through_patches
+        self.patch_stem = stem if through_patches else None
+        # The layers behind the stem, for directions that come out of it.
+        self.tail = Passes(shared.layout.layers[stem.depth :], shared.dtype)
 
-    def add_gradients(
-        self,
-        X: np.ndarray,
-        y: np.ndarray,
-        gammas: tuple[float, float],
-        counts: tuple[int, int],
-        values: np.ndarray,
-    ) -> None:
-        """Add a block's share of the mean's gradient to `sums`; its terms go into `values`."""
-        block = self.look(X, y)
+    def add_gradients(self, X: np.ndarray, y: np.ndarray, terms: np.ndarray) -> None:
+        """Add the gradient of a block's share of the mean; its terms go into `terms`, (2, n)."""
+        block = self.forward(X, y)
         df, dmargin = np.zeros_like(block.f), np.zeros_like(block.margin)
-        shared = np.zeros(self.job.ends[1] if self.job.n_hidden else 0, self.job.dtype)
-        found: dict[int, list[Directions]] = {}
-        for here, hyperplanes in self.hyperplanes(block):
-            picked_f, picked_margin = pick(hyperplanes, gammas, counts, values[:, here])
-            slopes = [
-                1 / (gamma * k * self.job.count) for gamma, k in zip(gammas, counts, strict=True)
-            ]
-            dnorm, dnorm_margin = np.zeros_like(hyperplanes.f), np.zeros_like(hyperplanes.margin)
-            _slopes(hyperplanes.f, hyperplanes.f_norms, picked_f, slopes[0], False, df[here], dnorm)
-            _slopes(
-                hyperplanes.margin, hyperplanes.margin_norms, picked_margin, slopes[1], True,
-                dmargin[here], dnorm_margin,
-            )  # fmt: skip
-            shared += dnorm[:, : len(shared)].sum(axis=0)
-            near = list(self._directions(hyperplanes, dnorm, dnorm_margin, y[here]))
-            if self.patched is not None:
-                self._push_patches(
-                    self.patched, near, hyperplanes, [mask[here] for mask in block.cache.masks]
-                )
-                continue
-            for k, directions in near:
-                samples = directions.samples + here.start
-                found.setdefault(k, []).append(directions._replace(samples=samples))
-        self._first_rows(shared)
-        for k, parts in found.items():
-            self._push(k, parts, block)
-        per_layer = [
-            self.layout.units_back(k, df[:, self.job.ends[k] : self.job.ends[k + 1]])
-            for k in range(self.job.depth - 1)
+        dfirst = np.zeros(self.shared.first_norms.shape[1], self.shared.dtype)
+        by_layer: dict[int, list[Active]] = {}
+        for here, hyperplanes in self.hyperplanes_around(block):
+            dnorm, dnorm_margin = self._distance_gradients(
+                hyperplanes, terms[:, here], df[here], dmargin[here]
+            )
+            dfirst += dnorm[:, : len(dfirst)].sum(axis=0)
+            layers = self._active(hyperplanes, dnorm, dnorm_margin, y[here])
+            if self.patch_stem is not None:
+                masks = [mask[here] for mask in block.cache.masks]
+                self._backpropagate_patches(self.patch_stem, dict(layers), hyperplanes, masks)
+            else:
+                for k, active in layers:
+                    active = active._replace(samples=active.samples + here.start)
+                    by_layer.setdefault(k, []).append(active)
+        self._add_first_layer(dfirst)
+        for k, parts in by_layer.items():
+            self._backpropagate_rows(k, parts, block)
+        self._backpropagate_samples(block, df, dmargin)
+
+    def finish(self) -> Gradients:
+        """The sum of all blocks' gradients, in the order of `Layout`."""
+        if self.patch_stem is not None:
+            self.patch_stem.finish(self.sums)
+        return self.sums
+
+    def _distance_gradients(
+        self, hyperplanes: Hyperplanes, terms: np.ndarray, df: np.ndarray, dmargin: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Steps 1 and 2; gradients with respect to f and margin go into `df`, `dmargin`.
+
+        Returns those with respect to their norms, (c, N) and (c, K).
+        """
+        boundary, decision = apply_hinges(hyperplanes, self.hinges, terms)
+        gamma_b, gamma_d, k_b, k_d = self.hinges
+        slope_b = 1 / (gamma_b * k_b * self.shared.n_samples)
+        slope_d = 1 / (gamma_d * k_d * self.shared.n_samples)
+        f, f_norms, margin, margin_norms = hyperplanes[:4]
+        dnorm, dnorm_margin = np.zeros_like(f), np.zeros_like(margin)
+        _distance_gradients(f, f_norms, boundary, slope_b, False, df, dnorm)
+        _distance_gradients(margin, margin_norms, decision, slope_d, True, dmargin, dnorm_margin)
+        return dnorm, dnorm_margin
+
+    def _backpropagate_samples(self, block, df, dmargin):
+        """Step 3 for f: backpropagation of the samples, df (n, N) and dmargin (n, K)."""
+        hidden = [
+            self.layout.units_back(k, df[:, units])
+            for k, units in enumerate(self.shared.unit_slices)
         ]
-        dlogits = reference_mmr._margins_to_logits(dmargin, y)
-        deltas = self.passes.backward(dlogits, block.cache.masks, per_layer)
+        dlogits = reference._margins_to_logits(dmargin, block.y)
+        deltas = self.passes.backward(dlogits, block.cache.masks, hidden)
         self.passes.add_gradients(block.cache, deltas, self.sums)
 
-    def _first_rows(self, shared):
-        """The norms of the first layer's rows, which all samples share."""
-        units = np.flatnonzero(shared)
-        if not len(units):
-            return
-        dW = self.sums[0][0]
-        G, channels, _ = self._norm_gradients(
-            0, self.stem.patches(0), np.zeros_like(units), units, shared[units]
-        )
-        _add_rows(dW, channels, G, 1)
+    def _add_first_layer(self, dnorm):
+        """Step 3 for the rows of the first layer, which all samples share: dnorm is (N_1,)."""
+        units = np.flatnonzero(dnorm)
+        if len(units):
+            rows, samples = self.stem.first_rows(), np.zeros_like(units)
+            G, channels, _ = self._row_gradients(0, rows, samples, units, dnorm[units])
+            _add_rows(self.sums[0][0], channels, G, 1)
 
-    def _norm_gradients(self, k, rows, samples, units, weights):
-        """``weight * grad ||v||_q`` of units of layer k, as rows; their channels and positions."""
+    def _active(
+        self, hyperplanes: Hyperplanes, dnorm: np.ndarray, dnorm_margin: np.ndarray, y: np.ndarray
+    ) -> Iterator[tuple[int, Active]]:
+        """The active hyperplanes behind the first layer, layer by layer."""
+        for k, rows in enumerate(hyperplanes.rows, start=1):
+            part = dnorm[:, self.shared.unit_slices[k]]
+            samples, units = np.nonzero(part)
+            if len(units):
+                weights = part[samples, units]
+                G, units, positions = self._row_gradients(k, rows, samples, units, weights)
+                yield k, Active(G, samples, units, None, positions)
+        samples, rivals = np.nonzero(dnorm_margin)
+        if len(samples):
+            labels, weights = y[samples], dnorm_margin[samples, rivals]
+            pairs = rivals - (rivals > labels)
+            G = norm_gradients(
+                hyperplanes.pairs, samples, pairs, weights, self.shared.p, self._input_order()
+            )
+            yield self.shared.depth - 1, Active(G, samples, labels, rivals, None)
+
+    def _row_gradients(self, k, rows, samples, units, weights):
+        """``G = weight * grad ||v||_q`` of units of layer k; their channels and positions."""
+        p = self.shared.p
         if k >= self.layout.n_convs:
-            order = _channel_first(self.layout.images[0]) if self.layout.n_convs else None
-            return norm_gradients(rows, samples, units, weights, self.job.p, order), units, None
+            order = self._input_order()
+            return norm_gradients(rows, samples, units, weights, p, order), units, None
         field = self.stem.fields[k][0]
         channels, positions = units // field.positions, units % field.positions
         patches = rows[samples, positions, :, channels][:, None]
         order = _channel_first((field.kernel_height, field.kernel_width, field.channels))
-        order = order[self.stem.pixels[k]]
-        every, only = np.arange(len(units)), np.zeros_like(units)
-        G = norm_gradients(patches, every, only, weights, self.job.p, order)
-        return G, channels, positions
+        order = order[self.stem.orders[k]]
+        each, only = np.arange(len(units)), np.zeros_like(units)
+        return norm_gradients(patches, each, only, weights, p, order), channels, positions
 
-    def _directions(self, hyperplanes, dnorm, dnorm_margin, y):
-        """The active hyperplanes behind the first layer, layer by layer."""
-        for k, rows in enumerate(hyperplanes.rows, start=1):
-            part = dnorm[:, self.job.ends[k] : self.job.ends[k + 1]]
-            samples, units = np.nonzero(part)
-            if len(units):
-                weights = part[samples, units]
-                G, units, positions = self._norm_gradients(k, rows, samples, units, weights)
-                yield k, Directions(G, samples, units, None, positions)
-        samples, rivals = np.nonzero(dnorm_margin)
-        if len(samples):
-            last, label = self.job.depth - 1, y[samples]
-            order = _channel_first(self.layout.images[0]) if self.layout.n_convs else None
-            weights = dnorm_margin[samples, rivals]
-            place = rivals - (rivals > label)
-            G = norm_gradients(hyperplanes.pairs, samples, place, weights, self.job.p, order)
-            yield last, Directions(G, samples, label, rivals, None)
+    def _input_order(self):
+        """The user's order of the inputs, None if it is that of the rows."""
+        return _channel_first(self.layout.images[0]) if self.layout.n_convs else None
 
-    def finish(self) -> None:
-        """Carry what patches have added up on to `sums`."""
-        if self.patched is not None:
-            self.patched.finish(self.sums)
-
-    def _push_patches(
-        self,
-        stem: ConvStem,
-        near: list[tuple[int, Directions]],
-        hyperplanes: Hyperplanes,
-        masks: list[np.ndarray],
-    ) -> None:
-        """Backprop of the directions around a few samples, through the patches of the stem."""
-        drows = self.buffers.take("drows", *hyperplanes.rows[0].shape)
-        drows[:] = 0
-        for k, (G, samples, units, rivals, positions) in near:
-            if positions is not None:
-                _add_to_patches(drows, samples, positions, units, G)
-                continue
-            depth = stem.depth
-            h, seen = stem.project(G, samples)
-            mine = [mask[samples] for mask in masks[depth - 1 : k]]
-            apply_mask(h, mine[0])
-            coefficients = self._push_tail(k, h, mine, units, rivals)
-            stem.add_patch_gradients(seen, coefficients, samples, drows)
-        if near:
-            stem.add_drows(drows)
-
-    def _push_tail(self, k, h, masks, units, rivals):
-        """From the stem's output to the hyperplane in layer k, and back: the stem's coefficients.
-
-        `masks` are those of layer depth - 1 and on.
-        """
-        read, top = self.tail.directions(h, masks[1:])
-        self._add_top(k, top, units, rivals)
-        weights = self._top_weights(k, masks[-1], units, rivals)
-        if not read:
-            return weights
-        deltas = self.tail.backward(weights, masks[1:-1])
-        self.tail.add_direction_gradients(read, deltas, self.sums[self.stem.depth :])
-        coefficients = self.tail.input_gradient(deltas[0])
-        apply_mask(coefficients, masks[0])
-        return coefficients
-
-    def _push(self, k: int, parts: Sequence[Directions], block: Block) -> None:
-        """Backprop of the directions whose hyperplanes are in layer k."""
-        G, samples, units = (
-            np.concatenate(column) for column in list(zip(*parts, strict=True))[:3]
+    def _backpropagate_rows(self, k: int, parts: Sequence[Active], block: Block) -> None:
+        """Step 3 for the rows of layer k: push the directions, and backpropagate."""
+        columns = list(zip(*parts, strict=True))
+        G, samples, units = (np.concatenate(column) for column in columns[:3])
+        # Either all parts have rivals, or positions, or none has.
+        rivals, positions = (
+            None if column[0] is None else np.concatenate(column) for column in columns[3:]
         )
-        # Either all of a layer's hyperplanes have them or none.
-        others = [part.rivals for part in parts if part.rivals is not None]
-        places = [part.positions for part in parts if part.positions is not None]
-        rivals = np.concatenate(others) if others else None
-        positions = np.concatenate(places) if places else None
-        passes = self.passes if positions is None else self.stem.windows[k]
+        passes = self.passes
         if positions is not None:
-            G = G[:, np.argsort(self.stem.pixels[k])]
+            passes, G = self.stem.windows[k], G[:, np.argsort(self.stem.orders[k])]
         widest = max(layer.numbers for layer in passes.layers[: max(1, k)])
-        most = max(16, CACHE // (widest * self.job.dtype.itemsize))
+        most = max(MIN_DIRECTIONS, DIRECTION_BYTES // (widest * self.shared.dtype.itemsize))
         # Runs of about the same length: a short rest would cost as much as a long one.
         size = -(-len(samples) // -(-len(samples) // most))
         for here in runs(0, len(samples), size):
@@ -200,32 +216,62 @@ class Worker(Observer):
                 for j, mask in enumerate(block.cache.masks[:k], start=1)
             ]
             rival = None if rivals is None else rivals[here]
-            self._push_some(passes, k, G[here], masks, units[here], rival)
+            read, h = passes.push_directions(G[here], masks)
+            self._add_own_layer(k, h, units[here], rival)
+            if masks:
+                weights = self._own_weights(k, masks[-1], units[here], rival)
+                deltas = passes.backward(weights, masks[:-1])
+                passes.add_direction_gradients(read, deltas, self.sums)
 
-    def _push_some(
+    def _backpropagate_patches(
         self,
-        passes: Passes,
-        k: int,
-        G: np.ndarray,
+        stem: ConvStem,
+        layers: dict[int, Active],
+        hyperplanes: Hyperplanes,
         masks: list[np.ndarray],
-        units: np.ndarray,
-        rivals: np.ndarray | None,
     ) -> None:
-        read, top = passes.directions(G, masks)
-        self._add_top(k, top, units, rivals)
-        if masks:
-            weights = self._top_weights(k, masks[-1], units, rivals)
-            passes.add_direction_gradients(read, passes.backward(weights, masks[:-1]), self.sums)
+        """Step 3 for the rows around a few samples, through the patches of the stem."""
+        if not layers:
+            return
+        dpatches = self.buffers.take("gradient of patches", *hyperplanes.rows[0].shape)
+        dpatches[:] = 0
+        for k, (G, samples, units, rivals, positions) in layers.items():
+            if positions is not None:
+                _add_to_patches(dpatches, samples, positions, units, G)
+                continue
+            h, windows = stem.push(G, samples)
+            behind = [mask[samples] for mask in masks[stem.depth - 1 : k]]
+            apply_mask(h, behind[0])
+            coefficients = self._backpropagate_tail(k, h, behind, units, rivals)
+            stem.add_to_dpatches(windows, coefficients, samples, dpatches)
+        stem.add_patch_gradients(dpatches)
 
-    def _add_top(self, k, top, units, rivals):
-        """What reaches the hyperplanes' own layer k is the gradient to their weights there."""
+    def _backpropagate_tail(self, k, h, masks, units, rivals):
+        """From the stem's output h, (r, N), to the hyperplanes in layer k, and back.
+
+        `masks`, (r, units) each, are those of the stem's last layer and of all up to layer k - 1.
+        Returns the coefficients of the hyperplanes' rows over the stem's rows, (r, N).
+        """
+        read, h = self.tail.push_directions(h, masks[1:])
+        self._add_own_layer(k, h, units, rivals)
+        weights = self._own_weights(k, masks[-1], units, rivals)
+        if not read:
+            return weights
+        deltas = self.tail.backward(weights, masks[1:-1])
+        self.tail.add_direction_gradients(read, deltas, self.sums[self.stem.depth :])
+        coefficients = self.tail.input_gradient(deltas[0])
+        apply_mask(coefficients, masks[0])
+        return coefficients
+
+    def _add_own_layer(self, k, h, units, rivals):
+        """``d<G, v> / dW_k``: h, the input of the hyperplanes' own layer, in their units' rows."""
         dW, _ = self.sums[k]
-        _add_rows(dW, units, top, 1)
+        _add_rows(dW, units, h, 1)
         if rivals is not None:
-            _add_rows(dW, rivals, top, -1)
+            _add_rows(dW, rivals, h, -1)
 
-    def _top_weights(self, k, mask, units, rivals):
-        """The hyperplanes' weights in their own layer k, through the mask before it."""
+    def _own_weights(self, k, mask, units, rivals):
+        """The gradient with respect to f_{k-1}: the units' weights in layer k, masked, (r, m)."""
         W = self.layout.layers[k].W
         weights = self.buffers.take("unit weights", len(units), W.shape[1])
         others = units if rivals is None else rivals
@@ -234,7 +280,7 @@ class Worker(Observer):
 
 
 def _channel_first(image: tuple[int, int, int]) -> np.ndarray:
-    """Where each number of a channel-last image stands in the channel-first one."""
+    """The index of each number of a channel-last image in the channel-first one."""
     height, width, channels = image
     order = np.arange(height * width * channels).reshape(channels, height, width)
     return order.transpose(1, 2, 0).ravel()
@@ -242,27 +288,38 @@ def _channel_first(image: tuple[int, int, int]) -> np.ndarray:
 
 def norm_gradients(
     rows: np.ndarray,
-    groups: np.ndarray,
+    samples: np.ndarray,
     units: np.ndarray,
     weights: np.ndarray,
     p: float,
     order: np.ndarray | None,
 ) -> np.ndarray:
-    """``weight * grad ||v||_q`` for some rows ``v = rows[group, unit]``: (r, m).
+    """``weight * grad ||v||_q`` for rows ``v = rows[sample, unit]``; samples, units, ... are (r,).
 
-    `order` says where each number stands in the user's order, which decides ties.
+    Twin of `mmr.dual_norm_gradient`.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (c, u, m)
+    order : ndarray of int, shape (m,), optional
+        Index of each number in the user's order: for q = inf the first of the largest counts.
+
+    Returns
+    -------
+    ndarray, shape (r, m)
     """
-    G = np.empty((len(groups), rows.shape[-1]), rows.dtype)
+    G = np.empty((len(samples), rows.shape[-1]), rows.dtype)
     if order is None:
         order = np.arange(rows.shape[-1])
-    _norm_gradients(rows, groups, units, weights, p, order, G)
+    _norm_gradients(rows, samples, units, weights, p, order, G)
     return G
 
 
 @jit
-def _norm_gradients(rows, groups, units, weights, p, order, G):
-    for r in range(len(groups)):
-        v, g, weight = rows[groups[r], units[r]], G[r], weights[r]
+def _norm_gradients(rows, samples, units, weights, p, order, G):
+    """The loop of `norm_gradients`, with its shapes; G: (r, m), the result."""
+    for r in range(len(samples)):
+        v, g, weight = rows[samples[r], units[r]], G[r], weights[r]
         if p == 2:
             total = rows.dtype.type(0)
             for j in range(len(v)):
@@ -284,8 +341,27 @@ def _norm_gradients(rows, groups, units, weights, p, order, G):
 
 
 @jit
+def _distance_gradients(values, norms, active, slope, signed, dvalues, dnorms):
+    """Gradients of ``-slope * d`` with respect to value and norm; twin of `_distance_gradients`.
+
+    values, norms, active: (c, m).  signed: whether d has the sign of the value (a margin), or is
+    ``|f| / norm``.  dvalues, dnorms: (c, m), set where a hyperplane is active.
+    """
+    for i in range(values.shape[0]):
+        for j in range(values.shape[1]):
+            if active[i, j]:
+                value, norm = values[i, j], norms[i, j]
+                sign = 1 if signed or value > 0 else (-1 if value < 0 else 0)
+                dvalues[i, j] = -slope * sign / norm
+                dnorms[i, j] = slope * sign * (value / norm) / norm
+
+
+@jit
 def _unit_weights(W, units, rivals, paired, masks, out):
-    """out[r] = W[unit] * mask, or (W[unit] - W[rival]) * mask."""
+    """``W[unit] * mask``, or ``(W[unit] - W[rival]) * mask`` if paired.
+
+    W: (outputs, m).  units, rivals: (r,).  masks: (r, m).  out: (r, m), the result.
+    """
     for r in range(len(units)):
         own, other = W[units[r]], W[rivals[r]]
         for j in range(W.shape[1]):
@@ -294,30 +370,21 @@ def _unit_weights(W, units, rivals, paired, masks, out):
 
 
 @jit
-def _add_to_patches(drows, samples, positions, channels, G):
-    """drows[sample, position, :, channel] += G."""
+def _add_to_patches(dpatches, samples, positions, channels, G):
+    """``dpatches[sample, position, :, channel] += G``.
+
+    dpatches: (c, positions, patch, channels).  samples, positions, channels: (r,).  G: (r, patch).
+    """
     for r in range(len(G)):
-        target = drows[samples[r], positions[r]]
+        target = dpatches[samples[r], positions[r]]
         for j in range(G.shape[1]):
             target[j, channels[r]] += G[r, j]
 
 
 @jit
 def _add_rows(dW, units, rows, sign):
-    """dW[unit] += sign * row."""
+    """``dW[unit] += sign * row``: dW (outputs, m), units (r,), rows (r, m)."""
     for r in range(len(units)):
         target = dW[units[r]]
         for j in range(len(target)):
             target[j] += sign * rows[r, j]
-
-
-@jit
-def _slopes(values, norms, picked, slope, signed, dvalues, dnorms):
-    """Gradients of ``-slope * d`` to value and norm of the hyperplanes picked; a margin's d is signed."""
-    for i in range(values.shape[0]):
-        for j in range(values.shape[1]):
-            if picked[i, j]:
-                value, norm = values[i, j], norms[i, j]
-                side = 1 if signed or value > 0 else (-1 if value < 0 else 0)
-                dvalues[i, j] = -slope * side / norm
-                dnorms[i, j] = slope * side * (value / norm) / norm

@@ -1,10 +1,13 @@
-"""The attacks: twins of `reference.attacks.pgd` and of what `reference.minimal_attack` looks at.
+"""Projected gradient descent: the twin of `refmmr.reference.pgd.pgd`.
 
-A step of projected gradient descent is two passes of matrix products, and one run over each sample
-for everything else: the step in its norm, the projections, and the best point so far.
+A step is a forward and a backward pass (matrix products) of a block of samples, one loop over its
+logits, and one over its points for everything else: steepest direction, projection onto the ball
+and the box.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,12 +16,29 @@ from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import Dense
 from refmmr.backends._numba.layout import Layout, runs
-from refmmr.reference import loss
+from refmmr.backends._numba.network import BLOCK, Passes
 from refmmr.reference import pgd as reference
 from refmmr.reference.network import Network
 
-BLOCK = 64
-"""Samples that climb together."""
+MIN_SAMPLES = 8
+"""Samples of a thread at least: products of fewer rows are slow."""
+
+
+class Step(NamedTuple):
+    """What a step needs besides points and gradients."""
+
+    p: float
+    size: float  # its length in l_p
+    eps: float  # radius of the ball
+    lo: np.ndarray  # (d,), the box; infinite where there is none
+    hi: np.ndarray  # (d,)
+
+
+class Best(NamedTuple):
+    """The points with the smallest margins so far."""
+
+    points: np.ndarray  # (n, d)
+    margins: np.ndarray  # (n,)
 
 
 @implements("numba", reference.pgd)
@@ -36,71 +56,43 @@ def pgd(
 ) -> np.ndarray:
     """Twin of `refmmr.reference.pgd.pgd`."""
     layout = Layout(net, X)
-    dtype = layout.dtype
     for layer in layout.layers:
         if isinstance(layer, Dense):
-            layer.repeat()
-    flat, found = layout.inputs(X), layout.inputs(start).copy()
-    everywhere = (np.full(1, -np.inf), np.full(1, np.inf))
-    lo, hi = (
-        layout.inputs(np.broadcast_to(side.astype(dtype), net.input_shape)[None])[0]
-        for side in box or everywhere
-    )
+            layer.copy_transposed()
+    centers, points = layout.inputs(X), layout.inputs(start).copy()
+    unbounded = np.full(1, -np.inf), np.full(1, np.inf)
+    step = Step(p, step_size, eps, *layout.input_bounds(box or unbounded))
     labels = y.astype(np.int64)
 
     def part(first: int, stop: int) -> None:
-        passes = layout.passes()
+        passes = Passes(layout.layers, layout.dtype)
         for here in runs(first, stop, BLOCK):
-            climb(passes, flat[here], labels[here], found[here])
+            ascend(passes, centers[here], labels[here], points[here])
 
-    def climb(passes, x, y, z):
-        best = z.copy()
-        best_margin = np.full(len(x), np.inf, dtype)
-        scratch = np.empty(x.shape[1], dtype)
-        dlogits = np.empty((len(x), net.n_classes), dtype)
+    def ascend(passes, x, y, z):
+        best = Best(z.copy(), np.full(len(x), np.inf, layout.dtype))
+        dlogits = np.empty((len(x), net.n_classes), layout.dtype)
         for _ in range(steps):
             cache = passes.forward(z)
-            _odds_gradient(cache.logits, y, dlogits, z, best, best_margin)
+            _odds_gradient(cache.logits, y, z, dlogits, best)
             gradient = passes.input_gradient(passes.backward(dlogits, cache.masks)[0])
-            _step(x, z, gradient, p, step_size, eps, lo, hi, scratch)
+            _step(x, z, gradient, step)
         if not keep_last:
-            _odds_gradient(passes.forward(z).logits, y, dlogits, z, best, best_margin)
-            z[:] = best
+            _odds_gradient(passes.forward(z).logits, y, z, dlogits, best)
+            z[:] = best.points
 
-    threads.spread(part, len(X), least=max(8, layout.least(2 * steps)))
-    return layout.outside(found)
-
-
-@implements("numba", loss.margin_gradients)
-def margin_gradients(
-    net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Twin of `refmmr.reference.loss.margin_gradients`."""
-    layout = Layout(net, Z)
-    (n, r), flat = rivals.shape, layout.inputs(Z)
-    logits = np.empty((n, net.n_classes), layout.dtype)
-    gradients = np.empty((n * r, flat.shape[1]), layout.dtype)
-    df = np.zeros((n * r, net.n_classes), layout.dtype)
-    rows = np.arange(n * r)
-    df[rows, np.repeat(y, r)] = 1
-    df[rows, rivals.reshape(-1)] = -1
-
-    def part(first: int, stop: int) -> None:
-        passes = layout.passes()
-        for here in runs(first, stop, max(1, BLOCK // r)):
-            there = slice(here.start * r, here.stop * r)
-            cache = passes.forward(flat[here])
-            logits[here] = cache.logits
-            masks = [np.repeat(mask, r, axis=0) for mask in cache.masks]
-            gradients[there] = passes.input_gradient(passes.backward(df[there], masks)[0])
-
-    threads.spread(part, n, least=layout.least(1 + r))
-    return logits, layout.outside(gradients).reshape(n, r, -1)
+    least = max(MIN_SAMPLES, layout.samples_per_thread(2 * steps))
+    threads.spread(part, len(X), least=least)
+    return layout.inputs_back(points)
 
 
 @jit
-def _odds_gradient(logits, y, dlogits, z, best, best_margin):
-    """Gradient of the log-odds to the logits; where the margin is the smallest so far, keep z."""
+def _odds_gradient(logits, y, z, dlogits, best):
+    """The gradient of the log-odds with respect to the logits, and the better points.
+
+    Twin of `loss.odds_gradient` and `pgd._better`.  logits: (n, K), at the points z: (n, d).
+    dlogits: (n, K), the result.  best: updated where the margin is smaller.
+    """
     for n in range(len(logits)):
         row, own = logits[n], y[n]
         highest = -np.inf
@@ -115,25 +107,29 @@ def _odds_gradient(logits, y, dlogits, z, best, best_margin):
             dlogits[n, s] /= total
         dlogits[n, own] = -1
         margin = row[own] - highest
-        if margin < best_margin[n]:
-            best_margin[n] = margin
-            best[n] = z[n]
+        if margin < best.margins[n]:
+            best.margins[n] = margin
+            best.points[n] = z[n]
 
 
 @jit
-def _step(x, z, gradient, p, step_size, eps, lo, hi, scratch):
-    """One step in the direction of steepest ascent, back into the ball and the box."""
-    zero = x.dtype.type(0)
-    step_size, eps = x.dtype.type(step_size), x.dtype.type(eps)
+def _step(x, z, gradient, step):
+    """One step of steepest ascent, then back into the ball and the box.
+
+    Twin of `pgd._inward`, `pgd.steepest` and `pgd.project`.  x: (n, d), the centers of the balls.
+    z: (n, d), the points, changed.  gradient: (n, d), overwritten.
+    """
+    p, lo, hi, zero = step.p, step.lo, step.hi, x.dtype.type(0)
+    step_size, eps = x.dtype.type(step.size), x.dtype.type(step.eps)
     for n in range(len(x)):
         g, point, center = gradient[n], z[n], x[n]
         for j in range(len(g)):
-            # Forget the coordinates that climb out of the box.
+            # No step along the coordinates that would leave the box.
             slope, at = g[j], point[j]
             stuck = ((at <= lo[j]) & (slope < 0)) | ((at >= hi[j]) & (slope > 0))
             g[j] = zero if stuck else slope
         if p == 2:
-            scale = x.dtype.type(step_size * _inverse_length(g))
+            scale = x.dtype.type(step_size * _inverse_norm(g))
             for j in range(len(g)):
                 point[j] += scale * g[j]
         elif p == 1:
@@ -142,31 +138,32 @@ def _step(x, z, gradient, p, step_size, eps, lo, hi, scratch):
             for j in range(len(g)):
                 slope = g[j]
                 point[j] += step_size if slope > 0 else (-step_size if slope < 0 else zero)
-        for j in range(len(g)):
-            g[j] = point[j] - center[j]  # from here on g is the way from the center
+        delta = g  # the gradient has been used
+        for j in range(len(delta)):
+            delta[j] = point[j] - center[j]
         factor, threshold = x.dtype.type(1), zero
         if p == 2:
-            factor = x.dtype.type(min(1.0, eps * _inverse_length(g)))
+            factor = x.dtype.type(min(1.0, eps * _inverse_norm(delta)))
         elif p == 1:
-            threshold = _l1_threshold(g, eps, scratch)
+            threshold = _l1_threshold(delta, eps)
         else:
-            for j in range(len(g)):
-                delta = g[j]
-                delta = delta if delta < eps else eps
-                g[j] = delta if delta > -eps else -eps
-        for j in range(len(g)):
-            delta = g[j]
+            for j in range(len(delta)):
+                move = delta[j]
+                move = move if move < eps else eps
+                delta[j] = move if move > -eps else -eps
+        for j in range(len(delta)):
+            move = delta[j]
             if p == 1:
-                size = max(zero, abs(delta) - threshold)
-                delta = size if delta > 0 else -size
-            at, low, high = center[j] + factor * delta, lo[j], hi[j]
+                size = max(zero, abs(move) - threshold)
+                move = size if move > 0 else -size
+            at, low, high = center[j] + factor * move, lo[j], hi[j]
             at = at if at > low else low
             point[j] = at if at < high else high
 
 
 @jit
-def _inverse_length(g):
-    """1 / ||g||_2, 0 for g = 0; no square of it overflows or vanishes."""
+def _inverse_norm(g):
+    """``1 / ||g||_2``, 0 for g = 0: (d,) to float64, without overflow or underflow."""
     total = 0.0
     for j in range(len(g)):
         total += np.float64(g[j]) * np.float64(g[j])
@@ -185,7 +182,7 @@ def _inverse_length(g):
 
 @jit
 def _sparse_step(g, point, step_size):
-    """The largest coordinate alone; those that share the largest size share the step."""
+    """The step of l_1: the largest coordinates alone, which share its length.  g, point: (d,)."""
     largest, count = g.dtype.type(0), g.dtype.type(0)
     for j in range(len(g)):
         largest = max(largest, abs(g[j]))
@@ -199,11 +196,13 @@ def _sparse_step(g, point, step_size):
 
 
 @jit
-def _l1_threshold(delta, eps, sizes):
-    """By how much all sizes shrink, so that they add up to eps (0 if they do not exceed it).
+def _l1_threshold(delta, eps):
+    """The threshold that shrinks all sizes of delta, (d,), so that they add up to eps.
 
-    Start with all of them and drop those that the threshold would make 0, until none is left.
+    0 if they do not exceed it.  Twin of `pgd._onto_l1_ball` without a sort: start with all
+    coordinates and drop those that the threshold makes 0, until it drops none.
     """
+    sizes = np.empty(len(delta), delta.dtype)
     total, count = delta.dtype.type(0), len(delta)
     for j in range(len(delta)):
         sizes[j] = abs(delta[j])

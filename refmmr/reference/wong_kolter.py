@@ -66,7 +66,7 @@ class Relaxation(NamedTuple):
     intercept: np.ndarray
 
 
-class LayerCache(NamedTuple):
+class Cache(NamedTuple):
     """What the forward pass keeps of layer k for the backward pass; m functions ``A f_k``."""
 
     A: list[np.ndarray]  # for j = 0, ..., k: (n or 1, m, outputs of layer j)
@@ -145,20 +145,20 @@ def parallel_relaxation_gradient(
     return Bounds(dlower, dupper)
 
 
-def forward(net: Network, X: np.ndarray, y: np.ndarray, p: float, eps: float) -> list[LayerCache]:
+def forward(net: Network, X: np.ndarray, y: np.ndarray, p: float, eps: float) -> list[Cache]:
     """Bounds of all layers, the margins last; parameters are those of `robust_margins`."""
-    cache, relaxations = [], []
+    cache: list[Cache] = []
     for k, layer in enumerate(net.affine_layers):
         functions = np.eye(int(np.prod(net.shapes[net.affine[k] + 1])), dtype=layer.W.dtype)[None]
         if k == len(net.unit_shapes):
             functions = functions[0, y][:, None] - functions
+        relaxations = [parallel_relaxation(*before.bounds) for before in cache]
         cache.append(_linear_bounds(net, X, p, eps, relaxations, functions))
-        relaxations.append(parallel_relaxation(*cache[k].bounds))
     return cache
 
 
 def backward(
-    net: Network, X: np.ndarray, p: float, eps: float, cache: list[LayerCache],
+    net: Network, X: np.ndarray, p: float, eps: float, cache: list[Cache],
     dmargins: np.ndarray, sums: Gradients,
 ) -> None:  # fmt: skip
     """Add the gradients of the weights to `sums`, from that of the margins, (n, K)."""
@@ -175,7 +175,8 @@ def backward(
 
 def _linear_bounds(net, X, p, eps, relaxations, functions):
     """One layer forward: bounds of linear functions, (n or 1, m, units), behind k relaxations."""
-    A, G = [functions], []
+    A: list[np.ndarray] = [functions]
+    G: list[np.ndarray] = []
     center = below = above = 0
     for j in reversed(range(len(relaxations) + 1)):
         center = center + A[0] @ _bias(net, j)
@@ -187,7 +188,7 @@ def _linear_bounds(net, X, p, eps, relaxations, functions):
             A.insert(0, G[0] * slope[:, None])
     center = center + _dot(G[0], X.reshape(len(X), -1))
     reach = eps * dual_norm(G[0], p)
-    return LayerCache(A, G, Bounds(center - reach + below, center + reach + above))
+    return Cache(A, G, Bounds(center - reach + below, center + reach + above))
 
 
 def _linear_bounds_gradient(net, X, p, eps, cache, relaxations, dbounds, drelaxations, sums):

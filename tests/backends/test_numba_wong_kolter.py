@@ -4,6 +4,7 @@ The gradient jumps where a unit is just about to be unstable, or a coefficient t
 Random weights keep away from there, except for what is exactly 0; that stays exactly 0.
 """
 
+import importlib
 from itertools import pairwise
 
 import numpy as np
@@ -13,18 +14,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
-from refmmr import testing
-from refmmr._backend import kernel
+from refmmr import _kernels, testing
 from refmmr.backends import threads
 from refmmr.reference import wong_kolter
 
-numba_twin = pytest.importorskip(
-    "refmmr.backends._numba.wong_kolter",
-    reason="the numba backend needs numba",
-    exc_type=ImportError,
-)
+pytest.importorskip("numba", reason="the numba backend needs numba")
+numba_twin = importlib.import_module("refmmr.backends._numba.wong_kolter")
 
-RUN = kernel(wong_kolter.robust_loss_gradient)
 INF = np.inf
 NORMS = pytest.mark.parametrize("p", [1, 2, INF])
 DTYPES = pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -35,7 +31,7 @@ def assert_same(net, X, y, p, eps, precision=1e-11, reach=0.0):
     """Value, error and gradients; each gradient as close as its largest entry allows."""
     expected = wong_kolter.robust_loss_gradient(net, X, y, p, eps)
     with rm.use_backend("numba"):
-        value, error, gradients = RUN(net, X, y, p, eps)
+        value, error, gradients = _kernels.robust_loss_gradient(net, X, y, p, eps)
     assert_allclose(value, expected[0], rtol=precision, atol=precision * reach)
     assert error == expected[1]
     for pair, wanted in zip(gradients, expected[2], strict=True):
@@ -148,8 +144,8 @@ def test_same_as_the_reference_for_any_network(data):
 
 
 @NORMS
-def test_dead_and_open_units(p):
-    """Some units are shut and some open on every ball: lines without an intercept."""
+def test_inactive_and_active_units(p):
+    """Some units are inactive and some active on every ball: relaxations without an intercept."""
     net = dense(6, 12, 9, 3)
     parameters = [(W.copy(), b.copy()) for W, b in net.parameters]
     for _, b in parameters[:-1]:
@@ -222,7 +218,7 @@ def test_blocks_and_threads(name, numbers, monkeypatch):
     X, y = batch(net, 23)
     monkeypatch.setattr(numba_twin, "NUMBERS", numbers)
     monkeypatch.setattr(numba_twin, "SAMPLES", 3)
-    monkeypatch.setattr(numba_twin, "THREAD", 1)
+    monkeypatch.setattr(numba_twin, "PRODUCTS_PER_THREAD", 1)
     assert_same(net, X, y, 2, 0.1)
 
 

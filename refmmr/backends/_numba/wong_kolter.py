@@ -1,18 +1,16 @@
-"""Training on the bound of Wong and Kolter: the twin of `reference.wong_kolter`.
+"""Training on the bound of Wong and Kolter: the twin of `refmmr.reference.wong_kolter`.
 
-A thread takes some samples at a time and goes with them through all layers, to the bounds and back
-to the gradient; all it has to remember are their bounds and lines.
+A thread takes `SAMPLES` samples at a time through all layers, to the bounds and back to the
+gradients, and keeps only their bounds and relaxations.  The coefficients ``G_j`` of the reference
+are made in blocks of *rows* that stay in cache (`wong_kolter_kernels`): a step through a layer is
+one matrix product of the block, a step through a ReLU one compiled loop.
 
-What is carried back are *rows*, each the coefficients of one linear function for one sample, in
-blocks that stay in cache: a step through a layer is one product for the block, a step through a
-ReLU one run over each row.  The row of a unit of a convolution only touches a window of the layer
-before, and then of the image; it is kept as that window.  A dense layer's row is a window too, of
-the size of the whole image (a vector is an image of one pixel).
-
-Rows of the first layer are its weights, the same for all samples: their norms are found once, and
-what is felt of these is added up over all samples.  The rows of the margins are carried back once:
-their gradient is known at once.  Those of the layers between are carried back a second time, but
-only the rows of unstable units.
+- First layer: its rows are its weights, the same for all samples.  Their norms are computed once,
+  and their gradients are summed over the samples before they are propagated.
+- Margins: their gradient is known as soon as they are, so their rows are propagated once, block by
+  block: bounds, loss, gradient.
+- Hidden layers between: the rows are propagated twice, for the bounds and again for the gradient,
+  where only those of unstable units have one.
 """
 
 from __future__ import annotations
@@ -24,19 +22,29 @@ import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import Buffers, Conv, Dense, Geometry, Layer
 from refmmr.backends._numba.layout import PRODUCTS_PER_THREAD, Layout, add_up, runs
+from refmmr.backends._numba.wong_kolter_kernels import (
+    Relaxed,
+    Terms,
+    Windows,
+    add_rows,
+    clear_padding,
+    input_terms,
+    input_terms_gradient,
+    relax,
+    relax_gradient,
+)
 from refmmr.reference import wong_kolter as reference
 from refmmr.reference.loss import cross_entropy, cross_entropy_gradient
 from refmmr.reference.network import Gradients, Network
-from refmmr.reference.wong_kolter import parallel_relaxation, parallel_relaxation_gradient
+from refmmr.reference.wong_kolter import Bounds
 
 NUMBERS = 2**18
-"""Numbers of the widest array of a block of rows: what a core keeps near."""
+"""Numbers in the widest array of a block of rows: 1 MB in float32, to stay in a core's cache."""
 
 SAMPLES = 32
-"""Samples that go through all layers together."""
+"""Samples that pass all layers together: this many bounds and relaxations are kept at a time."""
 
 
 @implements("numba", reference.robust_loss_gradient)
@@ -44,40 +52,60 @@ def robust_loss_gradient(
     net: Network, X: np.ndarray, y: np.ndarray, p: float, eps: float
 ) -> tuple[float, float, Gradients]:
     """Twin of `refmmr.reference.wong_kolter.robust_loss_gradient`."""
-    job = _Job(net, X, p, eps)
+    plan = _Plan(net, X, p, eps)
     workers: dict[int, _Worker] = {}
 
     def part(start: int, stop: int) -> None:
-        workers[start] = worker = _Worker(job, len(X))
+        workers[start] = worker = _Worker(plan, len(X))
         for here in runs(start, stop, SAMPLES):
             worker.add(X[here], y[here])
 
-    threads.spread(part, len(X), least=job.least)
+    threads.spread(part, len(X), least=plan.samples_per_thread)
     ordered = [workers[start] for start in sorted(workers)]
     sums = add_up({start: worker.sums for start, worker in workers.items()})
-    if job.hidden:
-        job.add_first_rows(np.sum([worker.first_reach for worker in ordered], axis=0), sums)
+    if plan.hidden:
+        plan.add_first_rows(np.sum([worker.dfirst_norms for worker in ordered], axis=0), sums)
     value = sum(worker.value for worker in ordered)
     wrong = sum(worker.wrong for worker in ordered)
-    return value, wrong / len(X), job.layout.gradients(sums)
+    return value, wrong / len(X), plan.layout.gradients(sums)
 
 
-class _Way(NamedTuple):
-    """Where rows are at the input of some layer."""
+class _Functions(NamedTuple):
+    """T linear functions: ``f_k[unit]``, or ``f_k[unit] - f_k[rival]`` with rivals."""
 
-    owner: np.ndarray  # (T,), the sample of each row
-    place: np.ndarray  # (T,)
-    vertices: np.ndarray  # (places, 2), may lie outside of the image
-    window: tuple[int, int, int]  # height, width, channels
-    image: tuple[int, int, int]
+    k: int
+    owner: np.ndarray  # (T,), the sample of each
+    units: np.ndarray  # (T,)
+    rivals: np.ndarray | None  # (T,)
 
 
-class _Chain:
-    """The way of the rows of a layer's units back to the input.
+class _Batch(NamedTuple):
+    """Some samples, and for each hidden layer their bounds and relaxations."""
 
-    The input of layer j is entered by windows of shape ``windows[j]``, whose vertices, for each
-    place of a unit, are ``vertices[j]``; they may lie outside of the image.  ``steps[j]`` leads from
-    the window of layer j + 1 to that of layer j.
+    x: np.ndarray  # (n, d)
+    y: np.ndarray  # (n,)
+    bounds: list[Bounds]
+    layers: list[Relaxed]
+
+
+class _ReceptiveFields:
+    """The windows that the units of layer k depend on, at the input of each layer j <= k.
+
+    Attributes
+    ----------
+    units : int
+        Units of layer k.
+    units_per_place : int
+        Units that have the same windows: the channels of an output pixel, or all units.
+    shapes : list of (height, width, channels), one per j
+    origins : list of ndarray of int, shape (places, 2), one per j
+        Line and column of the first pixel of each window; it may lie outside of the image.
+    steps : list of Dense and Conv, one per j < k
+        From the windows at the input of layer j to those at the input of layer j + 1.
+    widest : int
+        Numbers in the largest array that a row needs.
+    products : int
+        Multiplications to propagate a row to the input.
     """
 
     def __init__(self, layout: Layout, images: Sequence[tuple[int, int, int]], k: int) -> None:
@@ -85,34 +113,35 @@ class _Chain:
         self.units = layer.outputs
         self.steps: list[Layer] = []
         if isinstance(layer, Dense):
-            self.shared = self.units  # units that share a place
+            self.units_per_place = self.units
             self.steps = list(layout.layers[:k])
-            self.windows = list(images[: k + 1])
-            self.vertices = [np.zeros((1, 2), dtype=np.int64)] * (k + 1)
+            self.shapes = list(images[: k + 1])
+            self.origins = [np.zeros((1, 2), dtype=np.int64)] * (k + 1)
         else:
-            self.shared = len(layer.W)
+            self.units_per_place = len(layer.W)
             g = layer.geometry
-            self.windows = [(g.kernel_height, g.kernel_width, g.channels)]
+            self.shapes = [(g.kernel_height, g.kernel_width, g.channels)]
             row, column = np.divmod(np.arange(g.positions), g.columns)
-            self.vertices = [np.column_stack([row * g.down - g.top, column * g.across - g.left])]
+            self.origins = [np.column_stack([row * g.down - g.top, column * g.across - g.left])]
             for before in reversed(layout.layers[:k]):
                 assert isinstance(before, Conv)  # dense layers come last
                 self.steps.insert(0, self._grow(before))
-        sizes = [window[0] * window[1] * window[2] for window in self.windows]
+        sizes = [height * width * channels for height, width, channels in self.shapes]
         self.widest = max([*sizes, *(step.numbers for step in self.steps)])
         self.products = sum(step.products for step in self.steps)
 
     def _grow(self, layer: Conv) -> Conv:
-        """Add the window that a convolution looks at to see the first one so far.
+        """Add the windows at the input of the layer before: those that the first ones depend on.
 
-        The layer is the same without its padding: pixels outside of the image are in the window.
+        Returns that convolution on one window, without padding: a window includes the pixels
+        outside of the image.
         """
-        g, vertices = layer.geometry, self.vertices[0]
-        rows, columns, _ = self.windows[0]
+        g, origins = layer.geometry, self.origins[0]
+        rows, columns, _ = self.shapes[0]
         height = (rows - 1) * g.down + g.kernel_height
         width = (columns - 1) * g.across + g.kernel_width
-        self.windows.insert(0, (height, width, g.channels))
-        self.vertices.insert(0, vertices * (g.down, g.across) - (g.top, g.left))
+        self.shapes.insert(0, (height, width, g.channels))
+        self.origins.insert(0, origins * (g.down, g.across) - (g.top, g.left))
         window = Geometry(
             height, width, g.channels, rows, columns, g.kernel_height, g.kernel_width, g.down,
             g.across, 0, 0,
@@ -120,8 +149,8 @@ class _Chain:
         return Conv(layer.W, layer.b, window)
 
 
-class _Job:
-    """What all threads share."""
+class _Plan:
+    """What all threads share: the layout, the receptive fields, the norms of the first layer."""
 
     def __init__(self, net: Network, X: np.ndarray, p: float, eps: float) -> None:
         self.layout = layout = Layout(net, X)
@@ -129,184 +158,162 @@ class _Job:
         self.p, self.eps = float(p), float(eps)
         self.hidden = len(self.layers) - 1
         self.classes = self.layers[-1].outputs
-        images = [
+        self.images = [
             layout.images[k] if k <= layout.n_convs and layout.images else (1, 1, layer.inputs)
             for k, layer in enumerate(self.layers)
         ]
-        self.images = images
-        self.chains = [_Chain(layout, images, k) for k in range(len(self.layers))]
-        # A convolution has one number for all pixels of a channel.
+        self.fields = [_ReceptiveFields(layout, self.images, k) for k in range(len(self.layers))]
+        # A convolution has one bias for all pixels of a channel.
         self.bias = [np.tile(layer.b, layer.outputs // len(layer.b)) for layer in self.layers]
-        products = sum(chain.units * (chain.products + 1) for chain in self.chains)
-        self.least = max(1, PRODUCTS_PER_THREAD // (3 * products))
+        products = sum(fields.units * (fields.products + 1) for fields in self.fields)
+        # Three passes: to the bounds, again, and the gradient.
+        self.samples_per_thread = max(1, PRODUCTS_PER_THREAD // (3 * products))
         classes = np.arange(self.classes)
         self.rivals = np.array([classes[classes != own] for own in classes])
         if self.hidden:
             self.first_norms = np.empty(self.layers[0].outputs, self.dtype)
-            origin = np.zeros((1, self.layers[0].inputs), self.dtype)
-            for here in self._first_units():
-                rows, _, way = self._first_rows(here)
-                _ends(rows, *way, origin, self.p, np.empty_like(rows[:, 0]), self.first_norms[here])
+            for here, rows, _, windows in self._first_rows():
+                center = np.empty_like(rows[:, 0])
+                input_terms(rows, windows, self._origin(), self.p, center, self.first_norms[here])
 
-    def way(self, k: int, j: int, owner: np.ndarray, units: np.ndarray) -> _Way:
-        """Where rows of layer k are at the input of layer j."""
-        chain = self.chains[k]
-        place = units // chain.shared
-        return _Way(owner, place, chain.vertices[j], chain.windows[j], self.images[j])
+    def windows(self, functions: _Functions, j: int) -> Windows:
+        """Where the rows of some functions lie at the input of layer j."""
+        fields = self.fields[functions.k]
+        place = functions.units // fields.units_per_place
+        image = self.images[j][:2]
+        return Windows(functions.owner, place, fields.origins[j], *fields.shapes[j], *image)
 
-    def add_first_rows(self, dreach: np.ndarray, sums: Gradients) -> None:
-        """What the norms of the first layer's rows tell its weights."""
-        origin = np.zeros((1, self.layers[0].inputs), self.dtype)
-        for here in self._first_units():
-            rows, channels, way = self._first_rows(here)
-            _ends_gradient(
-                rows, *way, origin, self.p, self.eps, self.first_norms[here],
-                np.zeros_like(dreach[here]), dreach[here],
-            )  # fmt: skip
-            _add_rows(rows, channels, 1, sums[0][0])
+    def add_first_rows(self, dnorms: np.ndarray, sums: Gradients) -> None:
+        """Add the gradient of the norms of the first layer's rows, (units,), to its weights."""
+        for here, rows, channels, windows in self._first_rows():
+            norms, zeros = self.first_norms[here], np.zeros_like(dnorms[here])
+            input_terms_gradient(rows, windows, self._origin(), self.p, norms, zeros, dnorms[here])
+            add_rows(rows, channels, 1, sums[0][0])
 
-    def _first_units(self) -> Iterator[slice]:
-        chain = self.chains[0]
-        return runs(0, chain.units, max(1, NUMBERS // chain.widest))
+    def _first_rows(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray, Windows]]:
+        """Blocks of rows of the first layer: its units, the rows, their channels and windows."""
+        fields, W = self.fields[0], self.layers[0].W
+        for here in runs(0, fields.units, max(1, NUMBERS // fields.widest)):
+            units = np.arange(here.start, here.stop)
+            channels = units % len(W)
+            rows = W[channels]
+            windows = self.windows(_Functions(0, np.zeros_like(units), units, None), 0)
+            clear_padding(rows, windows)
+            yield here, rows, channels, windows
 
-    def _first_rows(self, here: slice) -> tuple[np.ndarray, np.ndarray, _Way]:
-        """The rows of some units, their channels, and where they are."""
-        units = np.arange(here.start, here.stop)
-        channels = units % len(self.layers[0].W)
-        rows, way = self.layers[0].W[channels], self.way(0, 0, np.zeros_like(units), units)
-        _clear_padding(rows, *way)
-        return rows, channels, way
-
-
-class _Samples(NamedTuple):
-    """Some samples: bounds and lines of each hidden layer, and what is felt of the lines."""
-
-    x: np.ndarray  # (n, d)
-    y: np.ndarray  # (n,)
-    lower: list[np.ndarray]  # (n, units)
-    upper: list[np.ndarray]
-    slopes: list[np.ndarray]
-    intercepts: list[np.ndarray]
-    dslopes: list[np.ndarray]
-    dintercepts: list[np.ndarray]
-
-
-class _Ends(NamedTuple):
-    """The bounds of rows are ``center - reach + below`` and ``center + reach + above``, (T,)."""
-
-    center: np.ndarray
-    norm: np.ndarray  # reach = eps * norm
-    below: np.ndarray
-    above: np.ndarray
+    def _origin(self) -> np.ndarray:
+        """One sample of zeros, (1, d), where only norms are asked for."""
+        return np.zeros((1, self.layers[0].inputs), self.dtype)
 
 
 class _Worker:
     """A thread's own sums and memory."""
 
-    def __init__(self, job: _Job, total: int) -> None:
-        self.job, self.total = job, total
-        self.buffers = Buffers(job.dtype)
-        self.sums = job.layout.zeros()
-        self.first_reach = np.zeros(job.layers[0].outputs, job.dtype)
+    def __init__(self, plan: _Plan, total: int) -> None:
+        self.plan, self.total = plan, total
+        self.buffers = Buffers(plan.dtype)
+        self.sums = plan.layout.zeros()
+        self.dfirst_norms = np.zeros(plan.layers[0].outputs, plan.dtype)
         self.value, self.wrong = 0.0, 0
 
     def add(self, X: np.ndarray, y: np.ndarray) -> None:
-        """Add the loss of some samples and its gradient."""
-        samples = _Samples(self.job.layout.inputs(X), y, *([] for _ in _Samples._fields[2:]))
-        for k in range(self.job.hidden):
-            bounds = self._bounds(k, samples) if k else self._first_bounds(samples)
-            lines = parallel_relaxation(*bounds)
-            for column, array in zip(samples[2:6], (*bounds, *lines), strict=True):
-                column.append(array)
-            samples.dslopes.append(np.zeros_like(bounds[0]))
-            samples.dintercepts.append(np.zeros_like(bounds[0]))
-        self._margins(samples)
-        for k in reversed(range(self.job.hidden)):
-            felt = parallel_relaxation_gradient(
-                *(column[k] for column in (samples[2:4] + samples[6:8]))
-            )
+        """Add the loss of some samples and its gradients: twin of `forward` and `backward`."""
+        plan = self.plan
+        batch = _Batch(plan.layout.inputs(X), y, [], [])
+        for k in range(plan.hidden):
+            bounds = self._bounds(k, batch) if k else self._first_bounds(batch)
+            relaxation = reference.parallel_relaxation(*bounds)
+            zeros = (np.zeros_like(bounds.lower) for _ in relaxation)
+            batch.bounds.append(bounds)
+            batch.layers.append(Relaxed(*relaxation, plan.bias[k], *zeros))
+        self._add_margins(batch)
+        for k in reversed(range(plan.hidden)):
+            *_, dslope, dintercept = batch.layers[k]
+            dbounds = reference.parallel_relaxation_gradient(*batch.bounds[k], dslope, dintercept)
             if k:
-                self._add_gradient(k, samples, *felt)
+                self._add_gradient(k, batch, dbounds)
             else:
-                self._add_first_gradient(samples, *felt)
+                self._add_first_gradient(batch, dbounds)
 
     # ---- Layer by layer.
 
-    def _first_bounds(self, samples):
-        job, layer = self.job, self.job.layers[0]
-        center = np.empty((len(samples.x), layer.outputs), job.dtype)
-        layer.linear(layer.read(samples.x, self.buffers, "read"), center)
-        center += job.bias[0]
-        reach = job.eps * job.first_norms
-        return center - reach, center + reach
+    def _first_bounds(self, batch):
+        """``W x + b -+ eps ||W||_q``, (n, units) each."""
+        plan, layer = self.plan, self.plan.layers[0]
+        center = np.empty((len(batch.x), layer.outputs), plan.dtype)
+        layer.linear(layer.read(batch.x, self.buffers, "read"), center)
+        center += plan.bias[0]
+        reach = plan.eps * plan.first_norms
+        return Bounds(center - reach, center + reach)
 
-    def _add_first_gradient(self, samples, dlower, dupper):
-        layer = self.job.layers[0]
-        layer.add_gradient(
-            layer.read(samples.x, self.buffers, "read"), dlower + dupper, *self.sums[0]
-        )
-        self.first_reach += (dupper - dlower).sum(axis=0)
+    def _add_first_gradient(self, batch, dbounds):
+        """From the bounds of the first layer to its weights, and to the norms of its rows."""
+        layer, (dlower, dupper) = self.plan.layers[0], dbounds
+        read = layer.read(batch.x, self.buffers, "read")
+        layer.add_gradient(read, dlower + dupper, *self.sums[0])
+        self.dfirst_norms += self.plan.eps * (dupper - dlower).sum(axis=0)
 
-    def _bounds(self, k, samples):
-        """Bounds of all units of a hidden layer, (n, units)."""
-        units = self.job.chains[k].units
-        sides = np.empty((2, len(samples.x) * units), self.job.dtype)
-        for here in self._blocks(k, sides.shape[1]):
-            owner, unit = np.divmod(np.arange(here.start, here.stop), units)
-            ends, _ = self._carry_back(k, samples, owner, unit, None, keep=False)
-            sides[:, here] = self._sides(ends)
-        return sides.reshape(2, -1, units)
+    def _bounds(self, k, batch):
+        """Bounds of all units of a later hidden layer, (n, units) each."""
+        units = self.plan.fields[k].units
+        flat = np.empty((2, len(batch.x) * units), self.plan.dtype)
+        for here in self._blocks(k, flat.shape[1]):
+            functions = _Functions(k, *np.divmod(np.arange(here.start, here.stop), units), None)
+            terms, _ = self._linear_bounds(batch, functions, keep=False)
+            flat[:, here] = self._lower_and_upper(terms)
+        return Bounds(*flat.reshape(2, -1, units))
 
-    def _add_gradient(self, k, samples, dlower, dupper):
-        """What is felt of the bounds of a hidden layer, (n, units), goes to lines and weights."""
+    def _add_gradient(self, k, batch, dbounds):
+        """From the bounds of a later hidden layer, (n, units) each, to relaxations and weights."""
+        dlower, dupper = dbounds
         owners, units = np.nonzero((dlower != 0) | (dupper != 0))
         for here in self._blocks(k, len(owners)):
-            owner, unit = owners[here], units[here]
-            ends, carried = self._carry_back(k, samples, owner, unit, None, keep=True)
-            felt = dlower[owner, unit], dupper[owner, unit]
-            self._carry_forward(k, samples, owner, unit, None, ends, carried, *felt)
+            functions = _Functions(k, owners[here], units[here], None)
+            terms, G = self._linear_bounds(batch, functions, keep=True)
+            some = owners[here], units[here]
+            self._linear_bounds_gradient(batch, functions, terms, G, dlower[some], dupper[some])
 
-    def _margins(self, samples):
-        """The loss, and what it says to the lines and weights behind the margins."""
-        job, k = self.job, self.job.hidden
-        rivals = job.rivals[samples.y]
+    def _add_margins(self, batch):
+        """Add the loss of the margins, and its gradients of relaxations and weights."""
+        plan, k = self.plan, self.plan.hidden
+        rivals = plan.rivals[batch.y]
         each = rivals.shape[1]
-        for here in self._blocks(k, len(rivals), job.classes):
-            y = samples.y[here]
-            owner = np.repeat(np.arange(here.start, here.stop), each)
-            own, rival = np.repeat(y, each), rivals[here].ravel()
-            ends, carried = self._carry_back(k, samples, owner, own, rival, keep=True)
-            logits = np.zeros((len(y), job.classes), job.dtype)
-            place = owner - here.start, rival
-            logits[place] = -self._sides(ends)[0]
+        for here in self._blocks(k, len(rivals), plan.classes):
+            y = batch.y[here]
+            owner, rival = np.repeat(np.arange(here.start, here.stop), each), rivals[here].ravel()
+            functions = _Functions(k, owner, np.repeat(y, each), rival)
+            terms, G = self._linear_bounds(batch, functions, keep=True)
+            logits = np.zeros((len(y), plan.classes), plan.dtype)
+            entries = owner - here.start, rival
+            logits[entries] = -self._lower_and_upper(terms)[0]
             self.value += float(cross_entropy(logits, y).sum()) / self.total
-            dlower = -(cross_entropy_gradient(logits, y) / self.total)[place]
+            dlower = -(cross_entropy_gradient(logits, y) / self.total)[entries]
             logits[np.arange(len(y)), y] = -np.inf
             self.wrong += int((logits.max(axis=1) >= 0).sum())
-            felt = dlower, np.zeros_like(dlower)
-            self._carry_forward(k, samples, owner, own, rival, ends, carried, *felt)
+            dupper = np.zeros_like(dlower)
+            self._linear_bounds_gradient(batch, functions, terms, G, dlower, dupper)
 
-    def _sides(self, ends):
-        reach = self.job.eps * ends.norm
-        return ends.center - reach + ends.below, ends.center + reach + ends.above
+    def _lower_and_upper(self, terms):
+        reach = self.plan.eps * terms.norm
+        return terms.center - reach + terms.below, terms.center + reach + terms.above
 
-    def _blocks(self, k, count, width=1):
-        """Runs of rows, or of groups of `width` rows, of about the same length."""
+    def _blocks(self, k, count, rows=1):
+        """Cut `count` groups of `rows` rows of layer k into runs of about equal length."""
         if not count:
             return iter(())
-        most = max(1, NUMBERS // (width * self.job.chains[k].widest))
+        most = max(1, NUMBERS // (rows * self.plan.fields[k].widest))
         return runs(0, count, -(-count // -(-count // most)))
 
     # ---- A block of rows.
 
-    def _carry_back(self, k, samples, owner, units, rivals, keep):
-        """Bounds of ``f_k[unit]``, or of ``f_k[unit] - f_k[rival]``.
+    def _linear_bounds(self, batch, functions, keep):
+        """Terms of the bounds of T functions, and G: twin of the reference's `_linear_bounds`.
 
-        `carried` are the coefficients ``G_j`` of the input of each layer j, in buffers.  Without
-        `keep` those behind a ReLU are used up on the way.
+        ``G[j]``, in buffers, is (T, numbers of a window at the input of layer j).  Without `keep`
+        those of later layers are overwritten by A.
         """
-        job, chain, dtype = self.job, self.job.chains[k], self.job.dtype
-        layer = job.layers[k]
+        plan, (k, owner, units, rivals) = self.plan, functions
+        fields, layer = plan.fields[k], plan.layers[k]
         channels = units % len(layer.W)
         rows = self.buffers.take(("G", k), len(owner), layer.W.shape[1])
         center = layer.b[channels]
@@ -315,230 +322,47 @@ class _Worker:
         else:
             np.subtract(layer.W[units], layer.W[rivals], out=rows)
             center = center - layer.b[rivals]
-        ends = _Ends(center, *np.zeros((3, len(owner)), dtype))
-        carried = [rows]
+        terms = Terms(center, *np.zeros((3, len(owner)), plan.dtype))
+        G = [rows]
         for j in reversed(range(k)):
-            way = job.way(k, j + 1, owner, units)
-            _clear_padding(rows, *way)
+            windows = plan.windows(functions, j + 1)
+            clear_padding(rows, windows)
             if keep:
-                kept, rows = rows, self.buffers.take("A", *rows.shape)
-                rows[:] = kept
-            _relax(
-                rows, *way, samples.slopes[j], samples.intercepts[j], job.bias[j], ends.center,
-                ends.below, ends.above,
-            )  # fmt: skip
-            height, width, numbers = chain.windows[j]
-            out = self.buffers.take(("G", j), len(owner), height * width * numbers)
-            chain.steps[j].transpose(rows, out, self.buffers)
-            rows = out
-            carried.insert(0, rows)
-        way = job.way(k, 0, owner, units)
-        _clear_padding(rows, *way)
-        _ends(rows, *way, samples.x, job.p, ends.center, ends.norm)
-        return ends, carried
+                rows = self.buffers.take("A", *rows.shape)
+                rows[:] = G[0]
+            relax(rows, windows, batch.layers[j], terms)
+            height, width, numbers = fields.shapes[j]
+            before = self.buffers.take(("G", j), len(owner), height * width * numbers)
+            fields.steps[j].transpose(rows, before, self.buffers)
+            rows = before
+            G.insert(0, rows)
+        windows = plan.windows(functions, 0)
+        clear_padding(rows, windows)
+        input_terms(rows, windows, batch.x, plan.p, terms.center, terms.norm)
+        return terms, G
 
-    def _carry_forward(self, k, samples, owner, units, rivals, ends, carried, dlower, dupper):
-        """What is felt of the bounds goes to lines and weights on the way; uses up `carried`."""
-        job, chain = self.job, self.job.chains[k]
-        dcenter, dreach = dlower + dupper, dupper - dlower
-        rows = carried[0]
-        _ends_gradient(
-            rows, *job.way(k, 0, owner, units), samples.x, job.p, job.eps, ends.norm, dcenter,
-            dreach,
-        )  # fmt: skip
-        for j in range(k):
-            step, A = chain.steps[j], carried[j + 1]
-            dW, db = self.sums[j]
+    def _linear_bounds_gradient(self, batch, functions, terms, G, dlower, dupper):
+        """Add to the gradients of relaxations and weights: twin of `_linear_bounds_gradient`.
+
+        dlower, dupper: (T,).  Overwrites G.
+        """
+        plan, (k, _, units, rivals) = self.plan, functions
+        dterms = Terms(dlower + dupper, plan.eps * (dupper - dlower), dlower, dupper)
+        rows, windows = G[0], plan.windows(functions, 0)
+        input_terms_gradient(rows, windows, batch.x, plan.p, terms.norm, dterms.center, dterms.norm)
+        for j, step in enumerate(plan.fields[k].steps):
+            A, (dW, db) = G[j + 1], self.sums[j]
             read = step.read(rows, self.buffers, "read")
             rows = self.buffers.take(("dG", j + 1), *A.shape)
             step.linear(read, rows)
-            way = job.way(k, j + 1, owner, units)
-            _clear_padding(rows, *way)
-            _relax_gradient(
-                rows, A, *way, samples.slopes[j], samples.intercepts[j], job.bias[j], dcenter,
-                dlower, dupper, samples.dslopes[j], samples.dintercepts[j],
-            )  # fmt: skip
+            windows = plan.windows(functions, j + 1)
+            clear_padding(rows, windows)
+            relax_gradient(rows, A, windows, batch.layers[j], dterms)
             step.add_gradient(read, A, dW, None)
-            db += (dcenter @ A).reshape(-1, len(db)).sum(axis=0)
+            db += (dterms.center @ A).reshape(-1, len(db)).sum(axis=0)
         dW, db = self.sums[k]
         channels = units % len(db)
-        for sign, those in ((1, channels), (-1, rivals)):
-            if those is not None:
-                _add_rows(rows, those, sign, dW)
-                db += sign * np.bincount(those, dcenter, len(db)).astype(db.dtype)
-
-
-# A window is lines of `run` numbers, of which [begin, end) are inside of the image.  What is
-# outside, padding, is set to 0 once and let alone.  Several short loops over what is in cache are
-# quicker than one over many arrays, any of which might overlap.
-
-
-@jit
-def _clear_padding(rows, owner, place, vertices, window, image):
-    run, line = window[1] * window[2], image[1] * image[2]
-    for t in range(len(rows)):
-        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
-        begin = min(run, max(0, -left))
-        end = max(begin, min(run, line - left))
-        for y in range(window[0]):
-            g = rows[t, y * run : (y + 1) * run]
-            if 0 <= top + y < image[0]:
-                g[:begin] = 0
-                g[end:] = 0
-            else:
-                g[:] = 0
-
-
-@jit
-def _relax(
-    rows, owner, place, vertices, window, image, slopes, intercepts, bias, center, below, above
-):
-    """Through a ReLU, in place, and take the intercepts and the layer's biases on board."""
-    run, line = window[1] * window[2], image[1] * image[2]
-    zero = rows.dtype.type(0)
-    for t in range(len(rows)):
-        i = owner[t]
-        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
-        begin = min(run, max(0, -left))
-        end = max(begin, min(run, line - left))
-        middle = low = high = zero
-        for y in range(window[0]):
-            if not 0 <= top + y < image[0]:
-                continue
-            g = rows[t, y * run + begin : y * run + end]
-            start = (top + y) * line + left
-            slope = slopes[i, start + begin : start + end]
-            intercept = intercepts[i, start + begin : start + end]
-            b = bias[start + begin : start + end]
-            for c in range(len(g)):
-                a = g[c]
-                low += min(a, zero) * intercept[c]
-                high += max(a, zero) * intercept[c]
-                a *= slope[c]
-                middle += a * b[c]
-                g[c] = a
-        center[t] += middle
-        below[t] += low
-        above[t] += high
-
-
-@jit
-def _relax_gradient(
-    rows, carried, owner, place, vertices, window, image, slopes, intercepts, bias, dcenter, dlower,
-    dupper, dslopes, dintercepts,
-):  # fmt: skip
-    """From the gradient to A to that to G, in place; and A instead of G in `carried`."""
-    run, line = window[1] * window[2], image[1] * image[2]
-    zero = rows.dtype.type(0)
-    for t in range(len(rows)):
-        i = owner[t]
-        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
-        begin = min(run, max(0, -left))
-        end = max(begin, min(run, line - left))
-        middle, low, high = dcenter[t], dlower[t], dupper[t]
-        for y in range(window[0]):
-            if not 0 <= top + y < image[0]:
-                continue
-            inside = slice(y * run + begin, y * run + end)
-            d, g = rows[t, inside], carried[t, inside]
-            start = (top + y) * line + left
-            slope = slopes[i, start + begin : start + end]
-            intercept = intercepts[i, start + begin : start + end]
-            dslope = dslopes[i, start + begin : start + end]
-            dintercept = dintercepts[i, start + begin : start + end]
-            b = bias[start + begin : start + end]
-            for c in range(len(g)):
-                dintercept[c] += low * min(g[c], zero) + high * max(g[c], zero)
-            for c in range(len(g)):
-                d[c] += middle * b[c]
-            for c in range(len(g)):
-                dslope[c] += d[c] * g[c]
-            for c in range(len(g)):
-                side = low if g[c] < 0 else (high if g[c] > 0 else zero)
-                d[c] = d[c] * slope[c] + side * intercept[c]
-            for c in range(len(g)):
-                g[c] *= slope[c]
-
-
-@jit
-def _ends(rows, owner, place, vertices, window, image, x, p, center, norm):
-    """At the input: add ``<row, x>`` to the center, and find the dual norm."""
-    run, line = window[1] * window[2], image[1] * image[2]
-    zero = rows.dtype.type(0)
-    for t in range(len(rows)):
-        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
-        begin = min(run, max(0, -left))
-        end = max(begin, min(run, line - left))
-        middle = size = zero
-        for y in range(window[0]):
-            if not 0 <= top + y < image[0]:
-                continue
-            g = rows[t, y * run + begin : y * run + end]
-            start = (top + y) * line + left
-            here = x[owner[t], start + begin : start + end]
-            for c in range(len(g)):
-                middle += g[c] * here[c]
-            if p == 1:
-                for c in range(len(g)):
-                    size = max(size, abs(g[c]))
-            elif p == 2:
-                for c in range(len(g)):
-                    size += g[c] * g[c]
-            else:
-                for c in range(len(g)):
-                    size += abs(g[c])
-        center[t] += middle
-        norm[t] = np.sqrt(size) if p == 2 else size
-
-
-@jit
-def _ends_gradient(rows, owner, place, vertices, window, image, x, p, eps, norm, dcenter, dreach):
-    """The gradient to the rows, in place of the rows."""
-    width, channels = window[1], window[2]
-    run, line = width * channels, image[1] * image[2]
-    zero = rows.dtype.type(0)
-    for t in range(len(rows)):
-        top, left = vertices[place[t], 0], vertices[place[t], 1] * image[2]
-        begin = min(run, max(0, -left))
-        end = max(begin, min(run, line - left))
-        middle, reach = dcenter[t], rows.dtype.type(eps * dreach[t])
-        row = rows[t]
-        largest, largest_sign = 0, zero
-        if p == 1:
-            # Of several largest ones the first in the user's order, channel by channel.
-            best = -1
-            for j in range(len(row)):
-                if norm[t] > 0 and abs(row[j]) == norm[t]:
-                    rank = (j % channels) * (len(row) // channels) + j // channels
-                    if best < 0 or rank < best:
-                        best, largest = rank, j
-            if best >= 0:
-                largest_sign = reach if row[largest] > 0 else -reach
-        share = reach / norm[t] if norm[t] > 0 else zero
-        for y in range(window[0]):
-            if not 0 <= top + y < image[0]:
-                continue
-            g = row[y * run + begin : y * run + end]
-            start = (top + y) * line + left
-            here = x[owner[t], start + begin : start + end]
-            if p == 1:
-                for c in range(len(g)):
-                    g[c] = middle * here[c]
-            elif p == 2:
-                for c in range(len(g)):
-                    g[c] = middle * here[c] + share * g[c]
-            else:
-                for c in range(len(g)):
-                    sign = reach if g[c] > 0 else (-reach if g[c] < 0 else zero)
-                    g[c] = middle * here[c] + sign
-        if p == 1:
-            row[largest] += largest_sign
-
-
-@jit
-def _add_rows(rows, targets, sign, dW):
-    """dW[target] += sign * row."""
-    for t in range(len(rows)):
-        target, row = dW[targets[t]], rows[t]
-        for j in range(len(row)):
-            target[j] += sign * row[j]
+        for sign, targets in ((1, channels), (-1, rivals)):
+            if targets is not None:
+                add_rows(rows, targets, sign, dW)
+                db += sign * np.bincount(targets, dterms.center, len(db)).astype(db.dtype)

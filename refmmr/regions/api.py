@@ -1,4 +1,4 @@
-"""One call for all regions of a network in a domain."""
+"""Enumerate all linear regions of a network in a domain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refmmr import _kernels
 from refmmr import _validate as check
 from refmmr.exact import exact_network
 from refmmr.network import Network
-from refmmr.reference import enumeration as _regions
+from refmmr.reference import enumeration
 from refmmr.regions.budget import Budget, check_cost, first_regions
 from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain
@@ -21,11 +21,11 @@ from refmmr.regions.graph import RegionGraph
 __all__ = ["enumerate_regions"]
 
 
-MOST_SPLIT = 8
-"""Dimensions up to which splitting is quicker than walking."""
+SPLIT_DIMENSIONS = 8
+"""Most dimensions in which method "auto" splits; in more, walking is faster."""
 
-MOST_CORNERS = 16
-"""Dimensions up to which the vertices of a box fit in memory."""
+VERTEX_DIMENSIONS = 16
+"""Most dimensions in which method "split" is possible: the domain has 2^n vertices."""
 
 
 def enumerate_regions(
@@ -38,7 +38,7 @@ def enumerate_regions(
     max_seconds: float | None = None,
     progress: bool | None = None,
 ) -> Any:
-    """All linear regions of a network in a domain, exactly; no sampling is involved.
+    """All linear regions of a network in a domain, exactly, without sampling.
 
     Parameters
     ----------
@@ -46,36 +46,37 @@ def enumerate_regions(
     domain : Box, Slice or Segment
         A box of the input space, a rectangle of a plane through it, or a line.
     method : {"auto", "split", "walk"}
-        "split" cuts polytopes layer by layer and knows all vertices, of which there are many in high
-        dimensions.  "walk" goes from region to region through facets, found by linear programs
-        (HiGHS), and knows no vertices.  "auto" splits up to 8 dimensions.
+        "split" cuts polytopes layer by layer and computes all vertices, whose number grows
+        exponentially with the dimension.  "walk" goes from region to region through facets, found
+        by linear programs (HiGHS), and computes no vertices.  "auto" splits up to 8 dimensions.
     exact : bool
         Decide every sign in exact rational arithmetic, by the reference, whatever the backend; for
-        small networks.  Otherwise signs are decided in float64, up to the rounding error of each
-        value, and `RegionComplex.uncertain` tells where that left a doubt.
+        small networks.  Otherwise signs are decided in float64 with a bound on the rounding error
+        of each value; `RegionComplex.uncertain` marks the vertices where the bound decided.
     max_regions : int, optional
-        Stop when there are more; so many are returned, marked as not complete.
+        Stop when there are more; the first `max_regions` are returned, marked as not complete.
     max_seconds : float, optional
-        Stop after so many seconds, likewise; each hidden layer that was not begun by then gets a
-        tenth of the time again, so that what is returned has been through all layers.
+        Stop after this time, likewise.  Each hidden layer not begun by then gets a tenth of the
+        time, so that the regions returned are those of the whole network.
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
     Returns
     -------
     RegionComplex or RegionGraph
-        A complex of a split, a graph of a walk.
+        A complex if the method is "split", a graph if it is "walk".
 
     Raises
     ------
     TypeError, ValueError
-        For a domain of another kind, or of another input shape than the network's; for so many
-        units that there may be more than 10^9 regions, unless there is a budget.
+        For a domain of another kind, or of another input shape than the network's; without a
+        budget, if there may be more than 10^9 regions.
 
     Warns
     -----
     RuntimeWarning
-        If Ctrl-C stopped it: the regions found so far are returned, marked as not complete.
+        If Ctrl-C stopped the enumeration: the regions found so far are returned, marked as not
+        complete.
 
     Examples
     --------
@@ -101,15 +102,15 @@ def enumerate_regions(
 
 
 def _choose(method: str, exact: bool, domain: AffineDomain) -> str:
-    """The method, if it is not told."""
+    """The method, chosen by the dimension of the domain for "auto"."""
     method = check.check_choice("method", method, ("auto", "split", "walk"))
     if exact and method == "walk":
         raise ValueError('method: expected "split" for exact=True, got "walk"')
     if method == "auto":
-        return "split" if exact or domain.dimension <= MOST_SPLIT else "walk"
-    if method == "split" and domain.dimension > MOST_CORNERS:
+        return "split" if exact or domain.dimension <= SPLIT_DIMENSIONS else "walk"
+    if method == "split" and domain.dimension > VERTEX_DIMENSIONS:
         raise ValueError(
-            f"method: expected at most {MOST_CORNERS} dimensions to split, got a domain of "
+            f"method: expected at most {VERTEX_DIMENSIONS} dimensions to split, got a domain of "
             f"{domain.dimension}, a box of 2^{domain.dimension} vertices; walk instead"
         )
     return method
@@ -118,7 +119,7 @@ def _choose(method: str, exact: bool, domain: AffineDomain) -> str:
 def _split(
     net: Network, domain: AffineDomain, exact: bool, budget: Budget, disable: bool | None
 ) -> RegionComplex:
-    """All regions, by cutting polytopes."""
+    """All regions, by splitting the domain layer by layer."""
     with budget.interruptible(), tqdm(unit=" cells", disable=disable) as bar:
 
         def go_on(layer: int, done: int, cells: int, pieces: int) -> bool:
@@ -130,7 +131,7 @@ def _split(
 
         if exact:
             exactly = domain.arrays(exact=True)
-            regions = _regions.enumerate_regions(
+            regions = enumeration.enumerate_regions(
                 exact_network(net), exactly, go_on, budget.max_regions
             )
         else:
@@ -141,14 +142,14 @@ def _split(
 
 
 def _walk(net: Network, domain: AffineDomain, budget: Budget, disable: bool | None) -> RegionGraph:
-    """All regions, by going from one to the next."""
-    from refmmr.regions.walk import walk  # brings HiGHS along
+    """All regions, by walking from each to its neighbours."""
+    from refmmr.regions.walk import walk  # imports HiGHS, which takes time
 
     with budget.interruptible(), tqdm(desc="regions", unit=" regions", disable=disable) as bar:
 
-        def on_region(count: int, waiting: int) -> None:
-            bar.set_postfix(waiting=waiting, refresh=False)
-            bar.update(count - bar.n)
+        def on_region(visited: int, pending: int) -> None:
+            bar.set_postfix(pending=pending, refresh=False)
+            bar.update(visited - bar.n)
 
         found = walk(
             net,

@@ -1,4 +1,4 @@
-"""How much an enumeration may cost, how long it may take, and how a user stops it."""
+"""Limits of an enumeration: number of regions, time, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import numpy as np
 
 from refmmr import _validate as check
 from refmmr.network import Network
-from refmmr.reference import enumeration as _regions
+from refmmr.reference import enumeration
 from refmmr.reference.enumeration import Domain, Regions
 
 __all__ = ["Budget", "first_regions", "most_regions"]
 
 TOO_MANY = 10**9
-"""Regions that nobody waits for without having asked for them."""
+"""Upper bound on the number of regions beyond which an enumeration needs a budget to start."""
 
 
 class Budget:
-    """How many regions, and how much time, there may be, and whether the user has had enough.
+    """Limits of the number of regions and of the time, and whether the user pressed Ctrl-C.
 
     Parameters
     ----------
     max_regions : int or None
     max_seconds : float or None
-        From now on.
+        Counted from the construction of the budget.
     """
 
     def __init__(self, max_regions: int | None, max_seconds: float | None) -> None:
@@ -49,20 +49,20 @@ class Budget:
         return self.max_regions is not None or self.end is not None
 
     def allows(self, regions: int) -> bool:
-        """Whether there may be more regions than so many, and more time."""
+        """Whether an enumeration that has found `regions` regions may go on."""
         if self.interrupted or (self.max_regions is not None and regions > self.max_regions):
             return False
         if self.end is None or self.max_seconds is None or time.monotonic() < self.end:
             return True
-        # What was found has the later layers before it: a tenth of the time for each.
+        # The pieces found so far still have to pass the later layers: a tenth of the time for each.
         self.end = time.monotonic() + self.max_seconds / 10
         return False
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Take the first Ctrl-C as the wish to stop; the second one raises as usual.
+        """Stop the enumeration at the first Ctrl-C; the second one raises as usual.
 
-        Signals reach the main thread alone; elsewhere this does nothing.
+        Only the main thread receives signals; in others this does nothing.
         """
         before = signal.getsignal(signal.SIGINT)
         ours = threading.current_thread() is threading.main_thread() and callable(before)
@@ -81,7 +81,7 @@ class Budget:
 
 
 def check_cost(net: Network, domain: Domain, budget: Budget) -> None:
-    """Refuse what could not end, unless there is a budget."""
+    """Raise a ValueError if there may be too many regions and no budget stops the enumeration."""
     most, crossing = most_regions(net, domain)
     if most > TOO_MANY and not budget.is_limited:
         raise ValueError(
@@ -92,13 +92,14 @@ def check_cost(net: Network, domain: Domain, budget: Budget) -> None:
 
 
 def most_regions(net: Network, domain: Domain) -> tuple[int, int]:
-    """The most regions that the first layer can have, and how many of its units cross the domain.
+    """Upper bound on the regions of the first layer, and how many of its hyperplanes cut the domain.
 
-    m hyperplanes cut n dimensions into ``C(m, 0) + ... + C(m, n)`` regions at most (Zaslavsky).
+    m hyperplanes cut n dimensions into ``C(m, 0) + ... + C(m, n)`` regions at most (Zaslavsky
+    1975).
     """
     if not net.unit_shapes:
         return 1, 0
-    rows = _regions.first_map(net, domain)[0]
+    rows = enumeration.first_map(net, domain)[0]
     middle, half = (domain.lo + domain.hi) / 2, (domain.hi - domain.lo) / 2
     values, reach = middle @ rows[:-1] + rows[-1], half @ np.abs(rows[:-1])
     crossing = int((np.abs(values) < reach).sum())
@@ -106,7 +107,7 @@ def most_regions(net: Network, domain: Domain) -> tuple[int, int]:
 
 
 def first_regions(regions: Regions, count: int) -> Regions:
-    """The first regions of many, marked as not complete; only their vertices are kept."""
+    """The first `count` regions with their vertices, marked as not complete."""
     end, facet_end = regions.vertex_starts[count], regions.facet_starts[count]
     kept, vertices = np.unique(regions.vertices[:end], return_inverse=True)
     return Regions(

@@ -30,8 +30,8 @@ def face_counts(cx: RegionComplex) -> np.ndarray:
 def faces_of(touches: np.ndarray) -> list[tuple[int, frozenset[int]]]:
     """All faces of a polytope, itself included: (dimension, its vertices) of each.
 
-    A face is what some facets have in common; so faces are found by meeting each with each facet.
-    Its dimension is one more than the largest of the faces on it.
+    The faces are the intersections of facets, so intersecting each face with each facet finds them
+    all.  The dimension of a face is one more than the largest dimension of a smaller face on it.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def faces_of(touches: np.ndarray) -> list[tuple[int, frozenset[int]]]:
     """
     facets = [frozenset(np.flatnonzero(on).tolist()) for on in touches.T]
     found = {frozenset(range(len(touches)))}
-    waiting = list(found)
-    while waiting:
-        face = waiting.pop()
-        meetings = {face & facet for facet in facets} - found - {frozenset()}
-        found |= meetings
-        waiting += meetings
+    pending = list(found)
+    while pending:
+        face = pending.pop()
+        new = {face & facet for facet in facets} - found - {frozenset()}
+        found |= new
+        pending += new
     dimension: dict[frozenset[int], int] = {}
     for face in sorted(found, key=len):
         smaller = (dimension[other] for other in dimension if other < face)

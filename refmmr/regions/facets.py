@@ -1,4 +1,4 @@
-"""The facets of all regions in one table: which two regions each one parts."""
+"""The facets of all regions in one table, each with the two regions that it separates."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ class Facets(NamedTuple):
     Attributes
     ----------
     hyperplanes : ndarray of int, shape (F,)
-        The hidden unit that is 0 on the facet (the first of them, as a rule, where several share
-        it), or ``-1 - 2 axis`` and ``-2 - 2 axis`` on the domain's lower and upper face.
+        The hyperplane that a facet lies on.  A number j >= 0 stands for the hyperplane of hidden
+        unit j of all N (where several units share it, as a rule the first of them), a negative one
+        for a face of the domain: ``-1 - 2 axis`` for the lower face, ``z[axis] = lo[axis]``, and
+        ``-2 - 2 axis`` for the upper one, ``z[axis] = hi[axis]``.
     cells : ndarray of int, shape (F, 2)
-        The regions on both sides, the smaller first; -1 behind the domain's faces.
+        Numbers of the regions on both sides, the smaller first; -1 outside the domain.
     vertices : Ragged of int
         Numbers of the facet's vertices, rows of `points`; in the plane from start to end, with the
         first region on the left.
@@ -39,13 +41,13 @@ def facet_table(regions: Regions) -> tuple[Facets, int]:
     -------
     facets : Facets
     unmatched : int
-        How many facets are neither on the domain's face nor matched with exactly one other; 0
-        unless the enumeration was stopped or rounding has spoiled it.
+        Number of facets that are neither on a face of the domain nor matched with exactly one
+        other; 0 unless the enumeration was stopped or failed by rounding.
     """
     vertices = _vertices_of_facets(regions)
     owner = np.repeat(np.arange(len(regions.patterns)), np.diff(regions.facet_starts))
-    order, group = _alike(vertices)
-    # Of alike facets, which follow each other in `order`, the first stands for all.
+    order, group = _equal_sets(vertices)
+    # Equal facets follow each other in `order`; the first stands for all.
     first = np.flatnonzero(np.diff(group, prepend=-1))
     sizes = np.diff(np.append(first, len(order)))
     one, other = order[first], order[np.minimum(first + 1, len(order) - 1)]
@@ -79,11 +81,11 @@ def _vertices_of_facets(regions: Regions) -> Ragged:
     return Ragged(np.append(0, np.cumsum(counts)), vertex[order])
 
 
-def _alike(vertices: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """Order that brings facets with the same vertices together, and which are the same.
+def _equal_sets(vertices: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """An order in which facets with the same vertices follow each other, and the group of each.
 
-    Sets are compared by two sums of 64 random bits a vertex: different sets have the same sums with
-    a probability of about 1e-38 a pair.
+    Every vertex gets two random numbers of 64 bits, and facets are compared by the sums of their
+    vertices: two different facets have the same sums with a probability of about 1e-38.
     """
     rng = np.random.default_rng(0)
     n = int(vertices.flat.max(initial=0)) + 1
@@ -99,7 +101,7 @@ def _alike(vertices: Ragged) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _select(rows: Ragged, which: np.ndarray) -> Ragged:
-    """Some of the rows."""
+    """The rows with these numbers."""
     sizes = rows.sizes[which]
     starts = np.append(0, np.cumsum(sizes))
     places = np.arange(starts[-1]) + np.repeat(rows.starts[which] - starts[:-1], sizes)

@@ -1,4 +1,4 @@
-"""Distances, balls and statistics of the regions of a complex."""
+"""Distances, balls and a table of the regions of a complex."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["BoundaryDistance", "boundary_distance", "inradii", "regions_meeting_
 
 
 class BoundaryDistance(NamedTuple):
-    """Distances to the decision boundary, and where it is nearest.
+    """Distances to the decision boundary, and its nearest points.
 
     Attributes
     ----------
@@ -61,9 +61,10 @@ def regions_meeting_ball(cx: RegionComplex, z: ArrayLike, radius: float, p: floa
         return np.flatnonzero(gaps <= radius)
     starts, vertices = cx.vertices.starts[:-1], cx.vertices.flat
     lo, hi = np.minimum.reduceat(vertices, starts), np.maximum.reduceat(vertices, starts)
-    # The box around a region is nearer than the region, its vertices are not.
+    # Lower bounds from the bounding box of each region, upper bounds from its vertices; only the
+    # regions between need a linear program.
     near = np.linalg.norm(np.maximum(0, np.maximum(lo - z, z - hi)), ord=p, axis=1) <= radius
-    from refmmr.regions import polytopes  # brings SciPy along
+    from refmmr.regions import polytopes  # imports SciPy, which takes time
 
     nearest = np.minimum.reduceat(np.linalg.norm(vertices - z, ord=p, axis=1), starts)
     meets = near & (nearest <= radius)
@@ -78,7 +79,7 @@ def inradii(cx: RegionComplex) -> np.ndarray:
         return cx.volumes / 2
     if cx.dimension == 2:
         return incircles.inradii(cx.vertices.starts, cx.vertices.flat)[1]
-    from refmmr.regions import polytopes  # brings SciPy along
+    from refmmr.regions import polytopes  # imports SciPy, which takes time
 
     radii = [polytopes.inradius(*cx.halfspaces(i))[1] for i in range(len(cx))]
     return np.maximum(np.array(radii), 0)

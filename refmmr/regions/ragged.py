@@ -11,14 +11,14 @@ __all__ = ["Ragged"]
 
 
 class Ragged(Sequence[np.ndarray]):
-    """A sequence of arrays of different lengths that are views of one array.
+    """A sequence of arrays of different lengths, all views of one array.
 
     Parameters
     ----------
     starts : ndarray of int, shape (n + 1,)
         Where each row starts, and where the last one ends.
     flat : ndarray, shape (m, ...)
-        All rows, one behind the other.
+        All rows, concatenated.
 
     Examples
     --------

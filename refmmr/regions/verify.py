@@ -1,4 +1,4 @@
-"""Is a complex what it says it is?  Its invariants, each checked from the network afresh."""
+"""Check the invariants of a complex of regions, each from the network afresh."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from refmmr.reference.enumeration import value_errors
-from refmmr.reference.network import flat, unflat
+from refmmr.reference.network import unflat
 from refmmr.regions.faces import face_counts
+from refmmr.regions.halfspaces import hidden_units
 
 if TYPE_CHECKING:
     from refmmr.regions.complex import RegionComplex
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "verify"]
 
 CHUNK = 1024
-"""Regions, or facets, whose units are in memory together."""
+"""Regions, or facets, whose hidden units are in memory together."""
 
 SLACK = 1e-9
-"""How far a vertex may be off, as a share of the domain's size."""
+"""Tolerance for positions, relative to the diameter of the domain, and for the sum of volumes."""
+
+TINY = 1e-300
+"""Added to slopes, so that a unit that is constant on a region passes the test of its value."""
 
 COUNTABLE = 2000
-"""So many regions of more than two dimensions have their faces counted."""
+"""Most regions whose faces are counted where n > 2, which takes milliseconds a region."""
 
 
 class Verification(NamedTuple):
@@ -31,15 +35,18 @@ class Verification(NamedTuple):
     Attributes
     ----------
     problems : list of str
-        One sentence each; empty if all is well.
+        One sentence for each invariant that fails.
     volume_defect : float
-        Sum of all volumes over the domain's, minus 1; NaN if the complex is not complete.
+        Sum of all volumes, divided by that of the domain, minus 1; NaN if the complex is not
+        complete.
     euler_characteristic : int or None
-        1 for a box that is cut into cells; None if it was not counted.
+        1 for a subdivision of a box; None if the faces were not counted.
     uncertain_vertices : int
-        Vertices where a sign was within its rounding error, and was taken for 0.
+        Number of vertices where the value of some unit was within its rounding error and was taken
+        for 0.
     thin_regions : int
-        Regions so thin that floats cannot tell on which side of some hyperplane their centre is.
+        Number of regions so thin that the sign of some unit at their centre is within its rounding
+        error.
     """
 
     problems: list[str]
@@ -50,7 +57,7 @@ class Verification(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether there is no problem."""
+        """Whether all invariants hold."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -67,10 +74,10 @@ def verify(cx: RegionComplex) -> Verification:
     problems = []
     distinct = len(np.unique(cx.packed_patterns, axis=0))
     if distinct < len(cx):
-        problems.append(f"{len(cx) - distinct} patterns are there twice")
+        problems.append(f"{len(cx) - distinct} patterns occur twice")
     wrong, thin = _centres(cx)
     if wrong:
-        problems.append(f"{wrong} regions have a centre of another pattern")
+        problems.append(f"{wrong} regions have another pattern at their centre")
     problems += _facet_problems(cx)
     defect, euler = np.nan, None
     if cx.complete:
@@ -87,9 +94,9 @@ def verify(cx: RegionComplex) -> Verification:
 
 
 def _centres(cx):
-    """Regions whose centre is on the wrong side of a hyperplane; and on neither, in floats."""
+    """Numbers of regions where a unit has the wrong sign at the centre, and an undecided one."""
     bounds = value_errors(cx.net, cx.domain.arrays())[:-1]
-    errors = flat([np.zeros((1, 0)), *(bound[None] for bound in bounds)])
+    errors = hidden_units([bound[None] for bound in bounds])
     wrong = thin = 0
     for start in range(0, len(cx), CHUNK):
         some = slice(start, start + CHUNK)
@@ -102,7 +109,7 @@ def _centres(cx):
 
 
 def _facet_problems(cx):
-    """Sentences about facets that do not fit between their regions."""
+    """One sentence for each invariant of the facets that fails."""
     facets = cx.facets
     if cx.complete and cx.unmatched_facets:
         yield f"{cx.unmatched_facets} facets have no region, or more than one, on the other side"
@@ -113,28 +120,27 @@ def _facet_problems(cx):
     middles /= facets.vertices.sizes[:, None]
     for start in range(0, len(inner), CHUNK):
         some = inner[start : start + CHUNK]
-        one, other = (cx.patterns_of(side) for side in facets.cells[some].T)
+        one, other = (cx.patterns_of(cells) for cells in facets.cells[some].T)
         flipped = one ^ other
         same += int((~flipped[np.arange(len(some)), facets.hyperplanes[some]]).sum())
         values = _values(cx, middles[some], one)
         largest = SLACK * size * _steepness(cx, one)
         off += int((flipped & (np.abs(values) > largest)).any(axis=1).sum())
     if same:
-        yield f"{same} facets have their unit active, or not, on both sides"
+        yield f"{same} facets have their unit active on both sides, or on neither"
     if off:
-        yield f"{off} facets are not where the units are 0 that change sign there"
+        yield f"{off} facets lie off the hyperplane of a unit that changes sign there"
 
 
 def _values(cx, points, active):
     """Pre-activations of all hidden units at points, by the maps of some patterns, (m, N)."""
     masks = unflat(active, cx.net.unit_shapes)
-    return flat(
-        [np.zeros((len(points), 0)), *cx.net.forward(cx.domain.embed(points), masks).outputs[:-1]]
-    )
+    outputs = cx.net.forward(cx.domain.embed(points), masks).outputs[:-1]
+    return hidden_units(outputs, len(points))
 
 
 def _steepness(cx, active):
     """Bounds on how fast hidden units change along the domain, (m, N)."""
     masks = [mask[:, None] for mask in unflat(active, cx.net.unit_shapes)]
     slopes = cx.net.forward(cx.domain.directions[None], masks, bias=False).outputs[:-1]
-    return flat([np.zeros((len(active), 0)), *(np.abs(V).sum(axis=1) for V in slopes)]) + 1e-300
+    return hidden_units([np.abs(V).sum(axis=1) for V in slopes], len(active)) + TINY

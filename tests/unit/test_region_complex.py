@@ -351,7 +351,7 @@ def test_verify_sees_what_is_wrong():
     assert any("centre" in problem for problem in tampered(cx, patterns=patterns).verify().problems)
     patterns = cx.packed_patterns.copy()
     patterns[3] = patterns[4]
-    assert "1 patterns are there twice" in tampered(cx, patterns=patterns).verify().problems
+    assert "1 patterns occur twice" in tampered(cx, patterns=patterns).verify().problems
     hyperplanes = np.where(cx.raw.hyperplanes == 2, 3, cx.raw.hyperplanes)
     assert any(
         "on both sides" in problem

@@ -29,19 +29,20 @@ DEFLATE_RATIO = 1032
 """Deflate makes at most this many bytes of one, so a larger size in a header is false."""
 
 
-def as_path(path: Any) -> Path:
-    """The argument `path` of a public function, checked."""
+def as_path(path: Any, *endings: str) -> Path:
+    """The argument `path` of a public function, checked to have one of these endings, if any."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: expected a path, got {path!r}")
-    return Path(path)
+    path = Path(path)
+    if endings and path.suffix not in endings:
+        expected = " or ".join(endings)
+        raise ValueError(f"path: expected a file ending in {expected}, got {str(path)!r}")
+    return path
 
 
 def npz_path(path: str | os.PathLike[str]) -> Path:
     """The same for a path that ends in .npz."""
-    path = as_path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"path: expected a file ending in .npz, got {str(path)!r}")
-    return path
+    return as_path(path, ".npz")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:

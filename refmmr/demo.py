@@ -1,7 +1,7 @@
-"""The main job in one command: train a small network four ways on digits, certify, draw, report.
+"""The demo: train a small network four ways on digits, certify, draw, write a report.
 
 The settings were chosen on a validation split of the training set (``benchmarks/tune_digits.py``);
-the test set is only looked at here.
+the test set is used here only.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ REGULARIZER: dict[str, dict[str, float]] = {
     "mmr+at": {"lam": 0.5, "gamma": 0.8},
 }
 MARGIN = 1.0
-"""Space around the three points of the plane, as a share of their spread."""
+"""Margin of the plane around its three points, as a share of their largest extent."""
 SHOWN = 8
-"""Minimal adversarial examples in the picture."""
+"""Number of minimal adversarial examples in the figure."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One row of the table."""
+    """A trained network and its evaluation: one row of the table."""
 
     scheme: str
     net: Network
@@ -55,7 +55,7 @@ class Trained:
     seconds: float
 
     def figures(self) -> dict[str, float | str]:
-        """The row as plain numbers."""
+        """The numbers of the row."""
         certificates = self.result.certificates
         return {
             "scheme": self.scheme,
@@ -71,16 +71,16 @@ class Trained:
 def run(
     out: Path, say: Callable[[str], object] = print, epochs: int | None = None
 ) -> list[Trained]:
-    """Do all of it and write it into a folder.
+    """Run the demo and write networks, figures and report into a folder.
 
     Parameters
     ----------
     out : Path
-        The folder; made if it is not there.
+        The folder; created if it does not exist.
     say : callable
-        Told each line of what is going on.
+        Called with each line of progress.
     epochs : int, optional
-        Shorter or longer training than the default of 100 epochs.
+        Length of each training, instead of 100 epochs.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def run(
     Raises
     ------
     KeyboardInterrupt
-        When a training is stopped by hand; networks trained before are on disk.
+        If Ctrl-C stops a training; the networks trained before are saved.
     """
     data = datasets.load("digits")
     say(
@@ -128,7 +128,7 @@ def run(
 
 
 def examples_of(rows: list[Trained]) -> Trained:
-    """The network whose minimal adversarial examples are shown: most of them are known there."""
+    """The network with the most known minimal adversarial examples, whose examples are shown."""
     return max(rows, key=lambda row: row.result.exact_share)
 
 
@@ -157,7 +157,7 @@ def _train(scheme: str, data: datasets.Dataset, epochs: int | None) -> Trained:
     if history.interrupted:
         raise KeyboardInterrupt
     seconds = time.perf_counter() - start
-    # The radii of the table are those of the paper's own certificate.
+    # The certificate of the paper: the linear region of each point.
     result = robust_error(net, data.X_test, data.y_test, P, eps=EPS, methods=("region", "attack"))
     return Trained(scheme, net, result, seconds)
 
@@ -165,15 +165,16 @@ def _train(scheme: str, data: datasets.Dataset, epochs: int | None) -> Trained:
 def _slices(
     rows: list[Trained], data: datasets.Dataset
 ) -> tuple[Mapping[str, RegionComplex], Slice]:
-    """The plane through the first test images of three classes that all networks get right."""
+    """The regions in the plane through a 3, a 5 and an 8 that all networks classify correctly."""
     right = ~np.any([row.result.misclassified for row in rows], axis=0)
     chosen = [np.flatnonzero(right & (data.y_test == digit))[0] for digit in (3, 5, 8)]
     x0, x1, x2 = data.X_test[chosen]
-    # Wide enough to see the hyperplanes that MMR has pushed away from the points.
+    # Large enough to show the hyperplanes that MMR has pushed away from the points.
     points = Slice(x0, x1, x2).points
     low, high = points.min(axis=0), points.max(axis=0)
-    spare = MARGIN * (high - low).max()
-    plane = Slice(x0, x1, x2, (low[0] - spare, high[0] + spare, low[1] - spare, high[1] + spare))
+    margin = MARGIN * (high - low).max()
+    low, high = low - margin, high + margin
+    plane = Slice(x0, x1, x2, (low[0], high[0], low[1], high[1]))
     nets = {row.scheme: row.net for row in rows}
     return {name: enumerate_regions(nets[name], plane) for name in ("plain", "mmr")}, plane
 

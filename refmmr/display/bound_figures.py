@@ -1,4 +1,4 @@
-"""Figures of certificates: the ladder of bounds of a point, and robustness curves."""
+"""Figures of certificates: lower and upper bounds of a point by method, and robustness curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ladder", "robustness_curve"]
 
-# From Okabe and Ito's palette, told apart in every kind of colour blindness; and by shape as well.
+# Of the palette of Okabe and Ito (2008), made for all kinds of colour blindness; shapes differ, too.
 PROVED, FOUND, KNOWN, GAP = "#0072B2", "#D55E00", "#009E73", "#E6E6E6"
 NAMES = {
     "region": "linear region",
@@ -31,7 +31,7 @@ NAMES = {
 
 
 def norm_name(p: float) -> str:
-    """How a norm is written on axes."""
+    """The name of a norm on axes."""
     return "l_inf" if p == np.inf else f"l_{p}"
 
 
@@ -45,28 +45,28 @@ def ladder(
     shape: tuple[int, int] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw what each method knows about one point: a ladder of bounds.
+    """Draw the lower and upper bounds that each method gives for one point.
 
-    A bar goes as far as the method proves, a diamond stands at its adversarial example.  Where
-    the two meet the minimal perturbation is known.
+    A bar ends at the certified radius of a method, a diamond marks the distance of its adversarial
+    example.  Where the two meet the minimal perturbation is known.
 
     Parameters
     ----------
     certificates : mapping of str to Certificates
         By method, from the top of the figure to its bottom; all of the same points and norm.
     point : int
-        Which of the points.
+        Number of the point.
     attack : float, optional
         Distance of an adversarial example from an attack.
     adversarial : array_like, optional
-        That example.
+        This example.
     x : array_like, optional
-        The point itself, when it is an image of one channel: it is drawn with the nearest of the
-        adversarial examples and their difference.
+        The point itself, if it is an image of one channel: it is drawn beside the nearest
+        adversarial example and their difference.
     shape : (height, width), optional
-        Of the image, where x is a flat vector.
+        Of the image, if x is a flat vector.
     ax : matplotlib Axes, optional
-        Where to draw the ladder; without the images then.
+        Axes for the bounds; the images are left out then.
 
     Returns
     -------
@@ -75,12 +75,13 @@ def ladder(
     Raises
     ------
     ValueError
-        For no certificates, or of different norms.
+        If there are no certificates, or certificates of different norms.
 
     Examples
     --------
     .. plot::
-       :alt: One bar for each of five methods, from the region to the search; each reaches as far as the method proves, and a diamond marks the adversarial example where they meet.
+       :alt: One bar for each of five methods, from the region to the search; each reaches as far as
+          the method proves, and a diamond marks the adversarial example where they meet.
 
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")
@@ -121,45 +122,29 @@ def ladder(
 
 
 def _draw_ladder(ax: Axes, rows: Mapping[str, tuple[float, float]], attack: float | None) -> None:
-    uppers = [upper for _, upper in rows.values()] + ([] if attack is None else [attack])
-    best = max(lower for lower, _ in rows.values())
-    finite = [v for v in (*uppers, *(lower for lower, _ in rows.values())) if np.isfinite(v)]
-    widest = 1.3 * max(finite, default=1) or 1
-    least = min((upper for upper in uppers if np.isfinite(upper)), default=np.inf)
-    for y, (lower, upper) in enumerate(rows.values()):
-        exact = upper <= lower * (1 + 1e-6)
-        color = KNOWN if exact else PROVED
-        ax.barh(y, min(lower, widest), height=0.62, color=color, zorder=2)
-        end = lower
-        if np.isfinite(upper):
-            ax.plot([lower, upper], [y, y], color="0.75", lw=1.5, zorder=1)
-            ax.plot(upper, y, "D", color=FOUND, markeredgecolor="white", markersize=8, zorder=3)
-            end = upper
-        text = _number(lower)
-        if np.isfinite(upper):
-            text += ", exact" if exact else f" to {_number(upper)}"
-        ax.annotate(
-            text, (min(end, widest), y), (9, 0), textcoords="offset points", va="center",
-            fontsize=9, annotation_clip=False,
-        )  # fmt: skip
-    labels = [NAMES.get(name, name) for name in rows]
+    lowers, uppers = map(list, zip(*rows.values(), strict=True))
     if attack is not None:
-        y = len(rows)
-        ax.plot(attack, y, "D", color=FOUND, markeredgecolor="white", markersize=8, zorder=3)
-        ax.annotate(
-            f"at most {_number(attack)}", (attack, y), (9, 0), textcoords="offset points",
-            va="center", fontsize=9,
-        )  # fmt: skip
+        uppers.append(attack)
+    widest = 1.3 * max((v for v in (*uppers, *lowers) if np.isfinite(v)), default=1) or 1
+    highest_lower = max(lowers)
+    lowest_upper = min((upper for upper in uppers if np.isfinite(upper)), default=np.inf)
+    labels = [NAMES.get(name, name) for name in rows]
+    for y, (lower, upper) in enumerate(rows.values()):
+        _draw_row(ax, y, lower, upper, widest)
+    if attack is not None:
+        _draw_diamond(ax, attack, len(rows))
+        _write_beside(ax, f"at most {_number(attack)}", attack, len(rows))
         labels.append("attack")
-    if np.isfinite(least) and least > best:
-        ax.axvspan(best, least, color=GAP, lw=0, zorder=0)
+    if highest_lower < lowest_upper < np.inf:
+        ax.axvspan(highest_lower, lowest_upper, color=GAP, lw=0, zorder=0)
+    # Entries of the legend, for what is there.
     ax.barh(0, 0, color=PROVED, label="proved")
-    if any(upper <= lower * (1 + 1e-6) for lower, upper in rows.values()):
+    if any(map(_is_exact, rows.values())):
         ax.barh(0, 0, color=KNOWN, label="proved, exact")
-    if len(uppers) and np.isfinite(least):
+    if np.isfinite(lowest_upper):
         ax.plot([], [], "D", color=FOUND, markeredgecolor="white", label="adversarial example")
-    if np.isfinite(least) and least > best * (1 + 1e-6):
-        ax.axvspan(0, 0, color=GAP, label="unknown")
+        if not _is_exact((highest_lower, lowest_upper)):
+            ax.axvspan(0, 0, color=GAP, label="unknown")
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.set_xlim(0, widest)
@@ -171,12 +156,41 @@ def _draw_ladder(ax: Axes, rows: Mapping[str, tuple[float, float]], attack: floa
     )  # fmt: skip
 
 
+def _draw_row(ax: Axes, y: int, lower: float, upper: float, widest: float) -> None:
+    """The bar of a lower bound, the diamond of an upper bound, and both as text."""
+    exact = _is_exact((lower, upper))
+    ax.barh(y, min(lower, widest), height=0.62, color=KNOWN if exact else PROVED, zorder=2)
+    text, end = _number(lower), lower
+    if np.isfinite(upper):
+        ax.plot([lower, upper], [y, y], color="0.75", lw=1.5, zorder=1)
+        _draw_diamond(ax, upper, y)
+        text += ", exact" if exact else f" to {_number(upper)}"
+        end = upper
+    _write_beside(ax, text, min(end, widest), y)
+
+
+def _draw_diamond(ax: Axes, x: float, y: int) -> None:
+    ax.plot(x, y, "D", color=FOUND, markeredgecolor="white", markersize=8, zorder=3)
+
+
+def _write_beside(ax: Axes, text: str, x: float, y: int) -> None:
+    ax.annotate(
+        text, (x, y), (9, 0), textcoords="offset points", va="center", fontsize=9,
+        annotation_clip=False,
+    )  # fmt: skip
+
+
+def _is_exact(bounds: tuple[float, float]) -> bool:
+    """Whether lower and upper bound agree to six digits."""
+    return bounds[1] <= bounds[0] * (1 + 1e-6)
+
+
 def _number(value: float) -> str:
     return "any distance" if value == np.inf else f"{value:.4g}"
 
 
 def _sides(x: np.ndarray, shape: tuple[int, int] | None) -> tuple[int, int]:
-    """Height and width of the image that a point is."""
+    """Height and width of an image, from its shape or as a square."""
     if shape is not None:
         return shape
     sides = [size for size in x.shape if size > 1]
@@ -214,7 +228,7 @@ def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:
     curve : RobustnessCurve
         From `refmmr.robustness_curve`.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure if not given.
+        Axes to draw on; a new figure if not given.
 
     Returns
     -------

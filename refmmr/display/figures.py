@@ -1,10 +1,9 @@
-"""Figures: linear regions, bent lines, certified radii, adversarial examples."""
+"""Figures: linear regions, bent hyperplanes, certified radii, adversarial examples."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -35,6 +34,7 @@ __all__ = [
 ]
 
 BAR_COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73")
+"""Of the histograms, one after the other, again from the start after four."""
 
 
 def regions(
@@ -52,10 +52,10 @@ def regions(
     ----------
     cx : RegionComplex
     color : {"region", "class", "none"}
-        What the colour of a polygon tells: only that it is another region than its neighbours; the
-        class that wins there; nothing.
+        What the colour of a polygon shows: a shade that differs from its neighbours'; the class
+        that wins there; nothing.
     ax : matplotlib Axes, optional
-        Where to draw; a new figure if not given.
+        Axes to draw on; a new figure if not given.
     boundary : bool
         Draw the decision boundary as a thick line.
     points : array_like, shape (m, 2), optional
@@ -75,7 +75,8 @@ def regions(
     Examples
     --------
     .. plot::
-       :alt: A square cut into polygons of many shades of one colour, with the decision boundary as a thick line.
+       :alt: A square cut into polygons of many shades of one colour, with the decision boundary as
+          a thick line.
 
        >>> import refmmr as rm
        >>> net = rm.Network.mlp([2, 16, 16, 3], rng=1)
@@ -94,7 +95,7 @@ def regions(
         for winner in sorted({winner for winner, _ in pieces}):
             face = CLASS_COLORS[winner % len(CLASS_COLORS)]
             ax.plot([], [], "s", color=face, alpha=0.45, label=f"class {winner}")
-    # Random shades of one colour map, so that neighbours differ; seeded, so that they stay.
+    # Random shades of one colour map, so that neighbours differ, the same in every run.
     shades = mpl.colormaps["cividis"](np.random.default_rng(0).uniform(0.15, 1, len(cx)))
     outlines = PolyCollection(
         cx.vertices,
@@ -117,13 +118,16 @@ def bent_lines(
     points: ArrayLike | None = None,
     labels: Sequence[str] | None = None,
 ) -> Axes:
-    """Draw the paper's figure: where each hidden unit changes sign, each in its own colour.
+    """Draw the zero set of each hidden unit, a bent hyperplane, in its own colour.
+
+    In a plane the zero set of a unit behind the first layer is a line that bends where it crosses
+    those of earlier layers (Hanin and Rolnick 2019).
 
     Parameters
     ----------
     cx : RegionComplex
     ax : matplotlib Axes, optional
-        Where to draw; a new figure if not given.
+        Axes to draw on; a new figure if not given.
     boundary : bool
         Draw the decision boundary as a thick black line.
     points : array_like, shape (m, 2), optional
@@ -152,10 +156,10 @@ def bent_lines(
     """
     ax = _new_axes(cx, ax)
     segments, units = cx.bent_lines()
-    # A step of the golden ratio spreads any number of units over the colour map.
+    # Multiples of the golden ratio, modulo 1, spread any number of units over the colour map.
     colors = mpl.colormaps["turbo"]((units * 0.618034) % 1)
     ax.add_collection(LineCollection(list(segments), colors=colors, linewidths=0.9))
-    ax.plot([], [], color="0.5", lw=0.9, label="where one hidden unit switches")
+    ax.plot([], [], color="0.5", lw=0.9, label="where a hidden unit changes sign")
     if boundary:
         _draw_boundary(cx, ax)
     _mark(ax, points, labels)
@@ -163,14 +167,14 @@ def bent_lines(
 
 
 def radii(certificates: Mapping[str, Certificates], eps: float | None = None) -> Figure:
-    """Draw histograms of certified radii, one below the other; each has its own vertical scale.
+    """Draw histograms of certified radii, one below the other, each with its own vertical scale.
 
     Parameters
     ----------
     certificates : mapping of str to Certificates
-        By name of the training; all in the same norm.
+        By name of the training, all in the same norm.
     eps : float, optional
-        Marked by a vertical line, with the share of points certified beyond it.
+        A radius to mark by a vertical line, with the share of points certified beyond it.
 
     Returns
     -------
@@ -179,7 +183,8 @@ def radii(certificates: Mapping[str, Certificates], eps: float | None = None) ->
     Examples
     --------
     .. plot::
-       :alt: Two histograms of certified radii, one below the other: those of plain training lie near zero, those of MMR training reach far to the right.
+       :alt: Two histograms of certified radii, one below the other: those of plain training lie
+          near zero, those of MMR training reach far to the right.
 
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")
@@ -226,7 +231,7 @@ def adversarial_examples(
     predictions: ArrayLike,
     shape: tuple[int, int],
 ) -> Figure:
-    """Draw images, their minimal adversarial examples and the difference between them.
+    """Draw images, their minimal adversarial examples and the differences between them.
 
     Parameters
     ----------
@@ -235,7 +240,7 @@ def adversarial_examples(
     y : array_like of int, shape (n,)
         Their classes.
     certificates : Certificates
-        Of these images.
+        Those of the images.
     predictions : array_like of int, shape (n,)
         Classes of ``certificates.adversarial``.
     shape : (height, width)
@@ -247,7 +252,8 @@ def adversarial_examples(
     Examples
     --------
     .. plot::
-       :alt: Four digits in the top row, their minimal adversarial examples below, and the differences in the last row.
+       :alt: Four digits in the top row, their minimal adversarial examples below, and the
+          differences in the last row.
 
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")
@@ -308,9 +314,7 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str], dpi: float = 130) 
     ...     (Path(folder) / "regions.png").exists()
     True
     """
-    path = Path(path)
-    if path.suffix != ".png":
-        raise ValueError(f"path: expected a file ending in .png, got {str(path)!r}")
+    path = _files.as_path(path, ".png")
     if isinstance(figure, Axes):
         parent = figure.get_figure(root=True)
         assert parent is not None

@@ -1,7 +1,6 @@
-"""What notebooks show of networks, certificates, complexes and tables: short pages of HTML.
+"""HTML that notebooks show of networks, certificates, complexes, trainings and tables.
 
-No scripts, no files from elsewhere, no colours of the page's own: light or dark is the notebook's
-choice.
+It has no scripts, loads no files and sets no colours, so that it suits light and dark notebooks.
 """
 
 from __future__ import annotations
@@ -25,11 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["certificates", "history", "network", "regions", "result", "table"]
 
-MOST_REGIONS = 3000
-"""Complexes of more regions are told, not drawn: a notebook keeps what it shows."""
+MAX_REGIONS = 3000
+"""Complexes of more regions get no picture, which would make the file of the notebook large."""
 PICTURE = 360
+"""Width of a picture in pixels."""
 BINS = 24
+"""Bars of a histogram."""
 ROWS = 10
+"""Most rows of a table."""
 
 
 def network(net: Network) -> str:
@@ -51,7 +53,7 @@ def network(net: Network) -> str:
 
 
 def certificates(found: Certificates) -> str:
-    """Certificates: a summary, the radii as a histogram, the first points."""
+    """Certificates: a summary, a histogram of the radii, the first points."""
     n = len(found)
     facts: list[tuple[str, str]] = [
         ("mean certified radius", f"{found.lower.mean():.4g}"),
@@ -79,7 +81,7 @@ def certificates(found: Certificates) -> str:
 
 
 def regions(cx: RegionComplex) -> str:
-    """The linear regions of a domain: their numbers, and in a plane a picture."""
+    """The linear regions of a domain: a summary, and in a plane a picture."""
     facts = [
         ("dimensions", f"{cx.dimension}"),
         ("regions", f"{len(cx):,}"),
@@ -91,8 +93,8 @@ def regions(cx: RegionComplex) -> str:
         ("complete", "yes" if cx.complete else "no: stopped by its budget"),
     ]
     parts = [table(("", ""), facts, head=False)]
-    if cx.dimension == 2 and len(cx) <= MOST_REGIONS:
-        # As an image of its own, so that its style sheet stays with it.
+    if cx.dimension == 2 and len(cx) <= MAX_REGIONS:
+        # In an image of its own, so that its style sheet has no effect on the notebook.
         picture = base64.b64encode(cx.to_svg(size=PICTURE).encode()).decode()
         text = f"{len(cx)} linear regions, coloured by the class that wins"
         parts.append(
@@ -102,7 +104,7 @@ def regions(cx: RegionComplex) -> str:
 
 
 def history(found: History) -> str:
-    """A training, its last epochs."""
+    """The last epochs of a training."""
     if not found.records:
         return _block("Training without an epoch")
     columns = list(found.records[-1])
@@ -159,7 +161,7 @@ def _block(title: str, *parts: str) -> str:
 
 
 def _histogram(values: np.ndarray, name: str) -> str:
-    """Bars in the colour of the text: how many of the values lie where."""
+    """A histogram in the colour of the text."""
     counts, edges = np.histogram(values, BINS, (0.0, float(values.max()) or 1.0))
     width, height, margin = 320, 80, 18
     step, tallest = width / BINS, counts.max()

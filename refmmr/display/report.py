@@ -1,4 +1,4 @@
-"""The demo's report: one HTML file with everything inside it."""
+"""The report of the demo: one HTML file that contains its pictures."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FIGURES = (
     (
         "regions.png",
         "Linear regions of the plain and of the MMR network in a plane through three test images",
-        "The plane through three test images (white points). Every coloured line is where one "
-        "hidden unit switches; the cells between the lines are the linear regions, on each of "
+        "The plane through three test images (white points). On every coloured line one hidden "
+        "unit changes sign; the polygons between the lines are the linear regions, on each of "
         "which the network is affine. The thick black line is the decision boundary. MMR pushes "
-        "both away from the data: the cells around the points are larger.",
+        "both away from the data: the regions around the points are larger.",
     ),
     (
         "classes.png",
@@ -37,32 +37,32 @@ FIGURES = (
     (
         "radii.png",
         "Histogram of certified radii for each training scheme",
-        "How far an attacker must move a test image at least: certified radii of the whole test "
-        "set. Misclassified images have radius 0.",
+        "Certified radii of the test set: the class of an image does not change within its radius. "
+        "Misclassified images have radius 0.",
     ),
     (
         "adversarial.png",
         "Test images with their minimal adversarial examples and the difference",
-        "Minimal adversarial examples of the network trained {examples_of}: no image nearer to the "
-        "original is classified otherwise, and that is proved.",
+        "Minimal adversarial examples of the network trained {examples_of}: it is proved that every "
+        "image nearer to the original has the same class.",
     ),
 )
 
 
 def html(report: Mapping[str, Any], folder: Path) -> str:
-    """The page, with the pictures of the folder inside it.
+    """The report as a page.
 
     Parameters
     ----------
     report : mapping
-        What ``results.json`` holds.
+        The content of ``results.json``.
     folder : Path
-        Where the pictures are.
+        The folder of the pictures.
 
     Returns
     -------
     str
-        A page that asks no other file and no network.
+        HTML that loads no other file.
     """
     sizes = "-".join(map(str, report["network"]))
     figures = "\n".join(
@@ -88,9 +88,9 @@ whole test set: distances in l<sub>{report["p"]}</sub> within the box [0, 1], ro
 eps&nbsp;=&nbsp;{report["eps"]}. The mean certified radius of {_html.escape(best["scheme"])} is
 {times:.1f} times that of plain training.</p>
 <div class="scroll">{_table(report["rows"])}</div>
-<p>Robust error: at least the images with a known adversarial example within eps, at most those that
-the linear region of the image does not prove. Exact: images, classified right, whose minimal
-adversarial perturbation is known, because it lies in the region of the image.</p>
+<p>Robust error: at least the share of images with a known adversarial example within eps, at most
+that of images whose linear region does not certify eps. Exact: correctly classified images whose
+minimal adversarial perturbation is known, because it lies in the linear region of the image.</p>
 {figures}
 </body>
 </html>

@@ -92,7 +92,7 @@ def check_cost(net: Network, domain: Domain, budget: Budget) -> None:
 
 
 def most_regions(net: Network, domain: Domain) -> tuple[int, int]:
-    """Upper bound on the regions of the first layer, and how many of its hyperplanes cut the domain.
+    """Upper bound on the regions of the first layer, and the number of its units that change sign.
 
     m hyperplanes cut n dimensions into ``C(m, 0) + ... + C(m, n)`` regions at most (Zaslavsky
     1975).

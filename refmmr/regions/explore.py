@@ -1,7 +1,7 @@
-"""One interactive page of all linear regions of a plane: a single file that works offline.
+"""An interactive page of all linear regions of a plane: a single file that works offline.
 
-`payload` gathers what the page shows, `page` puts it into the template ``explore.html``, which
-draws it.  The page asks no other file and no network; its own content security policy forbids it.
+`payload` collects the data, `page` puts it into the template ``explore.html``, whose script draws
+it.  The page loads nothing else; its content security policy forbids it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import html as _html
 import json
 import os
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,17 +25,17 @@ if TYPE_CHECKING:
 __all__ = ["Explorer", "explore"]
 
 PLACEHOLDER = "{{payload}}"
-"""Where the data goes in the template."""
+"""The place of the data in the template."""
 
 IFRAME = (
     '<iframe title="Linear regions, interactive" sandbox="allow-scripts" '
     'style="width: 100%; height: 640px; border: 0" srcdoc="{}"></iframe>'
 )
-"""How a notebook shows a page: apart from the notebook's own styles and scripts."""
+"""A page in a notebook, isolated from the styles and scripts of the notebook."""
 
 
 class Explorer:
-    """An interactive page; the last line of a notebook's cell shows it.
+    """An interactive page, shown by a notebook as the result of a cell.
 
     Attributes
     ----------
@@ -55,12 +54,7 @@ class Explorer:
         path : path-like
             An ``.html`` file.
         """
-        if not isinstance(path, (str, os.PathLike)):
-            raise TypeError(f"path: expected a path, got {path!r}")
-        path = Path(path)
-        if path.suffix != ".html":
-            raise ValueError(f"path: expected a file ending in .html, got {str(path)!r}")
-        _files.write_text(path, self.html)
+        _files.write_text(_files.as_path(path, ".html"), self.html)
 
     def _repr_html_(self) -> str:
         return IFRAME.format(_html.escape(self.html))
@@ -72,9 +66,9 @@ class Explorer:
 def explore(cx: RegionComplex, path: str | os.PathLike[str] | None = None) -> Explorer:
     """Make an interactive page of all linear regions of a plane complex.
 
-    It shows the regions, where each hidden unit switches and where the class changes; for the
-    region under the pointer its activation pattern, affine map and neighbours.  Regions thinner
-    than a pixel are marked by a dot.
+    It shows the regions, the bent hyperplanes of the hidden units and the decision boundary, and
+    for the region under the pointer its activation pattern, affine map and neighbours.  Regions
+    thinner than a pixel are marked by a dot.
 
     Parameters
     ----------
@@ -96,15 +90,15 @@ def page(content: dict[str, Any]) -> str:
     """The template with the data in it."""
     template = resources.files("refmmr.regions").joinpath("explore.html").read_text("utf-8")
     before, after = template.split(PLACEHOLDER)
-    # No "<" in the data: nothing there can end the element that it stands in.
+    # Without "<" nothing in the data can end the script element that contains it.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return before + data + after
 
 
 def payload(cx: RegionComplex) -> dict[str, Any]:
-    """Everything that the page shows, ready for JSON.
+    """The data of the page, ready for JSON.
 
-    Points that vertices and segments share are listed once, and named by their place in the list.
+    Points that vertices and segments share are stored once and referred to by number.
     """
     lo, hi = cx.domain.rectangle
     segments, units = cx.bent_lines()
@@ -113,7 +107,7 @@ def payload(cx: RegionComplex) -> dict[str, Any]:
     points, (vertices, bent_ends, boundary_ends) = _pool(rings, segments, boundary.segments)
     return {
         "complete": bool(cx.complete),
-        "rectangle": [float(side) for side in (*lo, *hi)],
+        "rectangle": [float(bound) for bound in (*lo, *hi)],
         "layers": [int(np.prod(shape)) for shape in cx.net.unit_shapes],
         "regions": len(cx),
         "classes": int(cx.net.n_classes),
@@ -133,19 +127,19 @@ def payload(cx: RegionComplex) -> dict[str, Any]:
 
 
 ARRAY_TYPES = {"<f8": "Float64Array", "<u4": "Uint32Array", "u1": "Uint8Array"}
-"""What JavaScript calls them; it reads little-endian numbers."""
+"""Typed arrays of JavaScript by dtype; they are little-endian on all processors in use."""
 
 
 def encode(array: ArrayLike, dtype: DTypeLike) -> dict[str, str]:
-    """The numbers of an array, bit for bit, in text: ``{"type": ..., "data": base64}``."""
+    """An array as text, bit for bit: ``{"type": ..., "data": base64}``."""
     content = np.ascontiguousarray(array, dtype=dtype).tobytes()
     return {"type": ARRAY_TYPES[str(dtype)], "data": base64.b64encode(content).decode()}
 
 
 def _pool(*arrays: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Distinct points, (P, 2), and for each array of points the indices of its own."""
+    """Distinct points, (P, 2), and for each array the indices of its points."""
     pairs = [np.ascontiguousarray(array, dtype=np.float64).reshape(-1, 2) for array in arrays]
-    # Compared as bits, not as numbers: that keeps the sign of a zero.
+    # Compared bit by bit, so that the sign of a zero is kept.
     bits = np.concatenate(pairs).view(np.int64)
     distinct, places = np.unique(bits, axis=0, return_inverse=True)
     ends = np.cumsum([len(pair) for pair in pairs])[:-1]

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +78,7 @@ def save_geojson(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
     TypeError, ValueError
         As `geojson`, and for another ending.
     """
-    path = _path(path, ".geojson", ".json")
+    path = _files.as_path(path, ".geojson", ".json")
     _files.write_text(path, json.dumps(geojson(cx), allow_nan=False) + "\n")
 
 
@@ -224,7 +223,7 @@ def save_svg(cx: RegionComplex, path: str | os.PathLike[str], **options: Any) ->
     TypeError, ValueError
         As `svg`, and for another ending.
     """
-    path = _path(path, ".svg")
+    path = _files.as_path(path, ".svg")
     _files.write_text(path, svg(cx, **options))
 
 
@@ -334,14 +333,3 @@ def _class_names(cx: RegionComplex, names: Iterable[str] | None) -> list[str]:
     if len(names) != n:
         raise ValueError(f"class_names: expected {n} names, got {len(names)}")
     return [_text(str(name)) for name in names]
-
-
-def _path(path: str | os.PathLike[str], *endings: str) -> Path:
-    """A path with one of these endings."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: expected a path, got {path!r}")
-    path = Path(path)
-    if path.suffix not in endings:
-        expected = " or ".join(endings)
-        raise ValueError(f"path: expected a file ending in {expected}, got {str(path)!r}")
-    return path

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ladder", "robustness_curve"]
 
-# Of the palette of Okabe and Ito (2008), made for all kinds of colour blindness; shapes differ, too.
+# Of the palette of Okabe and Ito (2008), made for colour blindness; the shapes differ, too.
 PROVED, FOUND, KNOWN, GAP = "#0072B2", "#D55E00", "#009E73", "#E6E6E6"
 NAMES = {
     "region": "linear region",

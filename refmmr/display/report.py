@@ -43,8 +43,8 @@ FIGURES = (
     (
         "adversarial.png",
         "Test images with their minimal adversarial examples and the difference",
-        "Minimal adversarial examples of the network trained {examples_of}: it is proved that every "
-        "image nearer to the original has the same class.",
+        "Minimal adversarial examples of the network trained {examples_of}. Every image nearer to "
+        "the original is proved to have the same class.",
     ),
 )
 

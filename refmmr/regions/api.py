@@ -92,6 +92,7 @@ def enumerate_regions(
     budget, arrays = Budget(max_regions, max_seconds), domain.arrays()
     check_cost(net, arrays, budget)
     disable = None if progress is None else not progress
+    found: RegionComplex | RegionGraph
     if _choose(method, exact, domain) == "walk":
         found = _walk(net, domain, budget, disable)
     else:

@@ -115,7 +115,7 @@ class RegionComplex(LinearRegions):
         return self.volumes
 
     @cached_property
-    def centers(self) -> np.ndarray:  # type: ignore[override]
+    def centers(self) -> np.ndarray:  # type: ignore[override]  # computed at first use
         """The mean of the vertices of each region, (n_regions, n)."""
         sums = np.add.reduceat(self.vertices.flat, self.vertex_numbers.starts[:-1])
         return sums / self.vertex_numbers.sizes[:, None]
@@ -125,7 +125,7 @@ class RegionComplex(LinearRegions):
         return facet_table(self.raw)
 
     @property
-    def facets(self) -> Facets:  # type: ignore[override]
+    def facets(self) -> Facets:  # type: ignore[override]  # computed at first use
         """The facets of all regions, each once, with the regions on both sides."""
         return self._facets[0]
 

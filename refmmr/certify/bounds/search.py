@@ -41,7 +41,7 @@ import numpy as np
 from refmmr import _examples
 from refmmr._examples import OVERSHOOTS
 from refmmr.certify.bounds import Bounds, region
-from refmmr.certify.bounds._nearest import LeastDistance, LinearPrograms, Program, Targets
+from refmmr.certify.bounds._nearest import ShortestSteps, shortest_steps
 from refmmr.certify.bounds._subproblems import Families
 from refmmr.reference import rounding
 from refmmr.reference.affine import basis
@@ -256,9 +256,9 @@ class _Region:
         self.waiting = np.ones(len(self.targets), dtype=bool)
         # The rows that are in the program, which is made when it is needed.
         self.used, self.place = np.zeros(0, dtype=int), np.zeros(0, dtype=int)
-        self._program: Program | None = None
+        self._program: ShortestSteps | None = None
 
-    def program(self, state: PointSearch, limit: float) -> Program:
+    def program(self, state: PointSearch, limit: float) -> ShortestSteps:
         """The program about this polytope, for steps of at most some length."""
         if self._program is None:
             N, p = len(self.pattern), state.shared.p
@@ -270,11 +270,10 @@ class _Region:
             self.used = np.append(np.flatnonzero(near), np.arange(N, len(self.values)))
             self.place = np.full(len(self.values), -1)
             self.place[self.used] = np.arange(len(self.used))
-            arguments = (
-                *(self.values[self.used], self.rows[self.used], self.used >= N),
-                *(state.lo - state.flat, state.hi - state.flat),
-            )
-            self._program = LeastDistance(*arguments) if p == 2 else LinearPrograms(*arguments, p)
+            self._program = shortest_steps(
+                self.values[self.used], self.rows[self.used], self.used >= N,
+                state.lo - state.flat, state.hi - state.flat, p,
+            )  # fmt: skip
         return self._program
 
 
@@ -558,7 +557,7 @@ class PointSearch:
         N = len(here.pattern)
         limit = min(self.upper, self.goal, self.farthest)
         program = here.program(self, limit)
-        v, steps = program.solve(Targets(here.place[targets], targets < N), limit)
+        v, steps = program.solve(here.place[targets], targets < N, limit)
         v = np.where(np.isfinite(v), v, 0)
         free = np.zeros(v.shape, bool)
         free[np.arange(len(v)), here.place[targets]] = targets < N

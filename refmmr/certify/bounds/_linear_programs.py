@@ -1,4 +1,4 @@
-"""Linear programs: the shortest step in l_1 or l_inf that satisfies linear inequalities in a box."""
+"""Linear programs: the shortest step in l_1 or l_inf with linear inequalities within a box."""
 
 from __future__ import annotations
 

@@ -249,6 +249,21 @@ def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:
        ...     progress=False,
        ... )
        >>> ax = rm.plot.robustness_curve(curve)
+
+    Examples
+    --------
+    .. plot::
+       :alt: Accuracy against eps: a falling band between what is proved and what is not yet attacked.
+
+       >>> import refmmr as rm
+       >>> data = rm.datasets.load("digits")
+       >>> net = rm.Network.mlp([64, 32, 10], rng=0)
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, epochs=5, progress=False)
+       >>> curve = rm.robustness_curve(
+       ...     net, data.X_test[:60], data.y_test[:60], p=2, radii=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6],
+       ...     methods=("attack", "crown"), progress=False
+       ... )
+       >>> ax = rm.plot.robustness_curve(curve)
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.5, 4.2), layout="constrained")

@@ -115,7 +115,7 @@ def read_arrays(
         What all arrays may take together.  If not given: what the file itself takes, and arrays
         have to be uncompressed.
     key : callable
-        How an array of this name is called in the result; None for one that is not read.
+        Gives the key of an array in the result by its name; None for one that is not read.
 
     Returns
     -------
@@ -168,7 +168,7 @@ def _members(
 
 
 def _array(member: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
-    """One array of real numbers, truth values or texts."""
+    """One array of real numbers, booleans or text."""
     version = npy.read_magic(member)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"{info.filename} of version {version}")

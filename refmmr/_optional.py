@@ -1,4 +1,4 @@
-"""Packages that only some functions need: imported there, with a word on how to get them."""
+"""Packages that few functions need, imported there, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["require"]
 
 
 def require(module: str, who: str, extra: str = "interop") -> Any:
-    """Import a module for the function `who`, or say which extra of this package brings it."""
+    """Import a module for the function `who`, or raise an error that names the extra to install."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -63,8 +63,8 @@ def load(
 ) -> Network:
     """Read a network.
 
-    Nothing in the file is executed: pickled objects are refused.  What a file cannot mean here (a
-    max-pool, a branch) is refused by its name.
+    Nothing in the file is executed: pickled objects are refused.  An operation that no network here
+    has (a max-pool, a branch) is refused by its name.
 
     Parameters
     ----------

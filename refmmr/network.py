@@ -1,4 +1,4 @@
-"""Networks as users meet them: the layers and the network of the reference, with checks."""
+"""The public network and its layers: those of the reference, with checked arguments."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Network(_network.Network):
         sizes : sequence of int
             Inputs, units of each hidden layer, classes: ``[784, 1024, 10]`` is the paper's FC1.
         rng : int, numpy.random.Generator or None
-            Seed.
+            Seed or generator of the weights.
 
         Returns
         -------
@@ -220,7 +220,7 @@ class Network(_network.Network):
         input_shape : (channels, height, width)
         n_classes : int
         rng : int, numpy.random.Generator or None
-            Seed.
+            Seed or generator of the weights.
         """
         if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
             raise ValueError(
@@ -304,7 +304,7 @@ def _he(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _checked(i: int, layer: object) -> _layers.Layer:
-    """A layer whose arguments have passed the checks."""
+    """A public layer, which has checked its arguments; TypeError for anything else."""
     if isinstance(layer, (Linear, Conv2d, Flatten)):
         return layer
     if isinstance(layer, _layers.Conv2d):
@@ -321,7 +321,7 @@ def _cast(layer: _layers.Layer, dtype: np.dtype) -> _layers.Layer:
 
 
 def _check_chain(layers: Sequence[_layers.Layer], shape: tuple[int, ...]) -> None:
-    """Every layer takes what the one before gives."""
+    """Check that every layer takes the output shape of the one before."""
     for i, layer in enumerate(layers):
         name = f"layers[{i}]"
         if isinstance(layer, _layers.Linear):

@@ -1,6 +1,6 @@
 """Hypothesis strategies: random networks, points, hyperplanes and boxes for property tests.
 
-They draw a shape and a seed and let NumPy fill in the numbers, which spreads them better than
+They draw a shape and a seed and let NumPy fill in the numbers, which covers them better than
 drawing each number by itself.  With ``dyadic=True`` all numbers are small multiples of 1/4: sums
 and products of them are exact in float64, so results can be compared with `fractions.Fraction` by
 ``==``.  Dyadic networks are also degenerate on purpose: they have rows of zeros, twins, opposites
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 FLAWS = ("zero row", "no hyperplane", "twin", "opposite", "dead", "no bias")
-"""What may be degenerate about a dyadic layer; see `_spoil`."""
+"""Degeneracies of a dyadic layer; see `_spoil`."""
 
 STRIDES = ((1, 1), (1, 2), (2, 1), (2, 2))
 PADDINGS = (0, 1, "same", (1, 0), ((0, 1), (1, 0)), ((1, 0), (2, 1)))

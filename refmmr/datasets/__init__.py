@@ -73,7 +73,7 @@ def load(
         For a table: the column of the labels; the last one if not given.
     classes, box, test_size, random_state
         For ``.npz`` files and tables, as for `from_arrays`; without a test half in the file a part
-        is put aside.  Images of bytes are divided by 255 only if `box` is [0, 1].
+        is split off.  Images of bytes are divided by 255 only if `box` is [0, 1].
     crop : bool
         For GTSRB: only the sign instead of the whole image, which has a margin of a tenth.
     progress : bool, optional
@@ -129,7 +129,7 @@ def _path(
     download: bool,
     progress: bool | None,
 ) -> Path | None:
-    """Where the data is; nowhere if it is built in."""
+    """The path of the data; None if it is built in."""
     if name in BUILT_IN:
         return None
     if name in NAMES:
@@ -146,7 +146,7 @@ def _path(
 
 
 def _read(name: str, path: Path, crop: bool, progress: bool | None) -> Halves:
-    """A folder or an archive, as what is in it, else as its name says."""
+    """Read a folder or an archive by what is in it, else by its name."""
     kind = name
     if path.is_file() or is_cifar(path):
         kind = "cifar10"
@@ -184,7 +184,7 @@ BUILT_IN: dict[str, Callable[[], Halves]] = {"digits": _digits, "moons": _moons}
 
 
 def _shaped(name: str, found: Halves, images: bool, dtype: DTypeLike) -> Dataset:
-    """The data set in the shape and dtype that are asked for."""
+    """The data set in the given shape and dtype."""
     if images and found.X_train.ndim == 2:
         raise ValueError(f"images: expected a data set of images, got {name!r}")
     if not len(found.X_train) or not len(found.X_test):

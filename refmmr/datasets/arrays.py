@@ -1,4 +1,4 @@
-"""Data sets from arrays: labels of any kind become classes, points are held against the box."""
+"""Data sets from arrays: labels of any kind become classes, points are checked against the box."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Dataset(NamedTuple):
 
 
 class Halves(NamedTuple):
-    """What a reader finds: points of any dtype and shape (n, ...), labels (n,) and their names."""
+    """The result of a reader: points of any dtype and shape (n, ...), labels (n,), their names."""
 
     X_train: np.ndarray
     y_train: np.ndarray
@@ -79,17 +79,17 @@ def from_arrays(
     y : array-like, shape (n,) or (n, 1)
         Their labels: integers, strings, or other things that can be compared.
     X_test, y_test : array-like, optional
-        Test points.  If not given, a stratified part of X and y is put aside for the test, as
-        scikit-learn's ``train_test_split`` does.
+        Test points.  If not given, a stratified part of X and y is split off, as scikit-learn's
+        ``train_test_split`` does.
     box : pair (lo, hi), optional
-        All points must be inside, each side a number or an array of the shape of a point.  The
+        All points must be inside; lo and hi are numbers or arrays of the shape of a point.  The
         points are not changed.  None: not checked.
     classes : sequence, optional
         The labels in the order of their classes, for example ``range(10)`` where not all of the
         ten digits are in y.  If not given, the labels that there are, sorted: labels that are
         0, ..., K - 1 stay what they are.
     test_size : float
-        The share of the test points, where they are put aside.
+        The share of the test points, where they are split off.
     random_state : int
         Seed of the choice of these points.
     name : str
@@ -149,7 +149,7 @@ def classified(
 
 
 def split(X: np.ndarray, y: np.ndarray, test_size: float, random_state: int) -> Halves:
-    """Put a stratified part of the points aside for the test."""
+    """Split off a stratified part of the points for the test."""
     from sklearn.model_selection import train_test_split
 
     if check_number("test_size", test_size) >= 1:
@@ -235,7 +235,7 @@ def _is_missing(label: Any) -> bool:
 
 
 def _encode(labels: list[Any], classes: Iterable[Any] | None) -> tuple[tuple[Any, ...], np.ndarray]:
-    """The labels in order, and for each point the number of its label in it."""
+    """The labels in order, and for each point the position of its label."""
     try:
         order = tuple(sorted(set(labels))) if classes is None else tuple(classes)
         number = {label: i for i, label in enumerate(order)}
@@ -244,14 +244,14 @@ def _encode(labels: list[Any], classes: Iterable[Any] | None) -> tuple[tuple[Any
         raise TypeError(f"{what}: expected labels that can be compared, {error}") from error
     if len(number) < len(order):
         raise ValueError(f"classes: expected every label once, got {order}")
-    strangers = [label for label in labels if label not in number]
-    if strangers:
-        raise ValueError(f"y: expected labels among {order}, got {strangers[0]!r}")
+    unknown = [label for label in labels if label not in number]
+    if unknown:
+        raise ValueError(f"y: expected labels among {order}, got {unknown[0]!r}")
     return order, np.array([number[label] for label in labels], dtype=np.intp)
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
-    """What NumPy makes of something; on the host."""
+    """An array on the host."""
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(f"{name}: expected an array on the host, got one on a CUDA device")
     try:

@@ -21,16 +21,16 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "": (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
 }
 FOLDERS = ("cifar-10-batches-bin", "cifar-10-batches-py")
-"""What the archives unpack to."""
+"""Folders in the archives."""
 ARCHIVES = ("cifar-10-binary.tar.gz", "cifar-10-python.tar.gz")
 CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
 )  # fmt: skip
 PIXELS = 3 * 32 * 32
-BATCH_LARGEST = 2**26
-"""Bytes a batch may have; those of CIFAR-10 have 31 MB."""
-ARCHIVE_LARGEST = 2**28
-"""Bytes an archive may unpack to; those of CIFAR-10 have 184 MB."""
+MAX_BATCH_BYTES = 2**26
+"""Bytes of a batch; those of CIFAR-10 have 31 MB."""
+MAX_ARCHIVE_BYTES = 2**28
+"""Bytes of an archive once unpacked; those of CIFAR-10 have 184 MB."""
 
 Parse = Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]
 
@@ -94,12 +94,12 @@ def _batches_of_folder(folder: Path) -> dict[str, Callable[[], bytes]]:
 
 
 def _reading(path: Path) -> Callable[[], bytes]:
-    return lambda: read_bounded(path, BATCH_LARGEST)
+    return lambda: read_bounded(path, MAX_BATCH_BYTES)
 
 
 def _batches_of_archive(path: Path) -> dict[str, Callable[[], bytes]]:
     """The same from an archive, which is not unpacked to the disk."""
-    content = memoryview(read_bounded(path, ARCHIVE_LARGEST))
+    content = memoryview(read_bounded(path, MAX_ARCHIVE_BYTES))
     try:
         with tarfile.open(fileobj=BytesIO(content), mode="r:") as archive:
             members = {

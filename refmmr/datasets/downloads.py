@@ -1,4 +1,4 @@
-"""Where the data sets are on this computer, and downloads of those that are not."""
+"""The data sets on this computer, and downloads of those that are not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["locate"]
 
 
 class Home(NamedTuple):
-    """Where a data set is published, and the MD5 sum of each of its files."""
+    """The address of a data set, and the MD5 sum of each of its files."""
 
     base: str
     files: Mapping[str, str]
@@ -77,16 +77,17 @@ WANTED = {
     "gtsrb": "gtsrb/ with GTSRB/Final_Training/Images, GTSRB/Final_Test/Images, GT-final_test.csv",
 }
 TIMEOUT = (5, 30)
-"""Seconds to wait for a connection, and for bytes."""
-DOWNLOAD_LARGEST = 2**29
-"""Bytes of a download; the largest, of GTSRB, has 187 MB."""
-UNPACKED_LARGEST = 2**31
-"""Bytes and files that an archive may unpack to; those of GTSRB less than 2**29 and 40,000."""
-MOST_FILES = 10**5
+"""Seconds to wait for a connection, and for the next bytes."""
+MAX_DOWNLOAD_BYTES = 2**29
+"""Bytes of a downloaded file; the largest, of GTSRB, has 187 MB."""
+MAX_UNPACKED_BYTES = 2**31
+"""Bytes of an archive once unpacked; those of GTSRB have less than 2**29."""
+MAX_FILES = 10**5
+"""Files of an archive; those of GTSRB have less than 40,000."""
 
 
 class TooLargeError(Exception):
-    """A download of more bytes than any of the files has."""
+    """A download of more than `MAX_DOWNLOAD_BYTES`."""
 
 
 def locate(
@@ -95,7 +96,7 @@ def locate(
     download: bool = True,
     progress: bool | None = None,
 ) -> Path:
-    """Where a data set is: in `data`, in ``REFMMR_DATA``, in the cache, or there after a download.
+    """The path of a data set: in `data`, in ``REFMMR_DATA``, or in the cache, after a download.
 
     Parameters
     ----------
@@ -172,7 +173,7 @@ def _missing(name: str, why: str) -> FileNotFoundError:
 def _fetch(name: str, cache: Path, progress: bool | None) -> Path:
     """Download all files of a data set; its folder appears when it is complete.
 
-    Each file is complete as well, so that another call goes on where an interrupted one was.
+    A file is kept only when it is complete, so another call resumes after an interruption.
     """
     import pooch
 
@@ -188,8 +189,8 @@ def _fetch(name: str, cache: Path, progress: bool | None) -> Path:
         except TooLargeError as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise ValueError(
-                f"{name}: expected a file of at most {DOWNLOAD_LARGEST} bytes at {url}, got more; "
-                "nothing was kept"
+                f"{name}: expected a file of at most {MAX_DOWNLOAD_BYTES} bytes at {url}, got "
+                "more; nothing was kept"
             ) from error
         except ValueError as error:
             shutil.rmtree(partial, ignore_errors=True)
@@ -232,7 +233,7 @@ def _download(url: str, path: str, progress: bool | None) -> None:
             ) as bar,
         ):
             for block in response.iter_content(2**16):
-                if file.tell() + len(block) > DOWNLOAD_LARGEST:
+                if file.tell() + len(block) > MAX_DOWNLOAD_BYTES:
                     raise TooLargeError
                 file.write(block)
                 bar.update(len(block))
@@ -249,10 +250,10 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as content:
             members = [info for info in content.infolist() if not info.is_dir()]
-            if sum(info.file_size for info in members) > UNPACKED_LARGEST:
-                raise ValueError(f"expected at most {UNPACKED_LARGEST} bytes, got more")
-            if len(members) > MOST_FILES:
-                raise ValueError(f"expected at most {MOST_FILES} files, got {len(members)}")
+            if sum(info.file_size for info in members) > MAX_UNPACKED_BYTES:
+                raise ValueError(f"expected at most {MAX_UNPACKED_BYTES} bytes, got more")
+            if len(members) > MAX_FILES:
+                raise ValueError(f"expected at most {MAX_FILES} files, got {len(members)}")
             targets = [inside(folder, info.filename, "names") for info in members]
             for info, target in zip(members, targets, strict=True):
                 target.parent.mkdir(parents=True, exist_ok=True)

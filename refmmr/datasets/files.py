@@ -1,4 +1,4 @@
-"""What the readers of files share: bounded reading, and names that stay in their folder."""
+"""Shared by the readers of files: bounded reading, and names that stay in their folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path, PureWindowsPath
 __all__ = ["inside", "read_bounded"]
 
 
-def read_bounded(path: Path, largest: int) -> bytes:
-    """All bytes of a file, unpacked where it is a gzip file, if they are not more than `largest`.
+def read_bounded(path: Path, max_bytes: int) -> bytes:
+    """All bytes of a file, unpacked if it is a gzip file; at most `max_bytes`.
 
     Raises
     ------
@@ -21,11 +21,11 @@ def read_bounded(path: Path, largest: int) -> bytes:
         with open(path, "rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as file:
-            content = file.read(largest + 1)
+            content = file.read(max_bytes + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: expected a gzip file, got a damaged one ({error})") from error
-    if len(content) > largest:
-        raise ValueError(f"{path}: expected at most {largest} bytes, got more")
+    if len(content) > max_bytes:
+        raise ValueError(f"{path}: expected at most {max_bytes} bytes, got more")
     return content
 
 

@@ -18,28 +18,28 @@ __all__ = ["is_gtsrb", "read_gtsrb"]
 
 SIZE = 32
 N_CLASSES = 43
-MOST_IMAGES = 100_000
+MAX_IMAGES = 100_000
 """Images of a half; GTSRB has 39,209 and 12,630."""
-MOST_PIXELS = 2**22
+MAX_PIXELS = 2**22
 """Pixels of an image before it is resized; those of GTSRB have less than 2**16."""
-TABLE_LARGEST = 2**26
+MAX_TABLE_BYTES = 2**26
 """Bytes of a table; those of GTSRB have 2 MB."""
 
 TRAINING = ("Final_Training/Images", "Training")
 TEST = "Final_Test/Images"
-# The table with the classes is in an archive of its own, and ends up in any of these places.
+# The table with the classes is in an archive of its own, which may be unpacked into any of these.
 TRUTH = ("Final_Test/Images", "Final_Test", ".", "..")
 TRUTH_FILES = ("GT-final_test.csv", "GT-final_test.test.csv")
-CORNERS = ("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
+RECTANGLE = ("Roi.X1", "Roi.Y1", "Roi.X2", "Roi.Y2")
 
 
 class Sign(NamedTuple):
-    """An image file, its class, and where in it the sign is, without the last row and column."""
+    """An image file, its class, and the rectangle of the sign, without the last row and column."""
 
     path: Path
     label: int
-    corners: tuple[int, int, int, int]
-    where: str
+    rectangle: tuple[int, int, int, int]
+    where: str  # table and line, for errors
 
 
 def is_gtsrb(folder: Path) -> bool:
@@ -101,8 +101,8 @@ def _signs(folder: Path, name: str) -> tuple[list[Sign], list[Sign]]:
     else:
         train, test = _training_signs(folder, name), _test_signs(folder, name)
     for half, signs in (("training", train), ("test", test)):
-        if not 0 < len(signs) <= MOST_IMAGES:
-            raise ValueError(f"{name}: expected 1 to {MOST_IMAGES} {half} images, got {len(signs)}")
+        if not 0 < len(signs) <= MAX_IMAGES:
+            raise ValueError(f"{name}: expected 1 to {MAX_IMAGES} {half} images, got {len(signs)}")
     return train, test
 
 
@@ -119,7 +119,7 @@ def _training_signs(folder: Path, name: str) -> list[Sign]:
     signs: list[Sign] = []
     for table in tables:
         signs.extend(_rows(table, table.parent, "Filename"))
-        if len(signs) > MOST_IMAGES:
+        if len(signs) > MAX_IMAGES:
             break
     return signs
 
@@ -146,7 +146,7 @@ def _header(table: Path) -> list[str]:
 def _lines(table: Path) -> Iterator[list[str]]:
     """The cells of each line; those of the benchmark end in semicolons, others in commas."""
     try:
-        text = read_bounded(table, TABLE_LARGEST).decode("utf-8-sig")
+        text = read_bounded(table, MAX_TABLE_BYTES).decode("utf-8-sig")
         first = text.partition("\n")[0]
         yield from csv.reader(StringIO(text), delimiter=";" if ";" in first else ",")
     except (UnicodeDecodeError, csv.Error) as error:
@@ -158,12 +158,12 @@ def _rows(table: Path, folder: Path, column: str) -> Iterator[Sign]:
         raise FileNotFoundError(f"{table}: expected a table of the images, found none")
     lines = _lines(table)
     header = [cell.strip() for cell in next(lines, [])]
-    missing = [key for key in (column, "ClassId", *CORNERS) if key not in header]
+    missing = [key for key in (column, "ClassId", *RECTANGLE) if key not in header]
     if missing:
         raise ValueError(f"{table}: expected columns {', '.join(missing)} too, got {header[:20]}")
     for number, cells in enumerate(lines, 2):
-        if number > MOST_IMAGES + 2:
-            raise ValueError(f"{table}: expected at most {MOST_IMAGES} images, got more")
+        if number > MAX_IMAGES + 2:
+            raise ValueError(f"{table}: expected at most {MAX_IMAGES} images, got more")
         if cells:
             where = f"{table}: line {number}"
             yield _sign(dict(zip(header, cells, strict=False)), folder, column, where)
@@ -172,11 +172,11 @@ def _rows(table: Path, folder: Path, column: str) -> Iterator[Sign]:
 def _sign(row: dict[str, str], folder: Path, column: str, where: str) -> Sign:
     try:
         label = int(row["ClassId"])
-        x1, y1, x2, y2 = (int(row[key]) for key in CORNERS)
+        x1, y1, x2, y2 = (int(row[key]) for key in RECTANGLE)
         file = row[column]
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"{where}: expected {column}, ClassId and {', '.join(CORNERS)}, got {str(row)[:200]}"
+            f"{where}: expected {column}, ClassId and {', '.join(RECTANGLE)}, got {str(row)[:200]}"
         ) from error
     if not 0 <= label < N_CLASSES:
         raise ValueError(f"{where}: expected classes 0 to {N_CLASSES - 1}, got {label}")
@@ -200,10 +200,10 @@ def _image(sign: Sign, crop: bool) -> np.ndarray:
     try:
         with Image.open(sign.path, formats=["PPM", "PNG"]) as image:
             width, height = image.size
-            if width * height > MOST_PIXELS:
+            if width * height > MAX_PIXELS:
                 raise ValueError(f"{width}x{height} pixels")
             whole = (0, 0, width, height)
-            box = sign.corners if crop else whole
+            box = sign.rectangle if crop else whole
             if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height):
                 raise ValueError(f"the sign at {box} of {width}x{height} pixels")
             pixels = image.convert("RGB").crop(box)

@@ -18,8 +18,8 @@ IDX_FILES = {
     "X_test": "t10k-images-idx3-ubyte",
     "y_test": "t10k-labels-idx1-ubyte",
 }
-IDX_LARGEST = 2**30
-"""Bytes an IDX file may unpack to; the largest of the data sets here is 47 MB."""
+MAX_IDX_BYTES = 2**30
+"""Bytes of an IDX file once unpacked; the largest of the data sets here has 47 MB."""
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -49,7 +49,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     array([7, 2, 1], dtype=uint8)
     """
     path = Path(path)
-    content = read_bounded(path, IDX_LARGEST)
+    content = read_bounded(path, MAX_IDX_BYTES)
     if len(content) < 4 or content[:3] != b"\x00\x00\x08" or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path}: expected an IDX file of bytes, got {content[:4]!r} at its start")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", content[3], offset=4))

@@ -1,11 +1,10 @@
 """The batches of CIFAR-10 for Python, which are pickles, read without unpickling.
 
 A pickle is a program for a small stack machine, and some of its instructions import and call
-anything.  Here the program is only looked at, instruction by instruction: text, numbers, lists,
-dictionaries and tuples are put on a stack as it says, and the four functions that an array of bytes
-is made with are noted down by name.  Nothing is imported or called, and any other instruction or
-name is refused.  What the program makes is not copied, compared in depth or printed, so that a
-small file cannot become large in memory or long in time.
+anything.  This reader runs the harmless instructions alone: those that put text, numbers, lists,
+dictionaries and tuples on the stack.  The four functions that make an array of bytes are recorded
+by name; nothing is imported or called, and any other instruction or name is refused.  The result is
+not copied, compared in depth or printed, so a small file cannot take much memory or time.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ VALUES = {
     "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "BINBYTES", "SHORT_BINBYTES",
     "BININT", "BININT1", "BININT2",
 }  # fmt: skip
-MOST_INSTRUCTIONS = 2**20
-"""A batch of 10,000 images has about 60,000."""
+MAX_INSTRUCTIONS = 2**20
+"""Instructions of a pickle; a batch of 10,000 images has about 60,000."""
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 NAMES = {
     "numpy.core.multiarray _reconstruct": "array",
@@ -116,8 +115,8 @@ class _Reader:
 
     def run(self, content: bytes) -> dict[str, Any]:
         for count, (op, arg, _) in enumerate(pickletools.genops(content)):
-            if count > MOST_INSTRUCTIONS:
-                raise ValueError(f"more than {MOST_INSTRUCTIONS} instructions")
+            if count > MAX_INSTRUCTIONS:
+                raise ValueError(f"more than {MAX_INSTRUCTIONS} instructions")
             if op.name in VALUES:
                 self.stack.append(arg)
             elif op.name in CONSTANTS:
@@ -185,7 +184,7 @@ class _Reader:
             self.stack.append(Array())
         elif function.name == "dtype" and args[:1] in (("u1",), (b"u1",)):
             self.stack.append(Bytes())
-        # So Python 3 writes bytes for Python 2: as text, each byte a character.
+        # Python 3 writes bytes for Python 2 in this form: as text, each byte a character.
         elif function.name == "encode" and len(args) == 2 and args[1] == "latin1":
             self.stack.append(_text(args[0]))
         else:

@@ -14,8 +14,8 @@ from refmmr.datasets.arrays import Halves, classified, is_unit, scaled
 
 __all__ = ["read_csv", "read_npz"]
 
-NPZ_LARGEST = 2**31
-"""Bytes that the arrays of an .npz file may unpack to."""
+MAX_NPZ_BYTES = 2**31
+"""Bytes of all arrays of an .npz file: a float32 copy of the largest data set here has 0.7 GB."""
 
 
 def read_npz(path: Path, box: Any, **options: Any) -> Halves:
@@ -39,7 +39,7 @@ def read_npz(path: Path, box: Any, **options: Any) -> Halves:
     ValueError
         For a file that is damaged, unpacks to more than 2 GiB, or has arrays that do not fit.
     """
-    arrays = read_arrays(path, NPZ_LARGEST, _key)
+    arrays = read_arrays(path, MAX_NPZ_BYTES, _key)
     halves = {key: arrays[key] for key in ("x_test", "y_test") if key in arrays}
     keys = ("x_train", "y_train") if "x_train" in arrays else ("x", "y")
     if not set(keys) <= set(arrays) or len(halves) == 1:
@@ -57,7 +57,7 @@ def read_npz(path: Path, box: Any, **options: Any) -> Halves:
 
 
 def _key(name: str) -> str | None:
-    """How an array is called here, if it is one that is read."""
+    """The key of an array that is read, None for others."""
     key = name.lower()
     return key if key in ("x", "y", "x_train", "y_train", "x_test", "y_test") else None
 
@@ -68,7 +68,7 @@ def read_csv(path: Path, target: str | None, box: Any, **options: Any) -> Halves
     Parameters
     ----------
     path : Path
-        Comma, semicolon or tab between the cells, whichever the header has most of.
+        Cells are separated by commas, semicolons or tabs: the one most frequent in the header.
     target : str, optional
         Name of the column of the labels, which may be text; the last column if not given.
     box, **options

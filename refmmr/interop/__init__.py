@@ -1,4 +1,4 @@
 """Networks from and for other libraries: ONNX, PyTorch, safetensors, MATLAB, scikit-learn.
 
-Every reader lists the operations it finds to an `Assembly`, which makes a network of them.
+Every reader adds the operations it finds to an `Assembly`, which builds the network.
 """

@@ -1,10 +1,10 @@
-"""From a list of operations, as other libraries write them, to a network of this one.
+"""From the operations of another library's network to a network of this one.
 
-Here every affine layer but the last is followed by a ReLU, and nothing stands between.  Elsewhere
-there are normalised inputs, batch normalisation, dropout, biases added on their own, two affine
-layers in a row.  All of these are affine too, so they are multiplied into a layer beside them.
-Multiplying rounds.  A certificate is about the network that was loaded, so what was folded is kept
-in float64 (where it is not a float32 anyway): nothing is rounded more than it must be.
+Here a ReLU follows every affine layer but the last, and there is nothing else.  Other libraries
+have normalised inputs, batch normalisation, separate biases, and affine layers without a ReLU
+between them.  All of these are affine maps, so they are folded: multiplied into an adjacent layer.
+A product rounds, and a certificate is about the network that was loaded, so folded layers are in
+float64, unless their weights are float32 numbers anyway.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from refmmr.reference.layers import Layer
 
 __all__ = ["Assembly"]
 
-MOST_WEIGHTS = 2**27
-"""Entries of a dense matrix that stands for a convolution or a product (1 GiB in float64)."""
+MAX_WEIGHTS = 2**27
+"""Largest dense matrix that a convolution or a product is written as: 1 GiB in float64."""
 
 
 class Assembly:
     """A network put together from one operation after the other.
 
-    Every method adds an operation that acts on what the one before gives; `where` names it in
-    errors.  `shape` is the shape of what comes out so far, of one sample.
+    Every method appends an operation; `where` names it in errors.  `shape` is the shape of the
+    output so far, of one sample.
 
     Parameters
     ----------
@@ -60,11 +60,11 @@ class Assembly:
         self.shape: tuple[int, ...] = self.input_shape
         self._layers: list[Layer] = []
         self._dtype: np.dtype = np.dtype(np.float32)  # of all weights that were given
-        # Since the last ReLU: an elementwise map, or a layer with all maps so far multiplied in.
+        # The affine map since the last ReLU: elementwise, or a layer with all others folded in.
         self._factors: tuple[np.ndarray, np.ndarray] | None = None
         self._layer: Linear | Conv2d | None = None
         self._shape_before = self.shape
-        # Whether the layers that are finished leave a vector, and whether the open one will.
+        # Whether the finished layers give a vector, and whether a Flatten follows the open layer.
         self._flat = len(self.input_shape) == 1
         self._flatten_after = False
 
@@ -138,7 +138,7 @@ class Assembly:
             raise ValueError(f"{self.source}: {error}") from error
 
     def _attach(self, layer: Linear | Conv2d, where: str) -> None:
-        """Make a layer the open one, with what has been open multiplied in."""
+        """Make a layer the open one, with the map since the last ReLU folded in."""
         if self._layer is not None:
             before = self._dense(self._layer, self._shape_before, where)
             after = self._dense(layer, self.shape, where)
@@ -170,14 +170,14 @@ class Assembly:
             W = layer.W * factor[:, None, None]
             b = layer.b + layer.W.astype(np.float64).sum(axis=(2, 3)) @ shift
             return self._folded(where, Conv2d, W, b, layer.stride, layer.padding)
-        # The zeros around the image are added after the shift, so at the border the bias is
-        # another one than inside: no convolution does that.
+        # The zeros around the image are added after the shift, so the bias at the border differs
+        # from that inside, which a convolution cannot express.
         dense = self._dense(layer, self.shape, where)
         W = dense.W * factor.reshape(-1)
         return self._folded(where, Linear, W, dense.b + dense.W @ shift.reshape(-1))
 
     def _scale_layer(self, factor: np.ndarray, shift: np.ndarray, where: str) -> None:
-        """Multiply an elementwise map into the open layer, behind it."""
+        """Fold an elementwise map of its outputs into the open layer."""
         layer = self._layer
         assert layer is not None
         if isinstance(layer, Conv2d):
@@ -195,7 +195,7 @@ class Assembly:
         self._layer = self._folded(where, Linear, W, b)
 
     def _close(self, where: str) -> None:
-        """Finish the open layer: a ReLU, or the end, comes behind it."""
+        """Finish the open layer: a ReLU or the end of the network follows."""
         if self._layer is None:
             channels = self.shape[0]
             if self._flat:
@@ -224,10 +224,10 @@ class Assembly:
         if isinstance(layer, Linear):
             return layer
         inputs, outputs = math.prod(shape), math.prod(layer.output_shape(shape))
-        if inputs * outputs > MOST_WEIGHTS:
+        if inputs * outputs > MAX_WEIGHTS:
             self._refuse(
                 where,
-                f"expected a convolution that can be written as a matrix of at most {MOST_WEIGHTS} "
+                f"expected a convolution that can be written as a matrix of at most {MAX_WEIGHTS} "
                 f"entries, got {inputs} x {outputs}; it must be one, because a shift of the inputs "
                 "meets zero padding, or because no ReLU stands between two layers",
             )
@@ -242,10 +242,10 @@ class Assembly:
 
     def _check_matrix(self, rows: int, columns: int, where: str) -> None:
         """Refuse a product of layers that is too large, however small its factors are."""
-        if rows * columns > MOST_WEIGHTS:
+        if rows * columns > MAX_WEIGHTS:
             self._refuse(
                 where,
-                f"expected layers whose product has at most {MOST_WEIGHTS} entries, because no "
+                f"expected layers whose product has at most {MAX_WEIGHTS} entries, because no "
                 f"ReLU stands between them, got {rows} x {columns}",
             )
 
@@ -263,7 +263,7 @@ class Assembly:
             )
 
     def _folded(self, where: str, kind: Any, W: np.ndarray, b: np.ndarray, *options: Any) -> Any:
-        """A layer of products in float64; of float32, if they are and all weights were."""
+        """A folded layer: float32 if its numbers and all given weights are, else float64."""
         with np.errstate(over="ignore"):
             narrow = W.astype(np.float32), b.astype(np.float32)
         exact = (narrow[0] == W).all() and (narrow[1] == b).all()
@@ -282,7 +282,7 @@ class Assembly:
 
 
 def _at_least_float32(array: ArrayLike) -> ArrayLike:
-    """Half precision widened, which changes no value."""
+    """The array, with half precision widened, which changes no value."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
@@ -293,9 +293,9 @@ def _by_channel(image: np.ndarray) -> bool:
 
 
 def _matrix(layer: Conv2d, shape: tuple[int, ...]) -> np.ndarray:
-    """The weights of every output pixel (channel, row, column) for every input pixel, in float64.
+    """A convolution as a matrix: ``(*output shape, *input shape)``, float64.
 
-    Each filter tap reads one pixel for each output pixel, or a zero beside the image.
+    Each filter tap reads one pixel for each output pixel, or a zero outside the image.
     """
     outputs = layer.output_shape(shape)
     W = np.zeros((*outputs, *shape))
@@ -308,8 +308,8 @@ def _matrix(layer: Conv2d, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _pixels(outputs: int, inputs: int, stride: int, offset: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which outputs read from inside the image, and where."""
+    """The outputs that read a pixel of the image along one axis, and the pixel that each reads."""
     output = np.arange(outputs)
-    place = output * stride + offset
-    inside = (place >= 0) & (place < inputs)
-    return output[inside], place[inside]
+    pixel = output * stride + offset
+    inside = (pixel >= 0) & (pixel < inputs)
+    return output[inside], pixel[inside]

@@ -1,4 +1,4 @@
-"""Which reader and which writer a file is for: by its ending, held against how its bytes start."""
+"""The reader or writer of a file, chosen by its ending and checked against its first bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORMATS: Mapping[str, Format] = {
         "a MATLAB file", "refmmr.interop.matlab", ("input_shape", "stride", "padding", "flatten")
     ),
 }  # fmt: skip
-"""By ending."""
+"""Kinds of files by ending."""
 
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 KERAS = (".h5", ".hdf5", ".keras")
@@ -91,7 +91,7 @@ def of_ending(path: Path, writable: bool = False) -> str:
 
 
 def of_content(start: bytes, size: int) -> str | None:
-    """The key of FORMATS that the first 16 bytes of a file speak for, if any."""
+    """The key of FORMATS that the first 16 bytes of a file belong to, if any."""
     if start.startswith(b"PK\x03\x04"):
         return ".npz"
     if start.startswith((b"MATLAB 5.0 MAT", b"MATLAB 7.3 MAT")):

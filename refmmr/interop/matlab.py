@@ -1,6 +1,6 @@
 """Networks from MATLAB files: those of the paper's authors, and those of MIPVerify.
 
-Both come from TensorFlow, or are written as if: dense weights are ``(n_in, n_out)``, filters
+Both have TensorFlow's layout: dense weights are ``(n_in, n_out)``, filters
 ``(height, width, n_in, n_out)``, and after the convolutions an image may be flattened pixel by
 pixel, the channels of a pixel together ("NHWC").  Here dense weights are ``(n_out, n_in)``, filters
 ``(n_out, n_in, height, width)``, and images flatten channel by channel ("NCHW"), so the columns of
@@ -39,7 +39,7 @@ AUTHORS = {
         _Named(f"weights_{name}", f"biases_{name}") for name in ("conv1", "conv2", "fc1", "fc2")
     ],
 }
-"""Layers in files of the authors' code, FC1 and CNN, by a variable that tells them."""
+"""Layers in files of the authors' code, FC1 and CNN, by a variable that only one of them has."""
 
 MIPVERIFY = re.compile(r"(conv\d+|fc\d+|logits|softmax)/weight")
 EXPECTED = (
@@ -181,7 +181,7 @@ def _channels_first(W: np.ndarray, shape: tuple[int, ...], name: str, source: st
 
 
 def _input_shape(convolutions: list[Conv2d], dense: np.ndarray, source: str) -> tuple[int, ...]:
-    """Shape of the inputs, as far as the weights tell."""
+    """The input shape that fits the weights."""
     if not convolutions:
         return (dense.shape[1],)
     fits = fitting_sides(convolutions, dense.shape[1])

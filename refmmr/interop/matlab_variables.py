@@ -1,8 +1,8 @@
-"""The variables of a MATLAB file of version 5 to 7, as far as they are plain real numbers.
+"""The variables of a MATLAB file of version 5 to 7 that are full real arrays.
 
-The reader is one of our own because the bytes may come from anywhere: `scipy.io.loadmat` trusts
-them, and damaged ones can bring the whole process down.  Here every length is held against what is
-there before it is used, and anything but full real arrays is only named, never built.
+`scipy.io.loadmat` trusts the bytes of a file, and damaged ones can crash the process.  This reader
+checks every length against the bytes that are there before it uses it; variables of other classes
+are named, not built.
 
 The format, as MATLAB documents it: a header of 128 bytes, then elements.  An element is a tag of
 type and length with its bytes; one of type 15 is another element compressed by zlib; one of type 14
@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["MOST_BYTES", "read"]
+__all__ = ["MAX_BYTES", "read"]
 
-MOST_BYTES = 2**30
-"""What the elements of one file may take in memory once unpacked, and what its arrays may take."""
+MAX_BYTES = 2**30
+"""Bytes of all elements of one file once unpacked, and of all its arrays."""
 
 HEADER = 128
 ARRAY, COMPRESSED = 14, 15
@@ -33,7 +33,7 @@ NAME, SIZES, FLAGS = 1, 5, 6
 STORED = {
     1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
 }  # fmt: skip
-"""NumPy's names for the types of numbers in elements; doubles may be stored as short integers."""
+"""NumPy's names of the number types of elements; doubles may be stored as short integers."""
 
 CLASSES = {
     1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse", 6: "double", 7: "single",
@@ -53,11 +53,11 @@ class _Element(NamedTuple):
 
 
 class _DamagedError(Exception):
-    """The bytes are not what they say."""
+    """The bytes contradict each other."""
 
 
 def read(path: Path) -> dict[str, np.ndarray | str]:
-    """All variables by name: real arrays as they are, of others the MATLAB class.
+    """All variables by name: real arrays, and the name of the MATLAB class for others.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def read(path: Path) -> dict[str, np.ndarray | str]:
     if not content.startswith(b"MATLAB 5.0 MAT") or order is None:
         raise ValueError(f"{path}: expected a MATLAB file of version 5 to 7, got something else")
     variables: dict[str, np.ndarray | str] = {}
-    left = left_for_arrays = MOST_BYTES
+    left = left_for_arrays = MAX_BYTES
     try:
         for element in _elements(content[HEADER:], order, padded=False):
             data = element.data
@@ -120,21 +120,21 @@ def _elements(data: bytes, order: str, padded: bool = True) -> Iterator[_Element
         at += step + (-step % 8 if padded else 0)
 
 
-def _inflated(data: bytes, most: int) -> bytes:
+def _inflated(data: bytes, max_bytes: int) -> bytes:
     inflater = zlib.decompressobj()
     try:
-        unpacked = inflater.decompress(data, most + 1)
+        unpacked = inflater.decompress(data, max_bytes + 1)
     except zlib.error as error:
         raise _DamagedError(error) from error
-    if len(unpacked) > most:
-        raise _DamagedError(f"more than {MOST_BYTES} bytes unpacked")
+    if len(unpacked) > max_bytes:
+        raise _DamagedError(f"more than {MAX_BYTES} bytes unpacked")
     if not inflater.eof or not unpacked:
         raise _DamagedError("truncated")
     return unpacked
 
 
-def _variable(data: bytes, order: str, most: int) -> tuple[str, np.ndarray | str]:
-    """Name and value of an array element; the class instead of a value that is not real numbers."""
+def _variable(data: bytes, order: str, max_bytes: int) -> tuple[str, np.ndarray | str]:
+    """Name and value of an array element; the name of its class if it is no real array."""
     parts = _elements(data, order)
     flags = _part(parts, FLAGS, 8)
     (word,) = struct.unpack_from(order + "I", flags)
@@ -156,16 +156,16 @@ def _variable(data: bytes, order: str, most: int) -> tuple[str, np.ndarray | str
     dtype = np.dtype(order + STORED[stored.kind])
     if min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(stored.data):
         raise _DamagedError(f"{len(stored.data)} bytes for shape {shape} of {name!r}")
-    # Eight times what is stored, where doubles are stored as bytes.
-    if math.prod(shape) * np.dtype(REAL[kind]).itemsize > most:
-        raise _DamagedError(f"more than {MOST_BYTES} bytes of arrays")
+    # Doubles that are stored as bytes take eight times the memory.
+    if math.prod(shape) * np.dtype(REAL[kind]).itemsize > max_bytes:
+        raise _DamagedError(f"more than {MAX_BYTES} bytes of arrays")
     array = np.frombuffer(stored.data, dtype).reshape(shape, order="F")
     return name, array.astype(REAL[kind])
 
 
-def _part(parts: Iterator[_Element], kind: int, least: int = 0) -> bytes:
+def _part(parts: Iterator[_Element], kind: int, min_bytes: int = 0) -> bytes:
     """The bytes of the next element, which must be of this type."""
     part = next(parts, None)
-    if part is None or part.kind != kind or len(part.data) < least:
+    if part is None or part.kind != kind or len(part.data) < min_bytes:
         raise _DamagedError("an array without flags, dimensions and name")
     return part.data

@@ -12,8 +12,8 @@ from refmmr.interop.onnx_tensors import Tensors, quote
 
 __all__ = ["Constants", "Sizes", "shape_text"]
 
-LONGEST_SHAPE = 8
-"""A shape that a graph computes; it could double in every node."""
+MAX_SHAPE_LENGTH = 8
+"""Numbers of a shape that a graph computes: without a limit it could double in every node."""
 
 
 class Sizes(NamedTuple):
@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
 
 
 class Constants:
-    """What does not depend on the input of the network, by name.
+    """The values that do not depend on the input of the network, by name.
 
     Parameters
     ----------
@@ -59,25 +59,25 @@ class Constants:
         if (
             isinstance(value, np.ndarray)
             or len(value.dims) > 1
-            or max(value.dims, default=0) > LONGEST_SHAPE
+            or max(value.dims, default=0) > MAX_SHAPE_LENGTH
         ):
             node.refuse(
-                f"expected at most {LONGEST_SHAPE} integers as shape or index, got another "
+                f"expected at most {MAX_SHAPE_LENGTH} integers as shape or index, got another "
                 f"constant, {quote(node.inputs[k])}",
             )
         numbers = self.tensors.integers(value, self._place(node, k))
         return Sizes(tuple(numbers.reshape(-1).tolist()), numbers.ndim == 0)
 
     def add(self, node: Node, shapes: Mapping[str, tuple[int, ...]], batch: int | None) -> None:
-        """Add what a node gives that depends on no numbers of the input.
+        """Add the output of a node that does not depend on the numbers of the input.
 
         Parameters
         ----------
         node : Node
         shapes : mapping of str to tuple of int
-            Of what depends on the input, for one sample.
+            Shapes of the values that depend on the input, of one sample.
         batch : int or None
-            Samples, where the number is fixed.
+            Size of the batch, where it is fixed.
         """
         if node.kind == "Shape":
             self.values[node.outputs[0]] = _shape_of(node, shapes.get(node.inputs[0]), batch)
@@ -121,8 +121,8 @@ def _written(node: Node) -> Any:
         return np.array(value, dtype=np.float32)
     if name == "value_int":
         return Sizes((value,), scalar=True)
-    if len(value) > LONGEST_SHAPE:
-        node.refuse(f"expected at most {LONGEST_SHAPE} integers, got {len(value)}")
+    if len(value) > MAX_SHAPE_LENGTH:
+        node.refuse(f"expected at most {MAX_SHAPE_LENGTH} integers, got {len(value)}")
     return Sizes(tuple(value))
 
 
@@ -134,8 +134,8 @@ def _shape_of(node: Node, shape: tuple[int, ...] | None, batch: int | None) -> S
 
 
 def _joined(node: Node, parts: Sequence[Sizes]) -> Sizes:
-    if any(part.scalar for part in parts) or sum(len(p.numbers) for p in parts) > LONGEST_SHAPE:
-        node.refuse(f"expected shapes of at most {LONGEST_SHAPE} numbers together")
+    if any(part.scalar for part in parts) or sum(len(p.numbers) for p in parts) > MAX_SHAPE_LENGTH:
+        node.refuse(f"expected shapes of at most {MAX_SHAPE_LENGTH} numbers together")
     return Sizes(tuple(number for part in parts for number in part.numbers))
 
 

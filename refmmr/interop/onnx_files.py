@@ -29,15 +29,16 @@ import numpy as np
 
 from refmmr import _validate as check
 from refmmr._files import write_atomically
+from refmmr._optional import require
 from refmmr._version import __version__
 from refmmr.interop.onnx_reader import read_graph
-from refmmr.interop.onnx_tensors import MOST_BYTES, Tensors, check_fields, read_file
+from refmmr.interop.onnx_tensors import MAX_BYTES, Tensors, check_fields, read_file
 from refmmr.network import Conv2d, Linear, Network
 
 __all__ = ["from_bytes", "read", "write"]
 
 OPSET, IR_VERSION = 17, 8
-"""Of 2022, for everybody."""
+"""Versions of what is written, of 2022, which runtimes in use read."""
 
 
 def read(path: str | os.PathLike[str], input_shape: Sequence[int] | None = None) -> Network:
@@ -79,11 +80,11 @@ def from_bytes(
     ----------
     content : bytes
     source : str
-        Its name, for errors.
+        Name of the model, for errors.
     input_shape : tuple of int, optional
         As in `read`.
     folder : Path, optional
-        Where weights may be that are not in `content`; without it they have to be there.
+        Folder of weights that are not in `content`; if not given, all have to be in it.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def from_bytes(
     ValueError, FileNotFoundError, ImportError
         As in `read`.
     """
-    onnx = _onnx("read")
+    onnx = require("onnx", "load")
     shape = None
     if input_shape is not None:
         sizes = check.check_sequence("input_shape", input_shape, "integers")
@@ -120,7 +121,7 @@ def write(net: Network, path: str | os.PathLike[str]) -> None:
 
     The model has the input ``x`` of shape ``(n, *input_shape)``, with a batch of any size, and the
     output ``logits`` of shape ``(n, K)``.  Its weights are those of the network, bit for bit, in
-    the same dtype; "same" padding is written as what it is for this input shape.
+    the same dtype; "same" padding is written as the pads of this input shape.
 
     Parameters
     ----------
@@ -135,14 +136,14 @@ def write(net: Network, path: str | os.PathLike[str]) -> None:
         Where the package onnx is missing.
     """
     content = _model(net).SerializeToString()
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"net: expected at most {MOST_BYTES} bytes, got {len(content)}")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"net: expected at most {MAX_BYTES} bytes, got {len(content)}")
     write_atomically(Path(path), lambda file: file.write(content))
 
 
 def _model(net: Network) -> Any:
     """The model of a network."""
-    onnx = _onnx("write")
+    onnx = require("onnx", "save")
     from onnx import helper, numpy_helper
 
     nodes: list[Any] = []
@@ -195,14 +196,3 @@ def _geometry(layer: Conv2d, shape: tuple[int, ...]) -> dict[str, Any]:
         "strides": layer.stride,
         "pads": [top, left, bottom, right],
     }
-
-
-def _onnx(function: str) -> Any:
-    """The package onnx."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise ImportError(
-            f"onnx_files.{function}: needs the package onnx: pip install 'refmmr[interop]'"
-        ) from error
-    return onnx

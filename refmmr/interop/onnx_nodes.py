@@ -1,4 +1,4 @@
-"""The nodes of an ONNX graph: which there may be, with which inputs and attributes."""
+"""The nodes of an ONNX graph: the known operators, their numbers of inputs and attributes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ REASONS = {
     "Loop": "it has graphs inside it",
     "Scan": "it has graphs inside it",
 }
-"""Why some operators are refused that one may expect to work."""
+"""Why operators that one may expect to work are refused."""
 
 
 class Node(NamedTuple):
-    """A node of a known kind, with as many inputs as that has."""
+    """A node of a known operator, with a valid number of inputs."""
 
     source: str
     where: str
@@ -37,10 +37,10 @@ class Node(NamedTuple):
 
 
 class _Operator(NamedTuple):
-    """What a node of one kind may have."""
+    """Inputs and attributes of an operator."""
 
-    inputs: tuple[int, int]
-    attributes: Mapping[str, str]  # name to type, as AttributeProto.AttributeType says it
+    inputs: tuple[int, int]  # smallest and largest number
+    attributes: Mapping[str, str]  # name to type, a name of AttributeProto.AttributeType
 
 
 OPERATORS = {
@@ -74,7 +74,7 @@ OPERATORS = {
     "Softmax": _Operator((1, 1), {"axis": "INT"}),
     "Sub": _Operator((2, 2), {}),
 }
-"""Those that act on what depends on the input of the network."""
+"""Operators on values that depend on the input of the network."""
 
 CONSTANTS = {
     "Cast": _Operator((1, 1), {"to": "INT"}),
@@ -94,7 +94,7 @@ CONSTANTS = {
     "Shape": _Operator((1, 1), {"start": "INT", "end": "INT"}),
     "Unsqueeze": _Operator((1, 2), {"axes": "INTS"}),
 }
-"""Those that make constants: weights, and the shapes for Reshape."""
+"""Operators that give constants: weights, and the shapes for Reshape."""
 
 
 def parse(i: int, proto: Any, source: str) -> Node:
@@ -119,16 +119,16 @@ def parse(i: int, proto: Any, source: str) -> Node:
     operator = OPERATORS[kind] if kind in OPERATORS else CONSTANTS[kind]
     attributes = _attributes(proto, operator, source, where)
     node = Node(source, where, kind, list(proto.input), list(proto.output), attributes)
-    least, most = operator.inputs
-    while len(node.inputs) > least and not node.inputs[-1]:
+    low, high = operator.inputs
+    while len(node.inputs) > low and not node.inputs[-1]:
         node.inputs.pop()
     # Dropout may have training_mode without ratio.
-    needed = node.inputs[:least] if kind == "Dropout" else node.inputs
-    if not least <= len(node.inputs) <= most or "" in needed:
-        node.refuse(f"expected {least} to {most} inputs, got {len(node.inputs)}")
+    needed = node.inputs[:low] if kind == "Dropout" else node.inputs
+    if not low <= len(node.inputs) <= high or "" in needed:
+        node.refuse(f"expected {low} to {high} inputs, got {len(node.inputs)}")
     if not node.outputs or not node.outputs[0]:
         node.refuse("expected an output, got none")
-    # The second one of Dropout is the mask, which is all ones here, and which nobody may read.
+    # The second one of Dropout is the mask, all ones here; the chain does not read it.
     if any(node.outputs[1:]) and kind != "Dropout":
         node.refuse(f"expected one output, got {len(node.outputs)} (as for training?)")
     return node

@@ -1,4 +1,4 @@
-"""From the graph of an ONNX model to a network: one chain of operators, listed to an `Assembly`."""
+"""From the graph of an ONNX model to a network: one chain of operators, put into an `Assembly`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from refmmr.network import Network
 
 __all__ = ["read_graph"]
 
-MOST_NODES = 10_000
-MOST_UNITS = 2**24
-"""Entries of an input and of every layer, with the zeros around it."""
-OLDEST_OPSET = 7
-"""Since then elementwise operators broadcast as NumPy does."""
+MAX_NODES = 10_000
+"""Nodes of a graph; a network has a few for each layer."""
+MAX_UNITS = 2**24
+"""Entries of an input and of every layer, with the zeros around it: 128 MiB in float64."""
+MIN_OPSET = 7
+"""The first in which elementwise operators broadcast as NumPy does."""
 
 Shape = tuple[int, ...]
 
@@ -47,7 +48,7 @@ def read_graph(
     Raises
     ------
     ValueError
-        For all that is not a chain of the operators above, by the name of the operator and node.
+        For a graph that is no chain of known operators, by the name of the operator and node.
     """
     graph = model.graph
     opset = _check_model(model, source)
@@ -67,14 +68,14 @@ def read_graph(
 
 
 def _check_model(model: Any, source: str) -> int:
-    """Refuse what no chain needs; give the version of the operators."""
+    """Refuse what a chain does not have; return the version of the operators."""
     from onnx import defs
 
     graph = model.graph
     if not graph.node:
         refuse(source, "graph", "expected nodes, got none")
-    if len(graph.node) > MOST_NODES:
-        refuse(source, "graph", f"expected at most {MOST_NODES} nodes, got {len(graph.node)}")
+    if len(graph.node) > MAX_NODES:
+        refuse(source, "graph", f"expected at most {MAX_NODES} nodes, got {len(graph.node)}")
     if graph.sparse_initializer:
         name = quote(graph.sparse_initializer[0].values.name)
         refuse(source, f"sparse initializer {name}", "expected dense weights, got sparse ones")
@@ -85,12 +86,11 @@ def _check_model(model: Any, source: str) -> int:
         )
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     newest = defs.onnx_opset_version()
-    if len(versions) != 1 or not OLDEST_OPSET <= versions[0] <= newest:
+    if len(versions) != 1 or not MIN_OPSET <= versions[0] <= newest:
         refuse(
             source,
             "model",
-            f"expected one operator set, of a version from {OLDEST_OPSET} to {newest}, "
-            f"got {versions}",
+            f"expected one operator set, of a version from {MIN_OPSET} to {newest}, got {versions}",
         )
     return int(versions[0])
 
@@ -137,13 +137,13 @@ def _input_shape(value: Any, source: str, given: Shape | None) -> tuple[Shape, i
 
 
 def _checked_shape(shape: Shape, source: str, where: str) -> Shape:
-    if min(shape, default=0) < 1 or math.prod(shape) > MOST_UNITS:
-        refuse(source, where, f"expected sizes above 0, at most {MOST_UNITS} in all, got {shape}")
+    if min(shape, default=0) < 1 or math.prod(shape) > MAX_UNITS:
+        refuse(source, where, f"expected sizes above 0, at most {MAX_UNITS} in all, got {shape}")
     return shape
 
 
 class _Chain:
-    """Reads one node after the other."""
+    """Reads the nodes in order."""
 
     def __init__(
         self,
@@ -183,15 +183,15 @@ class _Chain:
             return
         self._check_data(node, data)
         getattr(self, "_" + node.kind.lower())(node)
-        if math.prod(self.assembly.shape) > MOST_UNITS:
-            node.refuse(f"expected at most {MOST_UNITS} units, got shape {self.assembly.shape}")
+        if math.prod(self.assembly.shape) > MAX_UNITS:
+            node.refuse(f"expected at most {MAX_UNITS} units, got shape {self.assembly.shape}")
         self._name(node)
         self.readers[self.current] = node.where
         self.current = node.outputs[0]
         self.shapes[self.current] = self.assembly.shape
 
     def network(self, output: str) -> Network:
-        """The network, once all nodes are read."""
+        """The network of all nodes read."""
         if output != self.current:
             refuse(
                 self.source,
@@ -201,14 +201,14 @@ class _Chain:
         return self.assembly.network()
 
     def _name(self, node: Node) -> None:
-        """Take the names of a node's outputs."""
+        """Register the names of a node's outputs."""
         for name in filter(None, node.outputs):
             if name in self.names:
                 node.refuse(f"expected an output with a new name, got {quote(name)} again")
             self.names.add(name)
 
     def _check_data(self, node: Node, data: Sequence[str]) -> None:
-        """One input that depends on the network's input, and that no other node reads."""
+        """Check that one input depends on the network's input, and that no other node reads it."""
         if len(data) > 1:
             node.refuse(
                 "expected one input that depends on the input of the network and constants, got "
@@ -291,8 +291,8 @@ class _Chain:
         top, left, bottom, right = pads
         channels, height, width = self.assembly.shape
         padded = channels * (top + height + bottom) * (left + width + right)
-        if padded > MOST_UNITS:
-            node.refuse(f"expected at most {MOST_UNITS} units with pads, got {padded}")
+        if padded > MAX_UNITS:
+            node.refuse(f"expected at most {MAX_UNITS} units with pads, got {padded}")
         return (top, bottom), (left, right)
 
     def _batchnormalization(self, node: Node) -> None:
@@ -393,12 +393,12 @@ class _Chain:
 
 
 def _times(array: np.ndarray, factor: float) -> np.ndarray:
-    """The product, in float64 unless there is nothing to multiply."""
+    """The product in float64; the array itself for a factor of 1."""
     return array if factor == 1 else array.astype(np.float64) * factor
 
 
 def _resolved(target: Sequence[int | None], batch: int | None, shape: Shape) -> list[int | None]:
-    """The shape that a Reshape gives, where its target says 0 (as before) or -1 (what is left)."""
+    """The output shape of a Reshape, whose target has 0 for "as before", -1 for "the rest"."""
     before = [batch, *shape]
     after = [before[k] if size == 0 and k < len(before) else size for k, size in enumerate(target)]
     if after.count(-1) != 1:

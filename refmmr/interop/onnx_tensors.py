@@ -1,8 +1,8 @@
-"""The bytes of ONNX files: what they may hold is checked before memory is taken for it.
+"""The bytes of ONNX files: sizes are checked before memory is allocated.
 
-A protobuf file can be small and still unpack to something large: a message of two bytes in the file
-becomes an object of a few hundred in memory.  So the messages are counted before they are parsed.
-A tensor says its own shape, so the shape is held against the length of its data.
+A small protobuf file can unpack to large objects: a message of two bytes in the file takes a few
+hundred in memory.  So the messages are counted before they are parsed, and the shape that a tensor
+declares is compared with the length of its data.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-__all__ = ["MOST_BYTES", "Tensors", "check_fields", "quote", "read_file", "refuse"]
+__all__ = ["MAX_BYTES", "Tensors", "check_fields", "quote", "read_file", "refuse"]
 
-MOST_BYTES = 2**30
-"""Of one file, and of all weights that a network takes from it."""
-MOST_FIELDS = 2**18
-"""Fields of all messages of one file; the numbers of an array count as one."""
-MOST_DEPTH = 16
-"""Messages inside messages; a model without subgraphs needs 7."""
-MOST_AXES = 8
+MAX_BYTES = 2**30
+"""Bytes of one file, and of all weights that a network takes from it."""
+MAX_FIELDS = 2**18
+"""Fields of all messages of one file, some 100 MB as objects; an array of numbers is one field."""
+MAX_DEPTH = 16
+"""Depth of nested messages; a model without subgraphs needs 7."""
+MAX_AXES = 8
+"""Axes of a tensor; filters have 4, and NumPy has a limit of its own, 64."""
 
 
 class _Kind(NamedTuple):
     """How a type of numbers is stored."""
 
-    code: str  # in bytes, little-endian
-    field: str  # where it is when it is not in raw_data
+    code: str  # NumPy's name of it, little-endian
+    field: str  # the field that holds it when raw_data does not
     field_code: str
     real: bool = False
 
@@ -59,11 +60,11 @@ def refuse(source: str, where: str, message: str) -> NoReturn:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of a file that is no larger than protobuf and this library can take."""
+    """The content of a file of at most `MAX_BYTES`; protobuf itself reads up to 2 GiB."""
     with open(path, "rb", opener=_open_regular) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > MOST_BYTES:
-            raise ValueError(f"{path}: expected at most {MOST_BYTES} bytes, got {size}")
+        if size > MAX_BYTES:
+            raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
         return file.read(size)
 
 
@@ -75,23 +76,23 @@ def _open_regular(path: str, flags: int) -> int:
 
 
 def check_fields(content: bytes, descriptor: Any, source: str) -> None:
-    """Walk through a serialised message without unpacking it, and refuse one with too many parts.
+    """Walk through a serialised message without parsing it; refuse one with too many fields.
 
     Parameters
     ----------
     content : bytes
     descriptor : google.protobuf.descriptor.Descriptor
-        Of the message: it tells which fields are messages themselves.
+        Descriptor of the message, which tells the fields that are messages themselves.
     source : str
 
     Raises
     ------
     ValueError
-        For more than `MOST_FIELDS` fields, messages deeper than `MOST_DEPTH`, a cut or damaged one.
+        For more than `MAX_FIELDS` fields, messages deeper than `MAX_DEPTH`, a cut or damaged one.
     """
-    counter = iter(range(MOST_FIELDS))
+    counter = iter(range(MAX_FIELDS))
     try:
-        _walk(content, 0, len(content), descriptor, MOST_DEPTH, counter)
+        _walk(content, 0, len(content), descriptor, MAX_DEPTH, counter)
     except ValueError as error:
         refuse(source, "file", f"expected an ONNX model, got {error}")
 
@@ -100,11 +101,11 @@ def _walk(
     content: bytes, start: int, stop: int, descriptor: Any, depth: int, counter: Iterator[int]
 ) -> None:
     if depth == 0:
-        raise ValueError(f"messages nested deeper than {MOST_DEPTH}")
+        raise ValueError(f"messages nested deeper than {MAX_DEPTH}")
     fields = descriptor.fields_by_number
     while start < stop:
         if next(counter, None) is None:
-            raise ValueError(f"more than {MOST_FIELDS} fields")
+            raise ValueError(f"more than {MAX_FIELDS} fields")
         key, start = _varint(content, start, stop)
         wire = key & 7
         if wire == 0:
@@ -136,7 +137,7 @@ def _check_text(text: bytes) -> None:
 
 
 def _varint(content: bytes, start: int, stop: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and where it ends."""
+    """A number of seven bits a byte, and the position of its end."""
     value = 0
     for shift, byte in enumerate(content[start : min(start + 10, stop)]):
         value |= (byte & 127) << 7 * shift
@@ -153,7 +154,7 @@ class Tensors:
     source : str
         Name of the file, for errors.
     folder : Path or None
-        Where the tensors' data may be that is not in the file itself; None for nowhere.
+        Folder of data that is not in the file itself; None to refuse such data.
     """
 
     def __init__(self, source: str, folder: Path | None) -> None:
@@ -161,7 +162,7 @@ class Tensors:
         self.folder = folder
         # The same weights can stand in any number of layers, so a small file can make a large
         # network.
-        self._left = MOST_BYTES
+        self._left = MAX_BYTES
 
     def reals(self, tensor: Any, where: str) -> np.ndarray:
         """A tensor of real numbers: float32 (half precision too, which is exact) or float64."""
@@ -185,18 +186,18 @@ class Tensors:
         return self._data(tensor, kind, math.prod(shape), where).reshape(shape)
 
     def _take(self, size: int, where: str) -> None:
-        """Count the bytes of one more array."""
+        """Subtract the bytes of an array from those left."""
         self._left -= size
         if self._left < 0:
             refuse(
                 self.source,
                 where,
-                f"expected at most {MOST_BYTES} bytes of weights in all layers, got more",
+                f"expected at most {MAX_BYTES} bytes of weights in all layers, got more",
             )
 
     def _shape(self, tensor: Any, where: str) -> tuple[int, ...]:
-        if len(tensor.dims) > MOST_AXES:
-            refuse(self.source, where, f"expected at most {MOST_AXES} axes, got {len(tensor.dims)}")
+        if len(tensor.dims) > MAX_AXES:
+            refuse(self.source, where, f"expected at most {MAX_AXES} axes, got {len(tensor.dims)}")
         shape = tuple(tensor.dims)
         if any(side < 1 for side in shape):
             refuse(self.source, where, f"expected a shape of numbers above 0, got {shape}")
@@ -225,7 +226,7 @@ class Tensors:
         return np.frombuffer(content, kind.code)
 
     def _narrow(self, numbers: np.ndarray, kind: _Kind, where: str) -> np.ndarray:
-        """Numbers that are stored in a wider field than they need."""
+        """Numbers that are stored in a field wider than their type."""
         width = np.dtype(kind.code).itemsize
         if kind.field != "int32_data" or width == 4:
             return numbers

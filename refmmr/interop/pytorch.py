@@ -20,7 +20,7 @@ LEFT_OUT = (
     "Identity", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout",
     "FeatureAlphaDropout",
 )  # fmt: skip
-"""Modules that do nothing once the training is over."""
+"""Modules that are the identity in evaluation."""
 
 NO_PADS = ((0, 0), (0, 0))
 
@@ -94,7 +94,7 @@ def from_torch(
 def _walk(torch: Any, module: Any, where: str) -> Iterator[tuple[str, Any]]:
     """All modules of nested Sequentials, in order, with their paths.
 
-    A module that stands in two places (one ReLU for all) is there twice.
+    A module that is used twice (one ReLU for all) comes twice.
     """
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(
@@ -136,7 +136,7 @@ def _check_kind(where: str, module: Any) -> None:
 
 
 def _kind(module: Any) -> str:
-    """Name of a module's class, in full where it is not PyTorch's own: it may do anything."""
+    """Name of a module's class, qualified unless it is PyTorch's own."""
     kind = type(module)
     if kind.__module__.startswith("torch.nn.modules."):
         return kind.__name__
@@ -156,15 +156,15 @@ def _input_shape(found: list[tuple[str, Any]]) -> tuple[int]:
 
 
 class _Reader:
-    """Tells an assembly what the modules do, each by its class."""
+    """Adds the modules to an assembly, each by the method for its class."""
 
     def __init__(self, parts: Assembly) -> None:
         self.parts = parts
-        self.pads = NO_PADS  # of a ZeroPad2d that waits for its convolution
-        self.last = ""  # where the last module that does something is
+        self.pads = NO_PADS  # of a ZeroPad2d whose convolution is still to come
+        self.last = ""  # path of the last module that is not left out
 
     def normalize(self, pair: Any) -> None:
-        """``(x - mean) / std`` on the inputs, before everything else."""
+        """Put ``(x - mean) / std`` before all modules."""
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError(f"normalize: expected a pair (mean, std), got {pair!r}")
         mean, std = (self._by_channel("normalize", value) for value in pair)
@@ -179,7 +179,7 @@ class _Reader:
         return array
 
     def read(self, where: str, module: Any) -> None:
-        """Add what a module does."""
+        """Add a module."""
         kind = _kind(module)
         if self.pads != NO_PADS and kind != "Conv2d":
             self._refuse(where, "Conv2d behind a ZeroPad2d", kind)
@@ -188,7 +188,7 @@ class _Reader:
             getattr(self, f"_{kind.lower()}")(where, module)
 
     def network(self) -> Network:
-        """The network of everything that was read."""
+        """The network of all modules read."""
         if self.pads != NO_PADS:
             self._refuse(self.last, "Conv2d behind a ZeroPad2d", "the end")
         return self.parts.network()
@@ -259,7 +259,7 @@ class _Reader:
 
 
 READ = ("Linear", "Conv2d", "ZeroPad2d", "ReLU", "Flatten", "BatchNorm1d", "BatchNorm2d")
-"""Modules that are read, each by the method of its name."""
+"""Modules that are read, each by the method named after it."""
 
 
 def _pads(module: Any) -> tuple[tuple[int, int], tuple[int, int]]:

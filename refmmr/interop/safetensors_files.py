@@ -1,4 +1,4 @@
-"""Networks from and to .safetensors: a state dict, with a header of ours or without."""
+"""Networks from and to .safetensors: a state dict, with this library's metadata or without."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refmmr.network import Network
 __all__ = ["read", "write"]
 
 DTYPES = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64}
-"""Of the tensors that are read, and BF16, which NumPy does not have."""
+"""Types of tensors that are read, besides BF16, which NumPy does not have."""
 
 
 def read(path: Path, **options: Any) -> Network:
@@ -60,7 +60,7 @@ def write(net: Network, path: Path) -> None:
     """Write a network to a .safetensors file.
 
     The names are those of the ``Sequential`` that `refmmr.to_torch` makes, whose
-    ``load_state_dict`` takes them; what a state dict leaves out is in the file's metadata.
+    ``load_state_dict`` takes them; layers and input shape are in the file's metadata.
 
     Parameters
     ----------
@@ -101,14 +101,14 @@ def _array(name: str, tensor: dict[str, Any], path: Path) -> np.ndarray:
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """Texts in the header of a file that safetensors has found to be sound."""
+    """The metadata of a file that safetensors has validated."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     return header.get("__metadata__") or {}
 
 
 def _own(arrays: dict[str, np.ndarray], about: dict[str, str], path: Path) -> Network:
-    """A network that `write` wrote: the tensors in the order of their numbers are its layers."""
+    """A network that `write` wrote: its tensors in the order of their numbers."""
     if about["refmmr"] != str(VERSION):
         raise ValueError(
             f"{path}: expected version {VERSION} of a network, got {about['refmmr']!r}"

@@ -1,8 +1,8 @@
 """Networks from state dicts: weights by name, as PyTorch's modules give and take them.
 
-A state dict holds the weights and says nothing of what is between them.  What it leaves out is
-taken as in the networks of the paper: a ReLU after every layer but the last (after its batch
-normalisation, where there is one) and a flattening before the first dense layer.
+A state dict holds the weights, not the operations between them.  Those are assumed to be as in the
+networks of the paper: a ReLU after every layer but the last (after its batch normalisation, where
+there is one) and a flattening before the first dense layer.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from refmmr.reference.layers import Flatten
 __all__ = ["BATCHNORM_EPS", "Step", "each_convolution", "fitting_sides", "from_state_dict", "steps"]
 
 BATCHNORM_EPS = 1e-5
-"""PyTorch's default: a state dict does not hold it."""
+"""Added to the variance: PyTorch's default, for a state dict does not hold it."""
 
-LARGEST_IMAGE = 1024
-"""Images of up to this side are tried when the input shape is left out."""
+MAX_IMAGE_SIDE = 1024
+"""Without an input shape, square images of up to this side are tried."""
 
-MOST_MODULES = 256
-"""A state dict of more is no chain that this library is for."""
+MAX_MODULES = 256
+"""Modules of a state dict: the search for their order takes time with the square of it."""
 
-MOST_TRIES = 2000
-"""Steps of the search for the order of modules whose names do not tell it."""
+MAX_TRIES = 2000
+"""Steps of the search for the order of modules, which can take exponentially many."""
 
 PARTS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
@@ -85,7 +85,7 @@ def from_state_dict(
     stride, padding : optional
         As in `refmmr.Conv2d`; a list has one for each convolution.  Needed with convolutions.
     ordered : bool
-        Whether the order of the mapping says anything: that of a .safetensors file does not.
+        Whether the mapping is in the order of the layers; a .safetensors file is not.
 
     Returns
     -------
@@ -115,9 +115,9 @@ def _groups(tensors: Mapping[str, Any], source: str) -> list[_Weights]:
         groups.setdefault(name, {})[part] = np.asarray(value)
     if not groups:
         raise ValueError(f"{source}: expected weights, got an empty state dict")
-    if len(groups) > MOST_MODULES:
+    if len(groups) > MAX_MODULES:
         raise ValueError(
-            f"{source}: expected at most {MOST_MODULES} modules in a row, got {len(groups)}"
+            f"{source}: expected at most {MAX_MODULES} modules in a row, got {len(groups)}"
         )
     found = [_Weights(name, parts) for name, parts in groups.items()]
     for group in found:
@@ -145,9 +145,9 @@ def _check_normalisation(group: _Weights, source: str) -> None:
 
 
 def _chain(groups: list[_Weights], source: str, ordered: bool) -> list[_Weights]:
-    """The modules in the order in which they stand in the network.
+    """The modules in the order of the network.
 
-    Only numbers in names tell an order, words do not ("hidden" is not before "input").
+    Numbers in names give an order, words do not ("hidden" is not before "input").
     """
     order = _convolutions_first(groups)
     names = [_pieces(group.name) for group in order]
@@ -169,7 +169,7 @@ def _chain(groups: list[_Weights], source: str, ordered: bool) -> list[_Weights]
 
 
 def _pieces(name: str) -> list[str | int]:
-    """A name as words and numbers, one after the other."""
+    """A name as an alternating list of words and numbers."""
     pieces = re.findall(r"\d{1,18}|\D+", name)  # Python refuses numbers of thousands of digits
     return [int(s) if s.isdecimal() else s for s in pieces]
 
@@ -183,7 +183,7 @@ def _comes_before(a: Sequence[str | int], b: Sequence[str | int]) -> bool:
 
 
 def _natural(group: _Weights) -> list[tuple[bool, int, str]]:
-    """Orders names by their numbers and letters: "10" is behind "2"."""
+    """Sort key by numbers and letters: "10" comes after "2"."""
     pieces = _pieces(group.name)
     return [(False, s, "") if isinstance(s, int) else (True, 0, s) for s in pieces]
 
@@ -200,10 +200,10 @@ def _convolutions_first(order: list[_Weights]) -> list[_Weights]:
 
 
 def _orders(groups: list[_Weights]) -> Iterator[list[_Weights]]:
-    """All orders that agree with the numbers in the names and with the shapes, by trying.
+    """All orders that agree with the numbers in the names and with the shapes, by backtracking.
 
-    A layer has one batch normalisation at most.  A search without end stops at two answers, which
-    stand for an open question.
+    A layer has one batch normalisation at most.  After `MAX_TRIES` steps the search gives two
+    orders, which the caller takes for "not unique".
     """
     names = [_pieces(group.name) for group in groups]
     n = len(groups)
@@ -220,7 +220,7 @@ def _orders(groups: list[_Weights]) -> Iterator[list[_Weights]]:
         used = set(chain)
         for i in range(n):
             group = groups[i]
-            if tries > MOST_TRIES:
+            if tries > MAX_TRIES:
                 return
             if i in used or not waits[i] <= used:
                 continue
@@ -231,13 +231,13 @@ def _orders(groups: list[_Weights]) -> Iterator[list[_Weights]]:
             chain.pop()
 
     yield from follow(None, False)
-    if tries > MOST_TRIES:
+    if tries > MAX_TRIES:
         yield groups
         yield groups
 
 
 def _problem(chain: list[_Weights]) -> str | None:
-    """Why modules in this order are no network, as far as their shapes can tell."""
+    """Why the shapes of modules in this order do not fit, or None."""
     layer: _Weights | None = None
     for group in chain:
         problem = _misfit(layer, group)
@@ -248,7 +248,7 @@ def _problem(chain: list[_Weights]) -> str | None:
 
 
 def _misfit(layer: _Weights | None, group: _Weights) -> str | None:
-    """Why a module cannot stand behind a layer (and what normalises it), or None if it can."""
+    """Why a module cannot follow a layer and its batch normalisation, or None if it can."""
     if group.normalises:
         n = len(group.parts["running_mean"])
         if layer is None:
@@ -265,9 +265,9 @@ def _misfit(layer: _Weights | None, group: _Weights) -> str | None:
 
 
 def _check_between(chain: list[_Weights], source: str) -> None:
-    """Refuse a batch normalisation that, by its number, does not follow its layer at once.
+    """Refuse a batch normalisation whose number is not the next after that of its layer.
 
-    A ReLU may be between them, which a state dict does not say.
+    There may be a ReLU between them, which a state dict does not hold.
     """
     before: _Weights | None = None
     for group in chain:
@@ -349,7 +349,7 @@ def _input_shape(
     geometry: list[tuple[Any, Any]],
     source: str,
 ) -> tuple[int, ...]:
-    """The input shape that the weights leave, if they leave one alone."""
+    """The input shape that the weights determine, if they do."""
     first = chain[0].W
     if first.ndim == 2:
         return (first.shape[1],)
@@ -369,9 +369,9 @@ def _input_shape(
 
 
 def fitting_sides(layers: Sequence[Conv2d], n_outputs: int) -> list[int]:
-    """Sides of the square images of which convolutions make so many numbers."""
+    """Sides of the square images for which convolutions have this number of outputs."""
     fits = []
-    for side in range(1, LARGEST_IMAGE + 1):
+    for side in range(1, MAX_IMAGE_SIDE + 1):
         shape: tuple[int, ...] = (layers[0].W.shape[1], side, side)
         for layer in layers:
             shape = layer.output_shape(shape)

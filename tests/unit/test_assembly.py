@@ -242,7 +242,7 @@ def test_input_shapes(shape):
 
 
 def test_matrices_are_bounded(monkeypatch):
-    monkeypatch.setattr(assembly, "MOST_WEIGHTS", 1000)
+    monkeypatch.setattr(assembly, "MAX_WEIGHTS", 1000)
     parts = Assembly("x", IMAGE)
     parts.scale(1.0, 1.0, "scale")
     with pytest.raises(ValueError, match=r"x: conv: expected .* at most 1000 entries, got 40 x 60"):

@@ -126,7 +126,7 @@ def test_read_idx_damaged(tmp_path, name):
 
 
 def test_read_idx_refuses_bombs(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.idx, "IDX_LARGEST", 1000)
+    monkeypatch.setattr(datasets.idx, "MAX_IDX_BYTES", 1000)
     path = tmp_path / "bomb"
     path.write_bytes(gzip.compress(bytes(10**6)))
     with pytest.raises(ValueError, match="bomb: expected at most 1000 bytes"):

@@ -160,7 +160,7 @@ def test_wrong_sum(server, empty):
 
 def test_too_large(server, empty, monkeypatch):
     server("mnist", MNIST)
-    monkeypatch.setattr(downloads, "DOWNLOAD_LARGEST", 10)
+    monkeypatch.setattr(downloads, "MAX_DOWNLOAD_BYTES", 10)
     with pytest.raises(ValueError, match="mnist: expected a file of at most 10 bytes at"):
         datasets.load("mnist", progress=False)
     assert not list(empty.rglob("*"))
@@ -245,11 +245,11 @@ def test_unpack_makes_no_links(tmp_path):
 def test_unpack_is_bounded(tmp_path, monkeypatch):
     path = tmp_path / "a.zip"
     path.write_bytes(archive({"a": bytes(10**6), "b": b""}))
-    monkeypatch.setattr(downloads, "UNPACKED_LARGEST", 10**5)
+    monkeypatch.setattr(downloads, "MAX_UNPACKED_BYTES", 10**5)
     with pytest.raises(ValueError, match="expected at most 100000 bytes, got more"):
         downloads.unpack(path, tmp_path / "folder")
-    monkeypatch.setattr(downloads, "UNPACKED_LARGEST", 10**7)
-    monkeypatch.setattr(downloads, "MOST_FILES", 1)
+    monkeypatch.setattr(downloads, "MAX_UNPACKED_BYTES", 10**7)
+    monkeypatch.setattr(downloads, "MAX_FILES", 1)
     with pytest.raises(ValueError, match="expected at most 1 files, got 2"):
         downloads.unpack(path, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()

@@ -160,7 +160,7 @@ def test_cifar_archive_of_links_and_bombs(tmp_path, monkeypatch):
     path.write_bytes(gzip.compress(packed.getvalue()))
     with pytest.raises(ValueError, match=r"links.tar.gz: expected the batches"):
         datasets.load(path)
-    monkeypatch.setattr(datasets.cifar, "ARCHIVE_LARGEST", 1000)
+    monkeypatch.setattr(datasets.cifar, "MAX_ARCHIVE_BYTES", 1000)
     with pytest.raises(ValueError, match="expected at most 1000 bytes"):
         datasets.load(path)
 
@@ -245,7 +245,7 @@ def test_small_pickles_stay_small(monkeypatch):
     finally:
         tracemalloc.stop()
     assert peak < 10 * len(bomb)
-    monkeypatch.setattr(pickles, "MOST_INSTRUCTIONS", 100)
+    monkeypatch.setattr(pickles, "MAX_INSTRUCTIONS", 100)
     with pytest.raises(ValueError, match="more than 100 instructions"):
         pickles.read_batch(bomb, "bomb")
 
@@ -437,10 +437,10 @@ def test_gtsrb_damaged(tmp_path, case):
 
 def test_gtsrb_bounds(tmp_path, monkeypatch):
     write_folder(tmp_path, kaggle())
-    monkeypatch.setattr(gtsrb, "MOST_PIXELS", 100)
+    monkeypatch.setattr(gtsrb, "MAX_PIXELS", 100)
     with pytest.raises(ValueError, match="40x40 pixels"):
         datasets.load(tmp_path)
-    monkeypatch.setattr(gtsrb, "MOST_IMAGES", 2)
+    monkeypatch.setattr(gtsrb, "MAX_IMAGES", 2)
     with pytest.raises(ValueError, match=r"expected .* 2 .*images, got"):
         datasets.load(tmp_path)
 
@@ -554,7 +554,7 @@ def test_npz_bombs(tmp_path, monkeypatch):
     path = tmp_path / "bomb.npz"
     path.write_bytes(npz(zipfile.ZIP_DEFLATED, X=npy(np.zeros((10, 10**5))), y=LABEL_BYTES))
     assert path.stat().st_size < 10**5
-    monkeypatch.setattr(datasets.tables, "NPZ_LARGEST", 10**6)
+    monkeypatch.setattr(datasets.tables, "MAX_NPZ_BYTES", 10**6)
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="arrays of more than 1000000 bytes"):

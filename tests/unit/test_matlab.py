@@ -250,7 +250,7 @@ def test_hdf5_says_how_to_save(path, start):
 
 
 def test_bombs_do_not_unpack(path, monkeypatch):
-    monkeypatch.setattr(matlab_variables, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(matlab_variables, "MAX_BYTES", 10_000)
     bomb = zlib.compress(bytes(10**6), 9)
     assert len(bomb) < 2000
     path.write_bytes(header() + struct.pack("<II", 15, len(bomb)) + bomb)
@@ -259,7 +259,7 @@ def test_bombs_do_not_unpack(path, monkeypatch):
 
 
 def test_many_small_bombs_do_not_unpack(path, monkeypatch):
-    monkeypatch.setattr(matlab_variables, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(matlab_variables, "MAX_BYTES", 10_000)
     bomb = zlib.compress(bytes(4000), 9)
     path.write_bytes(header() + (struct.pack("<II", 15, len(bomb)) + bomb) * 3)
     with pytest.raises(ValueError, match="more than 10000 bytes unpacked"):
@@ -269,7 +269,7 @@ def test_many_small_bombs_do_not_unpack(path, monkeypatch):
 @pytest.mark.parametrize("compressed", [False, True])
 def test_arrays_that_grow_are_bounded(path, monkeypatch, compressed):
     """Doubles that are stored as bytes take eight times as much, once they are read."""
-    monkeypatch.setattr(matlab_variables, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(matlab_variables, "MAX_BYTES", 10_000)
     parts = [
         element("<", 6, struct.pack("<II", 6, 0)),
         element("<", 5, struct.pack("<ii", 2000, 1)),
@@ -288,6 +288,6 @@ def test_arrays_that_grow_are_bounded(path, monkeypatch, compressed):
 def test_all_arrays_together_are_bounded(path, monkeypatch):
     save(path, {"a": np.ones(600), "b": np.ones(600)})
     assert len(matlab_variables.read(path)) == 2
-    monkeypatch.setattr(matlab_variables, "MOST_BYTES", 8000)
+    monkeypatch.setattr(matlab_variables, "MAX_BYTES", 8000)
     with pytest.raises(ValueError, match="more than 8000 bytes of arrays"):
         matlab_variables.read(path)

@@ -16,6 +16,7 @@ from scipy import sparse
 
 INFEASIBLE = highspy.HighsModelStatus.kInfeasible
 OPTIMAL = highspy.HighsModelStatus.kOptimal
+UNBOUNDED = highspy.HighsModelStatus.kUnbounded
 
 Interval = tuple[np.ndarray, np.ndarray]
 

@@ -1,31 +1,28 @@
-"""Convex polytopes in any dimension: how large one is, and how far.
+"""Convex polytopes ``{ z : A z <= b }`` in any dimension: the largest ball inside, distances.
 
-A polytope is ``{ z : A z <= b }``.  Questions about it are linear programs, for HiGHS, or in l_2 a
-least-squares problem; SciPy has both.
+Both are linear programs, for HiGHS; distances in l_2 a non-negative least-squares problem.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+import highspy
 import numpy as np
-from scipy.optimize import OptimizeResult, linprog, nnls
+from scipy.optimize import nnls
 
+from refmmr import _solvers
 from refmmr.reference.hyperplanes import dual_norm, norm
 
-__all__ = ["distance", "inradius"]
+__all__ = ["distance", "inradius", "projection_step"]
 
 TOLERANCE = 1e-10
-"""How far HiGHS may leave a unit constraint; the least that it takes."""
-
-INFEASIBLE, UNBOUNDED = 2, 3
+"""How far HiGHS may violate a constraint with a row of length 1: the smallest that it accepts."""
 
 
 def inradius(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
-    """The largest ball (l_2) within a polytope: its Chebyshev center and its radius.
+    """The largest ball (l_2) in a polytope: its Chebyshev centre and its radius.
 
-    A ball is on the inner side of ``<a, z> = b`` if ``<a, center> + radius ||a|| <= b``: a linear
-    program in the center and the radius.
+    A ball lies in the half-space ``<a, z> <= b`` if ``<a, center> + radius ||a|| <= b``, so this is
+    a linear program in the centre and the radius (Boyd and Vandenberghe 2004, section 4.3.1).
 
     Parameters
     ----------
@@ -36,11 +33,11 @@ def inradius(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
     Returns
     -------
     center : ndarray, shape (n,)
-        NaN where there is no largest ball.
+        NaN if there is no largest ball.
     radius : float
-        The slack of the center, so that the ball is inside up to rounding; 0 if the polytope is
-        flat (then the center is in it up to 1e-10), -inf if it is empty, inf if it holds balls of
-        any size.
+        The smallest slack of the centre, so that the ball is inside up to rounding; 0 if the
+        polytope is flat (then the centre is in it up to 1e-10), -inf if it is empty, inf if it
+        holds balls of any size.
 
     Raises
     ------
@@ -56,13 +53,14 @@ def inradius(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
     A, b = _unit_rows(A, b)
     n = A.shape[1]
     lengths = A.any(axis=1).astype(float)
-    grow = np.append(np.zeros(n), -1)
-    result = _program(grow, np.column_stack([A, lengths]), b, [(None, None)] * n + [(0, None)])
-    if result.status == INFEASIBLE:
+    largest = np.append(np.zeros(n), -1.0)
+    lower = np.append(np.full(n, -np.inf), 0)
+    status, solution = _minimize(largest, np.column_stack([A, lengths]), b, lower)
+    if status == _solvers.INFEASIBLE:
         return np.full(n, np.nan), -np.inf
-    if result.status == UNBOUNDED:
+    if status == _solvers.UNBOUNDED:
         return np.full(n, np.nan), np.inf
-    center = result.x[:-1]
+    center = solution[:-1]
     slack = (b - A @ center)[lengths > 0]
     return center, max(0.0, float(slack.min()))
 
@@ -70,8 +68,8 @@ def inradius(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
 def distance(A: np.ndarray, b: np.ndarray, z: np.ndarray, p: float) -> float:
     """Distance in l_p from a point to a polytope.
 
-    With the point as the origin this is the shortest step delta with ``A delta <= b - A z``.  In
-    l_1 and l_inf it is a linear program; for l_2 see `_least_distance`.
+    This is the length of the shortest step delta with ``A delta <= b - A z``: in l_1 and l_inf a
+    linear program, in l_2 a least-distance problem.
 
     Parameters
     ----------
@@ -101,8 +99,8 @@ def distance(A: np.ndarray, b: np.ndarray, z: np.ndarray, p: float) -> float:
     slack = b - A @ z
     if (slack >= 0).all():
         return 0.0
-    # The farthest of the half-spaces is at most as far as the polytope; as the unit of length it
-    # makes the tolerance of HiGHS a relative one.
+    # The distance to the farthest half-space is a lower bound.  As the unit of length it makes the
+    # tolerance of HiGHS relative.
     lengths = dual_norm(A, p, axis=1)
     unit = float((-slack / np.where(lengths > 0, lengths, 1)).max())
     step = _shortest_step(A, slack / unit, 1 if p == 1 else np.inf)
@@ -110,29 +108,30 @@ def distance(A: np.ndarray, b: np.ndarray, z: np.ndarray, p: float) -> float:
         return np.inf
     if p == 2:
         unit *= float(norm(step, np.inf))
-        step = _least_distance(A, slack / unit)
+        step = projection_step(A, slack / unit)
     return unit * float(norm(step, p))
 
 
 def _shortest_step(A, slack, p):
-    """The delta with ``A delta <= slack`` that is shortest in l_1 or l_inf; None if there is none.
+    """The shortest delta in l_1 or l_inf with ``A delta <= slack``, or None.
 
-    Variables are delta and bounds on the sizes of its coordinates: one for each in l_1, and their
-    sum is minimised; a common one in l_inf.
+    Variables are delta and upper bounds on ``|delta_i|``: one for each i in l_1, where their sum is
+    minimised, and a common one in l_inf.
     """
     m, n = A.shape
     sizes = np.eye(n) if p == 1 else np.ones((n, 1))
     rows = np.block([[A, np.zeros((m, sizes.shape[1]))], [np.eye(n), -sizes], [-np.eye(n), -sizes]])
     costs = np.append(np.zeros(n), np.ones(sizes.shape[1]))
-    result = _program(costs, rows, np.append(slack, np.zeros(2 * n)), (None, None))
-    return None if result.status == INFEASIBLE else result.x[:n]
+    limits = np.append(slack, np.zeros(2 * n))
+    status, solution = _minimize(costs, rows, limits, np.full(len(costs), -np.inf))
+    return None if status == _solvers.INFEASIBLE else solution[:n]
 
 
-def _least_distance(A, slack):
-    """The delta with ``A delta <= slack`` that is shortest in l_2 (Lawson and Hanson, chapter 23).
+def projection_step(A: np.ndarray, slack: np.ndarray) -> np.ndarray:
+    """The shortest delta in l_2 with ``A delta <= slack`` (Lawson and Hanson 1974, chapter 23).
 
-    At the optimum delta is a combination of the normals of the constraints that hold it, ``delta =
-    -A^T v`` with v >= 0.  Such a v follows from a least-squares problem with u >= 0,
+    At the optimum delta is a combination of the normals of tight constraints, ``delta = -A^T v``
+    with v >= 0.  Such a v follows from a least-squares problem with u >= 0,
 
         minimise ``|| A^T u ||^2 + (<slack, u> + 1)^2``.
 
@@ -146,7 +145,7 @@ def _least_distance(A, slack):
     ||delta||^2)`` is not small, and the division is harmless.
     """
     rows = np.vstack([A.T, slack])
-    lengths = norm(rows, 2, axis=0)  # of constraints that are far away, large
+    lengths = norm(rows, 2, axis=0)  # large for constraints that are far away
     rows = rows / np.where(lengths > 0, lengths, 1)
     goal = np.append(np.zeros(A.shape[1]), -1)
     residual = rows @ nnls(rows, goal)[0] - goal
@@ -160,16 +159,19 @@ def _unit_rows(A, b):
     return A / lengths[:, None], b / lengths
 
 
-def _program(costs: np.ndarray, A: np.ndarray, b: np.ndarray, bounds: Any) -> OptimizeResult:
-    """Minimise ``<costs, x>`` subject to ``A x <= b`` by HiGHS."""
-    # Presolving may end with "infeasible or unbounded"; without it HiGHS says which.
-    for presolve in (True, False):
-        options = {
-            "presolve": presolve,
-            "primal_feasibility_tolerance": TOLERANCE,
-            "dual_feasibility_tolerance": TOLERANCE,
-        }
-        result = linprog(costs, A, b, bounds=bounds, method="highs", options=options)
-        if result.status in (0, INFEASIBLE, UNBOUNDED):
-            return result
-    raise RuntimeError(f"HiGHS does not decide a linear program: {result.message}")
+def _minimize(
+    costs: np.ndarray, A: np.ndarray, b: np.ndarray, lower: np.ndarray
+) -> tuple[highspy.HighsModelStatus, np.ndarray]:
+    """Minimise ``<costs, x>`` subject to ``A x <= b`` and ``x >= lower``: the status and x."""
+    columns = lower, np.full(len(costs), np.inf)
+    rows = np.full(len(b), -np.inf), b
+    # Presolve may end with "infeasible or unbounded"; without it HiGHS distinguishes the two.
+    for presolve in ("on", "off"):
+        highs = _solvers.solver(TOLERANCE, presolve=presolve)
+        _solvers.load(highs, costs, columns, A, rows)
+        highs.run()
+        status = highs.getModelStatus()
+        if status in (_solvers.OPTIMAL, _solvers.INFEASIBLE, _solvers.UNBOUNDED):
+            return status, np.array(highs.getSolution().col_value)
+    message = highs.modelStatusToString(status)
+    raise RuntimeError(f"HiGHS does not decide a linear program: {message}")

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
-from scipy.optimize import OptimizeResult, linprog, nnls
+from scipy.optimize import nnls
 
+from refmmr import _solvers
 from refmmr.reference.hyperplanes import dual_norm, norm
-from refmmr.regions import polytopes
-from refmmr.regions.polytopes import distance, inradius
+from refmmr.regions.polytopes import distance, inradius, projection_step
 from refmmr.testing import norms
 
 INF = np.inf
@@ -174,7 +174,7 @@ def test_the_shortest_step_in_l2_is_a_projection(rng, n, extra):
     slack = b - A @ z
     if (slack >= 0).all():
         return
-    step = polytopes._least_distance(A, slack)
+    step = projection_step(A, slack)
     assert (A @ step <= slack + 1e-9 * norm(A, 2)).all()
     # From z everything in the polytope lies beyond the plane through the nearest point.
     points = rng.normal(size=(20, n))
@@ -183,18 +183,24 @@ def test_the_shortest_step_in_l2_is_a_projection(rng, n, extra):
     assert ((points - z - step) @ step >= -1e-9).all()
 
 
-def test_an_answer_of_no_kind_is_an_error(monkeypatch):
-    lost = OptimizeResult(status=4, message="lost")
-    monkeypatch.setattr(polytopes, "linprog", lambda *args, **options: lost)
-    with pytest.raises(RuntimeError, match="HiGHS does not decide a linear program: lost"):
+def stopped_at_once(presolves):
+    """HiGHS that makes no iteration where its option presolve is one of these."""
+    solver = _solvers.solver
+
+    def stopped(*args, presolve, **options):
+        if presolve in presolves:
+            return solver(*args, **options, presolve="off", simplex_iteration_limit=0)
+        return solver(*args, **options, presolve=presolve)
+
+    return stopped
+
+
+def test_an_undecided_program_is_an_error(monkeypatch):
+    monkeypatch.setattr(_solvers, "solver", stopped_at_once({"on", "off"}))
+    with pytest.raises(RuntimeError, match="HiGHS does not decide a linear program: Iteration lim"):
         inradius(np.eye(2), np.ones(2))
 
 
 def test_without_presolving_an_undecided_program_is_decided(monkeypatch):
-    def undecided_at_first(*args, options, **rest):
-        if options["presolve"]:
-            return OptimizeResult(status=4, message="infeasible or unbounded")
-        return linprog(*args, options=options, **rest)
-
-    monkeypatch.setattr(polytopes, "linprog", undecided_at_first)
+    monkeypatch.setattr(_solvers, "solver", stopped_at_once({"on"}))
     assert inradius(*box([0, 0], [2, 2]))[1] == 1

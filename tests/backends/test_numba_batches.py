@@ -28,7 +28,8 @@ def with_dense(layers, input_shape, sizes):
 def biased(net):
     """The same network with random biases, as after a training.
 
-    Without them all hyperplanes meet in 0, and whether the unit box touches one there is up to rounding.
+    Without them all hyperplanes meet in 0, a vertex of the unit box: whether the box touches one is
+    up to rounding.
     """
     rng = np.random.default_rng(3)
     return net.with_parameters([(W, rng.uniform(-0.5, 0.5, b.shape)) for W, b in net.parameters])
@@ -59,7 +60,7 @@ def zoo():
             (2, 6, 7),
             [6, 3],
         ),
-        # Strides past the kernel, and windows that see nothing of the image.
+        # Strides longer than the kernel, and windows outside the image.
         "gaps": with_dense(gaps, (1, 7, 8), [3]),
         "three convs": with_dense(three, (2, 6, 7), [3]),
         "three convs, no dense layer": rm.Network([*three, rm.Flatten()], (2, 4, 3)),
@@ -81,9 +82,16 @@ CALLS = {
     "mmr_gradient, p=2": lambda net, X, y: rm.mmr_gradient(net, X, y, 2, **GAMMAS),
     "mmr_gradient, p=inf": lambda net, X, y: rm.mmr_gradient(net, X, y, np.inf, **GAMMAS),
     "loss_gradient": lambda net, X, y: _kernels.loss_gradient(net, X, y),
+    "margin_gradients": lambda net, X, y: _kernels.margin_gradients(net, X, y, rivals(net, y)),
     "pgd": lambda net, X, y: rm.pgd(net, X, y, 2, eps=0.3, steps=5),
     "pgd, restarts": lambda net, X, y: rm.pgd(net, X, y, 1, eps=1, steps=3, restarts=2, box=None),
 }
+
+
+def rivals(net, y):
+    """All classes but y, (n, K - 1)."""
+    others = np.arange(net.n_classes - 1)[None]
+    return others + (others >= y[:, None])
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +101,7 @@ def strict(monkeypatch):
 
 @pytest.fixture(params=[1, 2, 3])
 def thread_count(request, monkeypatch):
-    """So many threads, also where the work is not worth them."""
+    """Run on this number of threads, also where the work is not worth them."""
     spread = threads.spread
     monkeypatch.setattr(threads, "spread", lambda *args, least=1: spread(*args))
     threads.set_threads(request.param)
@@ -114,7 +122,8 @@ def inputs(net, n):
 
 
 def attacks_one_class(net, call):
-    return net.n_classes == 1 and call in (CALLS["pgd"], CALLS["pgd, restarts"])
+    names = "pgd", "pgd, restarts", "margin_gradients"
+    return net.n_classes == 1 and call in [CALLS[name] for name in names]
 
 
 def flat(result):

@@ -1,7 +1,7 @@
 """Every Numba twin gives what the reference gives, on every kind of network.
 
-Where arithmetic is exact the bits must agree.  Elsewhere the bounds come from the numbers: rounding
-errors of a sum of n terms are at most n * eps times the sum of their sizes, whatever the order.
+Where arithmetic is exact the bits must agree.  Elsewhere the tolerances are computed: the rounding
+error of a sum of n terms is at most n * eps times the sum of their absolute values, in any order.
 """
 
 from itertools import pairwise
@@ -13,28 +13,18 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
-from refmmr import _backend, testing
-from refmmr._backend import kernel
+from refmmr import _kernels, testing
 from refmmr.reference import adam, affine, distances, hyperplanes, loss, mmr, network, pgd
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 
-KERNELS = (
-    adam.update,
-    pgd.pgd,
-    distances.distances,
-    loss.loss_gradient,
-    mmr.mmr,
-    mmr.mmr_gradient,
-    network.activation_pattern,
-    network.logits,
-)
-RUN = {function: kernel(function) for function in KERNELS}
+RUN = {kernel.reference: kernel for kernel in _kernels.KERNELS.values()}
 EPS = {np.dtype(t): float(np.finfo(t).eps) for t in (np.float32, np.float64)}
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def twin(function, *args):
+    """What the twin of a reference function gives."""
     with rm.use_backend("numba"):
         return RUN[function](*args)
 
@@ -57,9 +47,7 @@ def strict(monkeypatch):
 
 
 def test_there_is_a_twin_of_every_kernel():
-    with rm.use_backend("numba"):
-        twins = _backend._twins["numba"]
-    assert [run.name for run in RUN.values() if run.name not in twins] == []
+    assert [kernel.name for kernel in RUN.values() if "numba" not in kernel.twins] == []
 
 
 # ------------------------------------------------------------------------------------- strategies
@@ -186,13 +174,13 @@ class Sizes:
 
 
 def assert_distances(sizes, y, p, found, box, x):
-    """Each distance is exact for a hyperplane that is off by no more than rounding can bring about.
+    """Each distance is that of a hyperplane with rounding errors of at most the computed size.
 
-    A hyperplane whose value is off by a and whose row by w is no nearer than one with a value that is
-    smaller by a + <w, m>, for the moves m that there are.
+    With an error a of the value and w of the row, the distance is at least that of a hyperplane
+    whose value is smaller by ``a + <w, m>``, m the largest move of each coordinate in the box.
     """
     wide = np.full(x.shape[1:], 1e30).reshape(-1)
-    lo, hi = (-wide, wide) if box is None else (np.ravel(side) for side in box)
+    lo, hi = (-wide, wide) if box is None else (np.ravel(bound) for bound in box)
     flat = x.reshape(len(x), 1, -1)
     for k, (values, a, rows, w) in enumerate(sizes.each()):
         got = found[k]
@@ -217,14 +205,11 @@ def assert_distances(sizes, y, p, found, box, x):
                 high = (np.abs(values) + a) / (norm - slack)
         else:
             known = np.ones(got.shape, bool)
+            in_box = hyperplanes.shortest_step_in_box
             moves = np.maximum(np.abs(hi - flat), np.abs(flat - lo))
             off = a + (w * moves).sum(axis=-1)
             low, high = (
-                np.abs(
-                    hyperplanes.shortest_step_in_box(flat, rows, np.sign(values) * size, lo, hi, p)[
-                        0
-                    ]
-                )
+                np.abs(in_box(flat, rows, np.sign(values) * size, lo, hi, p)[0])
                 for size in (np.maximum(np.abs(values) - off, 0), np.abs(values) + off)
             )
             known &= np.abs(values) > off
@@ -314,7 +299,7 @@ def test_distances_in_boxes(case, data, p, dtype):
     work = np.result_type(*dtype)
     sizes = Sizes(net, X, y, work)
     assume(sizes.decided)
-    box = tuple(side.astype(X.dtype).astype(np.float64) for side in data.draw(testing.boxes(X)))
+    box = tuple(end.astype(X.dtype).astype(np.float64) for end in data.draw(testing.boxes(X)))
     found = twin(distances.distances, net, X, y, p, box)
     assert {part.dtype for part in found} == {work}
     assert_distances(sizes, y, p, found, box, X.astype(np.float64))
@@ -367,7 +352,7 @@ def magnitude(net, X, y, p, gammas, counts):
 
 @given(cases(dyadic=True), st.data(), testing.norms(), GAMMAS, GAMMAS)
 def test_mmr_on_multiples_of_a_quarter(case, data, p, gamma_b, gamma_d):
-    """Ties, dead units, rows of zeros: distances are the same bits, so the same hyperplanes count."""
+    """Ties, dead units, rows of zeros: distances agree bitwise, so the same are selected."""
     net, X, y = case
     assume(p != 2 or exact_squares(net, X, y))
     args = net, X, y, p, gamma_b, gamma_d, *data.draw(counts(net))
@@ -396,10 +381,10 @@ def wiggled(net, size, rng):
 
 
 def assert_as_stable(function, net, args, dtype, arrays, precise=np.float64):
-    """The twin differs from the reference by what inaccurate weights bring about, and no more.
+    """The twin differs from the reference by no more than weights that are off by 200 roundings do.
 
-    They are off by 200 roundings.  Where that makes a large difference (a mask changes, or another
-    hyperplane is the nearest) there is nothing to compare.  The reference runs in float64, or as given.
+    Cases in which these change the result a lot (a mask changes, or another hyperplane is the
+    nearest) are skipped.  The reference runs in float64, or as given.
     """
     X, *rest = args
     exact, there = (net, X) if precise is None else (net.astype(precise), X.astype(precise))
@@ -442,6 +427,14 @@ def test_loss_gradient(case, dtype):
     assert_as_stable(
         loss.loss_gradient, net, (X, y), dtype[0], lambda result: gradient_arrays(result[1])
     )
+
+
+@given(st.data())
+def test_margin_gradients_are_exact_on_multiples_of_a_quarter(data):
+    net, X, y = data.draw(cases(dyadic=True, n_classes=data.draw(st.integers(2, 5))))
+    others = np.arange(net.n_classes - 1)[None] + (np.arange(net.n_classes - 1) >= y[:, None])
+    args = net, X, y, others[:, : data.draw(st.integers(1, net.n_classes - 1))]
+    assert_same(twin(loss.margin_gradients, *args), loss.margin_gradients(*args))
 
 
 @st.composite
@@ -490,7 +483,7 @@ def test_pgd(case, data, p, climb, boxed, last, dtype):
     net, X = net.astype(dtype[0]), X.astype(dtype[1])
     box = None
     if boxed:
-        box = tuple(side.astype(X.dtype) for side in data.draw(testing.boxes(X)))
+        box = tuple(end.astype(X.dtype) for end in data.draw(testing.boxes(X)))
     args = X, y, p, *climb, box, X, last
     assert_as_stable(pgd.pgd, net, args, np.result_type(*dtype), lambda Z: [Z], None)
 
@@ -501,7 +494,7 @@ def test_pgd(case, data, p, climb, boxed, last, dtype):
 @given(cases(), st.data(), st.sampled_from([1, np.inf]))
 @settings(max_examples=15)
 def test_very_small_and_very_large_weights(dtype, exponent, case, data, p):
-    """A power of two in front of all functions moves no hyperplane, and rounds nothing."""
+    """All functions times a power of two: no hyperplane moves, and nothing is rounded."""
     net, X, y = case
     net, X, scale = net.astype(dtype), X.astype(dtype), np.ldexp(np.ones((), dtype), exponent)
     (W, b), *others = net.parameters
@@ -516,7 +509,7 @@ def test_very_small_and_very_large_weights(dtype, exponent, case, data, p):
 
 
 def tied_networks():
-    """All units of a layer, and all rivals, are equally far; they differ in what they see."""
+    """All units of a layer, and all rivals, are at the same distance, with different rows."""
     steps = np.array([[1.0, 2], [2, 1], [-1, 2], [2, -1], [1, -2]])
     dense = [
         rm.Linear(steps, 1 - steps @ [0.5, 0.25]),
@@ -538,7 +531,7 @@ def tied_networks():
 
 @pytest.mark.parametrize("name", tied_networks())
 @pytest.mark.parametrize("p", [1, 2, np.inf])
-def test_the_first_of_hyperplanes_equally_far_count(name, p):
+def test_the_first_of_hyperplanes_at_the_same_distance_are_selected(name, p):
     """First in the user's order: layer, channel, row, column."""
     net, X = tied_networks()[name]
     y = np.array([0])
@@ -585,7 +578,7 @@ def test_adam(dtype, shapes, seed):
     found = [[array.copy() for array in arrays] for arrays in start]
     adam.update(*exact, 0.01)
     assert twin(adam.update, *found, 0.01) is None
-    # What is added up: a mean may cancel, and a step takes its error over.
+    # The sizes that rounding errors are relative to: a mean may cancel, a step has its error.
     means = [np.abs(m) + np.abs(g) for m, g in zip(start[1], start[3], strict=True)]
     steps = [0.01 * m / (np.sqrt(v) + 1e-8) for m, v in zip(means, exact[2], strict=True)]
     for k, more in enumerate((steps, means, exact[2])):

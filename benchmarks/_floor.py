@@ -10,12 +10,13 @@ Dense, one hidden layer:  K - 1 rows a sample of N_1 weights times the (N_1, d) 
     twice that, for the pairs of classes whose hinge is active.
 Convolutions:  the row of each unit of the second layer, from its taps, each of which adds a filter
     of the first layer; each row of the dense layer as a sum over the units of the second, patch by
-    patch; K - 1 rows from those of the dense layer.  Backward twice for the hyperplanes with a slope
+    patch; K - 1 rows from those of the dense layer.  Backward twice for the active hyperplanes
     alone: a unit of the second layer costs what its row cost; a dense unit or a pair of classes is
-    carried back through both convolutions.  (The library goes through
-    the patches instead, which takes about as many.)
+    backpropagated through both convolutions.  (The library goes through the patches instead, which
+    takes about as many operations.)
 
-Norms, masks and the choice of the hyperplanes are not counted: the floor is below what can be reached.
+Norms, masks and the selection of the hyperplanes are not counted: no implementation can reach the
+floor.
 """
 
 from __future__ import annotations

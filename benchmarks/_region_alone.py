@@ -30,7 +30,7 @@ WALKED = (
 )  # fmt: skip
 QUICK = [2, 16, 16, 2]
 BIAS = 0.1
-"""Standard deviation of the biases: with biases of 0 all hyperplanes of the first layer meet in 0."""
+"""Standard deviation of the biases: with 0 all hyperplanes of the first layer meet in 0."""
 
 
 def main() -> None:

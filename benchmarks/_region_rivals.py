@@ -63,19 +63,19 @@ class Tool(NamedTuple):
 def main() -> None:
     """Run the tool that the command line names."""
     tool, limit, path, *target = sys.argv[1:]
-    answer = own_output()
+    output = own_output()
     result, found = measure(TOOLS[tool], load(path), int(limit))
-    print(json.dumps(result), file=answer, flush=True)
+    print(json.dumps(result), file=output, flush=True)
     if target and found is not None:
         patterns = TOOLS[tool].patterns(found, load(path))
         np.savez(target[0], packed=np.packbits(patterns, axis=1))
 
 
 def own_output() -> TextIO:
-    """What was the standard output; what the tools print, from Rust too, goes nowhere."""
-    answer = os.fdopen(os.dup(1), "w")
+    """The standard output, for the result alone: what the tools print is discarded."""
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return answer
+    return output
 
 
 def load(path: str) -> Layers:

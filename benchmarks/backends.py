@@ -123,7 +123,7 @@ def set_threads(count: int) -> None:
 
 
 def measure(job: Job, backends: list[str], asked: argparse.Namespace) -> dict:
-    """All that is to be known of a job."""
+    """Deviation, seconds and memory of a job, for each implementation."""
     if job.state == "trained":
         _jobs.train(job, "numba" if "numba" in backends else "numpy", asked.quick)
     net = _jobs.network(job, asked.quick)
@@ -303,8 +303,9 @@ def explanation(report: dict) -> list[str]:
         f"float32, first training points of MNIST; median and best of rounds taken in turns. "
         f"The rivals are in `benchmarks/rivals.py`: `{GRAPH}` is the authors' graph, `{CAREFUL}` "
         f"what a careful user of PyTorch writes, and `{EXPERT}` an expert's version that builds a "
-        f"graph of the selected hyperplanes only; where there is no gradient `{CAREFUL}` stands for "
-        f"both, and within the box there is only one, on the dense rows of `{GRAPH}`. Ratios are "
+        "graph of the selected hyperplanes only; where there is no gradient "
+        f"`{CAREFUL}` stands for both, and within the box there is only one, on the dense rows of "
+        f"`{GRAPH}`. Ratios are "
         "the time of a sample against theirs: below 1 is quicker. The floor "
         "is the arithmetic at the speed of a matrix "
         "product (`benchmarks/_floor.py`), given as a share of the median. Peak is the memory of a "

@@ -1,12 +1,12 @@
 """CROWN in l_inf as a careful user of PyTorch writes it: the library's rival in `certify.py`.
 
-Only units that intervals leave unstable are bounded by lines, as in the library.  A dense network
-goes in one batch.  In a convolutional one the samples go one at a time, because each has unstable
-units of its own; a unit of the second convolution is a patch, ``unfold`` brings the slopes of its
-window beside it, and a transposed convolution carries all patches back together.  Rows of dense
+As in the library, only units that interval bounds leave unstable get a backward bound.  A dense
+network is bounded in one batch, a convolutional one sample by sample, because each has unstable
+units of its own.  The row of a unit of the second convolution is a patch: ``unfold`` gives the
+slopes of its window, and one transposed convolution propagates all patches back.  Rows of dense
 layers go back through transposed convolutions of whole images.
 
-The bounds are those of floats: nothing is added for rounding errors.
+Nothing is subtracted for rounding errors.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ class Crown:
     def _margins(self, x: Tensor, y: Tensor, eps: float) -> Tensor:
         low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
         ends = low, high
-        lines: list[tuple[Tensor, Tensor, Tensor]] = []
+        relaxations: list[tuple[Tensor, Tensor, Tensor]] = []
         for k in range(len(self.convs) + len(self.dense) - 1):
             low, high = self._intervals(k, low, high)
             if k > 0:
-                low, high = self._tighter(k, low, high, lines, ends)
-            lines.append(_lines(low, high))
+                low, high = self._tighter(k, low, high, relaxations, ends)
+            relaxations.append(_relaxation(low, high))
             low, high = low.clamp(min=0), high.clamp(min=0)
         W, b = self.dense[-1]
         A, constant = W[y][:, None] - W, b[y][:, None] - b
-        return self._back(len(lines), A, constant, lines, ends)
+        return self._back(len(relaxations), A, constant, relaxations, ends)
 
     def _intervals(self, k: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         center, radius = (low + high) / 2, (high - low) / 2
@@ -81,21 +81,21 @@ class Crown:
             spread = functional.linear(radius.flatten(1), W.abs())
         return middle - spread, middle + spread
 
-    def _tighter(self, k, low, high, lines, ends):
-        """Carry the unstable units of layer k back, both ways."""
+    def _tighter(self, k, low, high, relaxations, ends):
+        """Backward bounds of the unstable units of layer k, from below and from above."""
         unstable = (low < 0) & (high > 0)
         if not unstable.any():
             return low, high
         if k < len(self.convs):
             units = unstable[0].nonzero()
-            below = self._patches(units, 1, lines, ends)
-            above = -self._patches(units, -1, lines, ends)
+            below = self._patches(units, 1, relaxations, ends)
+            above = -self._patches(units, -1, relaxations, ends)
         else:
             units = unstable.any(dim=0).nonzero()[:, 0]
             W, b = (part[units] for part in self.dense[k - len(self.convs)])
             A, constant = W.expand(len(low), *W.shape), b.expand(len(low), -1)
-            below = self._back(k, A, constant, lines, ends)
-            above = -self._back(k, -A, -constant, lines, ends)
+            below = self._back(k, A, constant, relaxations, ends)
+            above = -self._back(k, -A, -constant, relaxations, ends)
         low, high = low.clone(), high.clone()
         if k < len(self.convs):
             low[unstable] = torch.maximum(low[unstable], below)
@@ -106,8 +106,8 @@ class Crown:
             high[:, units] = torch.where(mine, torch.minimum(high[:, units], above), high[:, units])
         return low, high
 
-    def _patches(self, units, sign, lines, ends):
-        """Units (channel, row, column) of the second convolution, as patches."""
+    def _patches(self, units, sign, relaxations, ends):
+        """Lower bounds of units (channel, row, column) of the second convolution, by patches."""
         W, b, stride, pad, size = self.convs[1]
         first, first_b, first_stride, first_pad, _ = self.convs[0]
         channel, row, column = units.T
@@ -119,11 +119,11 @@ class Crown:
             return cut[0].T[position].reshape(-1, *W.shape[1:])
 
         A, constant = sign * W[channel], sign * b[channel]
-        lower, upper, intercept = (windows(part) for part in lines[0])
+        lower, upper, intercept = (windows(part) for part in relaxations[0])
         constant = constant + (A.clamp(max=0) * intercept).sum(dim=(1, 2, 3))
         A = torch.where(A > 0, A * lower, A * upper)
-        # A padding pixel has no unit behind it: no bias.
-        inside = windows(torch.ones_like(lines[0][0]))
+        # Padding is 0: it has no unit, so no bias.
+        inside = windows(torch.ones_like(relaxations[0][0]))
         constant = constant + ((A * inside).sum(dim=(2, 3)) * first_b).sum(dim=1)
         A = functional.conv_transpose2d(A, first, stride=first_stride)
         height, width = A.shape[2:]
@@ -136,10 +136,10 @@ class Crown:
         A = A.flatten(1)
         return constant + (A.clamp(min=0) * low + A.clamp(max=0) * high).sum(dim=1)
 
-    def _back(self, k, A, constant, lines, ends):
+    def _back(self, k, A, constant, relaxations, ends):
         """Rows of dense layer k, (n, m, inputs): lower bounds, (n, m)."""
         for j in reversed(range(k)):
-            lower, upper, intercept = (part.flatten(1)[:, None] for part in lines[j])
+            lower, upper, intercept = (part.flatten(1)[:, None] for part in relaxations[j])
             constant = constant + torch.matmul(A.clamp(max=0), intercept.mT)[..., 0]
             A = torch.where(A > 0, A * lower, A * upper)
             if j >= len(self.convs):
@@ -148,7 +148,7 @@ class Crown:
                 A = A @ W
                 continue
             W, b, stride, pad, size = self.convs[j]
-            images = A.reshape(A.shape[0] * A.shape[1], len(W), *lines[j][0].shape[2:])
+            images = A.reshape(A.shape[0] * A.shape[1], len(W), *relaxations[j][0].shape[2:])
             constant = constant + (images.sum(dim=(2, 3)) @ b).reshape(A.shape[:2])
             extra = [
                 size[i] - ((images.shape[2 + i] - 1) * stride[i] - 2 * pad + W.shape[2 + i])
@@ -160,7 +160,7 @@ class Crown:
         return constant + (A.clamp(min=0) @ low + A.clamp(max=0) @ high)[..., 0]
 
 
-def _lines(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _relaxation(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Lower slope, upper slope and intercept of each unit's ReLU."""
     unstable = (low < 0) & (high > 0)
     active = (low >= 0).to(low.dtype)

@@ -4,14 +4,14 @@
     Each method on the first test points of digits (the network of the demo, trained with MMR+at)
     and of MNIST (FC1 and the paper's CNN, briefly trained with MMR): milliseconds a point, mean
     bounds, share of points whose minimal perturbation is known.  Methods that bound a batch get a
-    batch; search and the linear programs get one point at a time, with a limit of time.
+    batch; search, linear and mixed-integer programs get one point at a time and a time limit.
 ``crown``
     Lower bounds of all margins on l_inf balls of radius 0.1: the backend against
     ``bounds_torch.py``, in turns, in one process, on the same threads.  Bounds must agree to 1e-5
     before anything is timed.
 ``search``
-    All test points of the demo's MMR+at network, one by one, with a second each: for how many is
-    the minimal perturbation known, by their own region and by search, in l_2 and in l_inf.
+    All test points of the demo's MMR+at network, one by one, with a second each: the share whose
+    minimal perturbation is known, by their own region and by search, in l_2 and in l_inf.
 
 Results are merged into ``results/certify.json`` after each row, with ``certify.md`` beside it.
 Needs ``REFMMR_DATA`` for MNIST; without PyTorch the rival is left out.
@@ -35,9 +35,8 @@ from tqdm import tqdm
 
 import refmmr as rm
 from refmmr import demo
-from refmmr._backend import kernel
+from refmmr._kernels import margin_bounds
 from refmmr.attacks import minimal_attack
-from refmmr.reference import backward_bound
 
 try:
     import torch
@@ -49,16 +48,14 @@ RESULTS = Path(__file__).parent / "results"
 OUT = Path("out/bench")
 NORMS = {"l2": 2, "linf": np.inf}
 BATCHED = ("region", "ibp", "fast-lin", "crown", "attack")
-DEAR = ("lp", "search", "mip")
+EXPENSIVE = ("lp", "search", "mip")
 NETWORKS = ("digits", "fc1", "lenet")
 POINTS = {"digits": 100, "fc1": 100, "lenet": 50}
-FEW = {"digits": 40, "fc1": 10, "lenet": 5}
-"""Points for the methods that take one at a time."""
+FEWER_POINTS = {"digits": 40, "fc1": 10, "lenet": 5}
+"""Points for the `EXPENSIVE` methods."""
 LIMIT = {"digits": 1.0, "fc1": 5.0, "lenet": 10.0}
-"""Seconds a point for them."""
+"""Seconds a point for the `EXPENSIVE` methods."""
 RADIUS, TOLERANCE, ROUNDS = 0.1, 1e-5, 7
-
-margin_bounds = kernel(backward_bound.margin_bounds)
 
 
 def main() -> None:
@@ -94,7 +91,7 @@ def rows() -> Iterator[str]:
             yield f"crown-{network}-{state}"
     for network in NETWORKS:
         for norm in NORMS:
-            for method in (*BATCHED, *DEAR):
+            for method in (*BATCHED, *EXPENSIVE):
                 if norm == "linf" or method not in ("lp", "mip"):
                     yield f"methods-{network}-{norm}-{method}"
     yield from (f"search-digits-{norm}" for norm in NORMS)
@@ -136,7 +133,7 @@ def methods(network: str, norm: str, method: str, quick: bool) -> dict:
     """Time and bounds of one method."""
     net, X, y = problem(network, norm, quick)
     p = NORMS[norm]
-    count = (FEW if method in DEAR else POINTS)[network]
+    count = (FEWER_POINTS if method in EXPENSIVE else POINTS)[network]
     X, y = X[: 4 if quick else count], y[: 4 if quick else count]
     if method == "attack":
         seconds, (_, upper) = timed(lambda: minimal_attack(net, X, y, p))
@@ -283,8 +280,8 @@ def _crown_table(report):
     lines = [
         f"## CROWN in l_inf, radius {RADIUS}: all margins of a point, ms",
         "",
-        "refmmr computes in float64 and adds all rounding errors; PyTorch's bounds are those of "
-        "floats.",
+        "refmmr computes in float64 and subtracts a bound of the rounding errors; PyTorch's bounds "
+        "have rounding errors.",
         "",
         "| network | " + " | ".join(columns) + " | largest deviation |",
         "| --- |" + " --- |" * (len(columns) + 1),

@@ -1,7 +1,8 @@
-"""Draw what every method knows about one test image: ``docs/images/ladder.png``.
+"""Draw what every method proves about one test image: ``docs/images/ladder.png``.
 
 A network with two hidden layers, trained adversarially on digits: the image's own linear region
-says little, and each dearer method says more.  All in l_inf, within the box of the images.
+certifies a small radius, each more expensive method a larger one.  All in l_inf, in the box of the
+images.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ IMAGE = Path(__file__).parents[1] / "docs" / "images" / "ladder.png"
 
 
 def main() -> None:
-    """Train, certify one image in all ways, draw."""
+    """Train, certify one image with all methods, draw."""
     mpl.use("Agg")
     data = rm.datasets.load("digits")
     net, _ = rm.fit(

@@ -47,7 +47,7 @@ TILES = 8, 6
 """Parts of the plane that are enumerated one by one: all regions of a plain CNN fill the memory."""
 LINE_WIDTH = {"fc1": 0.3, "cnn": 0.2}
 ZOOM = 0.5
-"""Half the side of the square around the first image that the insets enlarge."""
+"""Half the edge of the square around the first image that the insets enlarge."""
 INSET = (0.7, 0.23, 0.28, 0.39)
 COLORS = 128
 FRAME = "#D55E00"  # and black: the colours that tell something
@@ -100,7 +100,7 @@ def main() -> None:
     chosen = three_images([row.net for row in trained.values()], data)
     X, y = data.X_test[chosen], data.y_test[chosen]
     planes = {
-        key: look(row.net, X, options.work / f"{'-'.join(key)}.plane.npz")
+        key: enumerate_plane(row.net, X, options.work / f"{'-'.join(key)}.plane.npz")
         for key, row in trained.items()
     }
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
@@ -175,22 +175,22 @@ def three_images(nets: list[rm.Network], data: rm.datasets.Dataset) -> np.ndarra
     return np.array(list(first.values())[:3])
 
 
-def look(net: rm.Network, X: np.ndarray, path: Path) -> Plane:
+def enumerate_plane(net: rm.Network, X: np.ndarray, path: Path) -> Plane:
     """The plane through three images, tile by tile; kept in a file for the next time."""
     x = _as_inputs(net, X)
     points = rm.Slice(*x).points
     spare = MARGIN * np.ptp(points, axis=0).max()
     low, high = points.min(axis=0) - spare, points.max(axis=0) + spare
     plane = rm.Slice(*x, (low[0], high[0], low[1], high[1]))
-    said = [X, *(array for pair in net.parameters for array in pair), np.array([MARGIN, ZOOM])]
-    key = hashlib.sha256(b"".join(array.tobytes() for array in said)).hexdigest()
+    given = [X, *(array for pair in net.parameters for array in pair), np.array([MARGIN, ZOOM])]
+    key = hashlib.sha256(b"".join(array.tobytes() for array in given)).hexdigest()
     if path.exists():
         found = dict(np.load(path))
         if str(found.pop("key")) == key:
             return Plane(plane, *(_plain(found[name]) for name in Plane._fields[1:]))
-    sides = [np.linspace(*ends) for ends in zip(low, high, (n + 1 for n in TILES), strict=True)]
+    edges = [np.linspace(*ends) for ends in zip(low, high, (n + 1 for n in TILES), strict=True)]
     segments, units, boundary, patterns, seconds = [], [], [], set(), 0.0
-    tiles = itertools.product(itertools.pairwise(sides[0]), itertools.pairwise(sides[1]))
+    tiles = itertools.product(*(itertools.pairwise(grid) for grid in edges))
     for across, up in tqdm(list(tiles), desc=path.name, unit="tile", disable=None):
         began = time.perf_counter()
         cx = rm.enumerate_regions(net, rm.Slice(*x, (*across, *up)), progress=False)

@@ -5,7 +5,7 @@ around them.
 
 (a) ``graph``
     As in the authors' released TensorFlow graph: V_k is a dense array of d rows for every sample,
-    pushed through all layers (a convolution sees d images a sample), all K rows of the last layer
+    pushed through all layers (a convolution has d images a sample), all K rows of the last layer
     are there before differences are taken, and autograd goes back through everything.
 
 (b) ``careful``
@@ -17,13 +17,13 @@ around them.
 
 (c) ``expert``
     As fast as plain PyTorch operations allow, by knowing where the gradient is zero.  Distances
-    come first, by the operations of (b) but without a graph; then only the hyperplanes that the hinge
-    selects are computed once more, with one.  What all samples share is taken out of the graphs of
-    the chunks and carried back once.
+    come first, by the operations of (b) but without a graph; then the hyperplanes that the hinge
+    selects, and no others, are computed once more, with one.  What all samples share is taken out
+    of the graphs of the chunks and backpropagated once.
 
 All compute what `refmmr.mmr_gradient` computes: masks are constant, ``|f|`` and the norm have
-derivative 0 at 0, a hyperplane without a gradient is infinitely far, rows at the border of a padded
-image are as short as they are.  ``tests/optional/test_rivals.py`` holds them against it.
+derivative 0 at 0, a hyperplane without a gradient is infinitely far, rows of units at the border of
+a padded image are truncated.  ``tests/optional/test_rivals.py`` holds them against it.
 
 Without a gradient (b) and (c) are the same, so there is one of them for distances.
 """
@@ -122,7 +122,7 @@ class Model:
         return list(zip(arrays[::2], arrays[1::2], strict=True))
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Delete the gradients."""
         for leaf in self.leaves:
             leaf.grad = None
 
@@ -169,7 +169,7 @@ def total_loss(logits: Tensor, y: Tensor, d_B: Tensor, d_D: Tensor, o: Options) 
 
 
 def selected(d: Tensor, gamma: float, k: int) -> tuple[Tensor, Tensor]:
-    """Sample and index of the hyperplanes that have a slope: among the k nearest, nearer than gamma."""
+    """Sample and index of the active hyperplanes: among the k nearest, and nearer than gamma."""
     nearest = d.topk(min(k, d.shape[1]), dim=1, largest=False, sorted=False)
     sample, place = (nearest.values < gamma).nonzero(as_tuple=True)
     return sample, nearest.indices[sample, place]
@@ -273,7 +273,7 @@ def careful_distances(model: Model, X: Tensor, y: Tensor, p: float) -> tuple[Ten
 
 
 def _fitting(model: Model, dense: type, convolutional: type) -> type:
-    """The one of two classes that is made for the layers of the model."""
+    """The class for the layers of the model."""
     convolutions = [isinstance(layer, rm.Conv2d) for layer in model.layers]
     if not any(convolutions):
         return dense
@@ -310,7 +310,7 @@ class _Careful:
         return total_loss(f[-1], y, *self.distances(f, y), o)
 
     def finish(self) -> None:
-        """Autograd has done it all."""
+        """Nothing is left to do: autograd has computed all gradients."""
 
     def signs(self, y: Tensor) -> Tensor:
         """A margin is this times the logits: +1 for the class, -1 for the rival; (n, K - 1, K)."""
@@ -355,9 +355,9 @@ class _CarefulDense(_Careful):
 class _CarefulConvolutional(_Careful):
     """Two convolutions, then dense layers.
 
-    A unit of the second convolution sees a patch of the image.  Its row is the mask of the window
-    that it looks at, times a matrix that is the same for all windows: so the rows of all units of
-    all samples are one product.
+    The row of a unit of the second convolution is zero outside a patch of the image.  The patch is
+    the mask in the unit's window, times a matrix that is the same for all windows: the patches of
+    all units of all samples are one product.
     """
 
     def __init__(self, model: Model, p: float) -> None:
@@ -386,7 +386,7 @@ class _CarefulConvolutional(_Careful):
         self.window_inside = self.windows(0, torch.ones(1, *model.net.input_shape, dtype=dtype))
 
     def chunks(self, n: int) -> Iterator[slice]:
-        """Small enough for the cache."""
+        """Chunks that fit into the cache."""
         return (slice(i, i + CHUNK) for i in range(0, n, CHUNK))
 
     def share(self) -> None:
@@ -404,14 +404,14 @@ class _CarefulConvolutional(_Careful):
         return self.model.parameters[0][0].flatten(1)[:, :, None] * self.window_inside
 
     def windows(self, k: int, image: Tensor) -> Tensor:
-        """What each position of convolution k looks at: (n, taps, positions)."""
+        """The window of each position of convolution k: (n, taps, positions)."""
         layer = self.model.layers[k]
         (top, bottom), (left, right) = layer.pads(*self.model.sizes[k])
         image = functional.pad(image, (left, right, top, bottom))
         return functional.unfold(image, layer.W.shape[2:], stride=layer.stride)
 
     def pixels_of_patches(self) -> Tensor:
-        """Where in the flat image the pixels of each patch are, (positions, pixels); d outside."""
+        """Index in the flat image of the pixels of each patch, (positions, pixels); d outside."""
         channels, height, width = self.model.net.input_shape
         down, across = (
             torch.arange(count)[:, None] * step + torch.arange(size) - start
@@ -473,7 +473,7 @@ class _Expert(_Careful):
     """Distances to all hyperplanes without a graph, then the loss of the selected ones with it.
 
     What all samples share is cut from the graph: the chunks add up its gradient, and `finish`
-    carries the sum on to the weights once.
+    backpropagates the sum to the weights once.
     """
 
     def __init__(self, model: Model, p: float) -> None:
@@ -493,7 +493,7 @@ class _Expert(_Careful):
         return leaf
 
     def finish(self) -> None:
-        """Carry the gradients of the cuts on."""
+        """Backpropagate the gradients of the cuts."""
         for tensor, leaf in self.cuts:
             if leaf.grad is not None:
                 tensor.backward(leaf.grad)
@@ -617,10 +617,10 @@ def box_distances(
 
 
 def box_distance(x: Tensor, w: Tensor, value: Tensor, p: float, lo: float, hi: float) -> Tensor:
-    """Signed l_p distance of one point to many hyperplanes within a box: the level that meets each.
+    """Signed l_p distance of one point to many hyperplanes within a box, by water-filling.
 
-    Coordinates move by ``min(reach, level * pace)``; sorted by the level at which they stop, what
-    they gain is linear between two stops.
+    Coordinates move by ``min(reach, level * pace)``.  The change of the affine function is linear
+    between two of the levels at which a coordinate stops, which are sorted.
     """
     speed, need = w.abs(), value.abs()[:, None]
     up = (w < 0) == (value >= 0)[:, None]
@@ -675,14 +675,14 @@ def odds_gradient(model: Model, Z: Tensor, y: Tensor) -> Tensor:
 
 
 def inward(g: Tensor, Z: Tensor, box: tuple[float, float] | None) -> Tensor:
-    """The gradient without the coordinates that climb out of the box."""
+    """The gradient, 0 in the coordinates whose step would leave the box."""
     if box is None:
         return g
     return g.masked_fill_(((box[0] >= Z) & (g < 0)) | ((box[1] <= Z) & (g > 0)), 0)
 
 
 def steepest(g: Tensor, p: float) -> Tensor:
-    """The direction of l_p length 1 that climbs fastest; 0 for a zero gradient."""
+    """The direction of steepest ascent, of l_p length 1; 0 for a zero gradient."""
     if p == np.inf:
         return g.sign_()
     length = torch.linalg.vector_norm(g.flatten(1), dim=1).clamp_min(torch.finfo(g.dtype).tiny)
@@ -690,7 +690,7 @@ def steepest(g: Tensor, p: float) -> Tensor:
 
 
 def into_ball(delta: Tensor, p: float, eps: float) -> Tensor:
-    """The nearest step of l_p length eps at most."""
+    """The projection of a step onto the l_p ball of radius eps."""
     if p == np.inf:
         return delta.clamp_(-eps, eps)
     length = torch.linalg.vector_norm(delta.flatten(1), dim=1)

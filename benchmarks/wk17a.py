@@ -44,7 +44,7 @@ METHODS = ("attack", "crown", "mip")
 
 
 def main() -> None:
-    """Bounds, then the exact answer."""
+    """Bounds, then the exact robust error."""
     asked = arguments()
     rm.set_backend(asked.backend)
     os.environ["REFMMR_BACKEND"] = asked.backend

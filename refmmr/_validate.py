@@ -297,11 +297,15 @@ def check_rng(rng: Any) -> np.random.Generator:
         raise TypeError(f"rng: expected a seed, a numpy Generator or None, got {rng!r}") from error
 
 
-def is_drawn(rng: Any) -> bool:
-    """Whether `rng` gives other numbers each time: None, or a generator with a state."""
-    return rng is None or isinstance(
+def check_seed(rng: Any) -> tuple[int, bool]:
+    """A seed, and whether `rng` gives it each time: a generator and None draw another one."""
+    generator = check_rng(rng)
+    if isinstance(rng, (int, np.integer)):
+        return int(rng), True
+    fresh = rng is None or isinstance(
         rng, (np.random.Generator, np.random.BitGenerator, np.random.RandomState)
     )
+    return int(generator.integers(2**63)), not fresh
 
 
 def check_sequence(name: str, value: Any, expected: str) -> list[Any]:

@@ -114,14 +114,14 @@ def test_a_checkpoint_goes_on_under_the_other_backend(
     expected = train("numpy", start, digits, "mmr", 2)
     path, first, second = tmp_path / "run.npz", *backends
     with monkeypatch.context() as patch:
-        epoch = training._Run._train
+        epoch = training.run.Run._train
 
         def stop_in_the_third(run, *args):
             if len(run.history) == 2:
                 raise StoppedError
             return epoch(run, *args)
 
-        patch.setattr(training._Run, "_train", stop_in_the_third)
+        patch.setattr(training.run.Run, "_train", stop_in_the_third)
         with pytest.raises(StoppedError):
             train(first, start, digits, "mmr", 2, checkpoint=path)
     resumed = train(second, start, digits, "mmr", 2, checkpoint=path)

@@ -277,6 +277,30 @@ def test_batches(seen):
         assert [len(X) for X in seen] == steps * [min(size, 64)]
 
 
+def test_the_last_samples_may_be_trained_on(seen):
+    X, y = problem()
+    rm.fit(start(), X, y, epochs=2, batch_size=30, drop_last=False)
+    assert [len(batch) for batch in seen] == [30, 30, 4] * 2
+    for epoch in (seen[:3], seen[3:]):
+        np.testing.assert_array_equal(np.sort(np.concatenate(epoch), axis=0), np.sort(X, axis=0))
+    # Nothing else changes, and the columns are means over all samples.
+    _, whole = rm.fit(start(), X, y, epochs=1, batch_size=16, drop_last=False)
+    assert records(whole) == records(rm.fit(start(), X, y, epochs=1, batch_size=16)[1])
+    _, still = rm.fit(start(), X, y, epochs=1, batch_size=30, drop_last=False, lr=1e-30)
+    np.testing.assert_allclose(still["train_error"], (start().predict(X) != y).mean())
+    np.testing.assert_allclose(still["loss"], loss.cross_entropy(start()(X), y).mean())
+
+
+def test_many_samples_left_out_are_a_warning():
+    X, y = problem()
+    message = "batch_size: 24 of 64 samples fill no batch of 40, .*drop_last=False"
+    with pytest.warns(UserWarning, match=message) as caught:
+        rm.fit(start(), X, y, epochs=3, batch_size=40)
+    assert len(caught) == 1
+    for options in ({"batch_size": 40, "drop_last": False}, {"batch_size": 19}):  # 7 of 64
+        rm.fit(start(), X, y, epochs=1, **options)  # warnings are errors
+
+
 def test_every_epoch_has_its_own_order(seen):
     train(epochs=2)
     first, second = np.concatenate(seen[:4]), np.concatenate(seen[4:])
@@ -416,6 +440,45 @@ def test_resumes_after_being_killed(tmp_path):
     assert records(resumed[1]) == records(whole[1])
 
 
+@pytest.mark.parametrize("fresh", [lambda: np.random.default_rng(5), lambda: None])
+def test_a_drawn_seed_is_kept_in_the_checkpoint(tmp_path, after, fresh):
+    path = tmp_path / "run.npz"
+    after(6, stop(MemoryError))
+    with pytest.raises(MemoryError):
+        train("mmr", epochs=4, checkpoint=path, rng=fresh())
+    with np.load(path) as archive:
+        seed = int(archive["seed"])
+    resumed = train("mmr", epochs=4, checkpoint=path, rng=np.random.default_rng(6))
+    whole = train("mmr", epochs=4, rng=seed)
+    assert bits(resumed[0]) == bits(whole[0])
+    assert records(resumed[1]) == records(whole[1])
+    with pytest.raises(ValueError, match="checkpoint: expected a training with the same"):
+        train("mmr", epochs=4, checkpoint=path, rng=seed)
+
+
+def test_generators_give_other_orders():
+    rng = np.random.default_rng(0)
+    first, second, again = (train(rng=r)[0] for r in (rng, rng, np.random.default_rng(0)))
+    assert bits(first) != bits(second)
+    assert bits(first) == bits(again)
+    assert bits(train(rng=np.int64(3))[0]) == bits(train(rng=3)[0])
+
+
+def test_checkpoints_of_version_1_are_continued(tmp_path):
+    """Without the seed, which they know from the fingerprint alone."""
+    path, options = tmp_path / "run.npz", {"scheme": "mmr+at", "epochs": 2, "checkpoint": None}
+    expected = train(**options)
+    options["checkpoint"] = path
+    train(**options)
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive if name != "seed"}
+    digest = "50116c29e1651bfd07d8f56678ed8f9744aa678f627a1f1b7ac7fa056e4b3fb1"
+    assert str(arrays["fingerprint"]) == digest  # as version 1 had it
+    np.savez(path, **arrays)
+    resumed = train(**options)
+    assert bits(resumed[0]) == bits(expected[0])
+
+
 def test_finished_checkpoint(tmp_path, after):
     """Nothing is left to do; the result comes from the file."""
     path = tmp_path / "run.npz"
@@ -449,6 +512,7 @@ OTHERS = {
     "rng": {"rng": 1},
     "k_b_shares": {"k_b_shares": (0.2, 0.02)},
     "k_d": {"k_d": 1},
+    "drop_last": {"drop_last": False},
     "weights": {"net": rm.Network.mlp([2, 10, 6, 2], rng=1)},
     "sizes": {"net": rm.Network.mlp([2, 10, 2], rng=0)},
     "dtype": {"net": start().astype(np.float32)},
@@ -592,7 +656,9 @@ BAD = {
     "batch_size": ({"batch_size": 0}, "batch_size: expected an integer of at least 1, got 0"),
     "lr 0": ({"lr": 0}, "lr: expected a finite number > 0, got 0"),
     "lr nan": ({"lr": np.nan}, "lr: expected a finite number > 0, got nan"),
-    "rng": ({"rng": -1}, "rng: expected a.*, got -1"),
+    "rng": ({"rng": -1}, "rng: expected a seed, a numpy Generator or None, got -1"),
+    "rng text": ({"rng": "a"}, "rng: expected a seed, a numpy Generator or None, got 'a'"),
+    "rng float": ({"rng": 0.5}, "rng: expected a seed, a numpy Generator or None, got 0.5"),
     "pgd_steps": ({"pgd_steps": 0}, "pgd_steps: expected an integer of at least 1, got 0"),
     "p": ({"p": 3}, "p: expected 1, 2 or inf, got 3"),
     "k_b large": ({"k_b_shares": (2, 0.1)}, r"k_b_shares: expected two shares .* got \(2, 0.1\)"),

@@ -1,0 +1,54 @@
+"""The record of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from refmmr._optional import require
+
+
+class History:
+    """What happened in each epoch of a training.
+
+    Returned by `fit`.
+
+    Attributes
+    ----------
+    records : list of dict
+        One per epoch: ``epoch``, ``loss`` (what was minimised), ``cross_entropy`` (for "kw" that of
+        the worst case), ``mmr`` (not yet multiplied by lambda), ``train_error`` (on the batches as
+        they were trained on), ``validation_error``, ``lr``, ``lam``, ``k_b``, ``seconds``; for "kw"
+        also ``robust_error`` (share of the samples not certified on their balls) and ``eps`` (the
+        radius of these balls).
+    interrupted : bool
+        Whether Ctrl-C stopped the training before its last epoch.
+    """
+
+    def __init__(self, records: list[dict[str, float]] | None = None) -> None:
+        self.records = records or []
+        self.interrupted = False
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        """One column, shape (epochs,)."""
+        return np.array([record[column] for record in self.records])
+
+    def to_frame(self) -> Any:
+        """The records as a pandas DataFrame, one row an epoch."""
+        pandas = require("pandas", "to_frame")
+        return pandas.DataFrame(self.records).set_index("epoch")
+
+    def _repr_html_(self) -> str:
+        from refmmr.display import html
+
+        return html.history(self)
+
+    def __repr__(self) -> str:
+        if not self.records:
+            return "History(no epochs)"
+        last = ", ".join(f"{key}={value:.4g}" for key, value in self.records[-1].items())
+        return f"History({len(self)} epochs; last: {last})"

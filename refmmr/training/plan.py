@@ -1,0 +1,116 @@
+"""The plan of a training: its checked arguments, and the schedules that follow from them.
+
+The schedules are those of the authors' released code, as functions of the share of the training
+that is done, so that a short training goes through all of them: lambda rises linearly from a tenth
+of its value to all of it over the first tenth, k_B falls linearly from 10% to 2% of the hidden
+units, and the learning rate drops to a tenth for the last tenth.  The radius of the Wong-Kolter
+bound rises linearly from a tenth of its value to all of it over the first third, as in their
+scripts for MNIST (0.01 to 0.1 in 20 epochs of 60): on the whole ball the bounds of an untrained
+network are too loose to have a useful gradient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from refmmr import _validate as check
+from refmmr._backend import get_backend
+from refmmr.network import Network
+
+SCHEMES = ("plain", "at", "mmr", "mmr+at", "kw")
+
+
+class Plan:
+    """The checked arguments of `fit`, and the schedules."""
+
+    def __init__(
+        self, net, X, y, scheme, *, p, eps, lam, gamma, epochs, batch_size, drop_last, lr, rng,
+        box, pgd_steps, k_b_shares, k_d,
+    ):  # fmt: skip
+        self.scheme = check.check_choice("scheme", scheme, SCHEMES)
+        self.adversarial, self.regularized = "at" in self.scheme, "mmr" in self.scheme
+        self.bounded = self.scheme == "kw"
+        if self.bounded and get_backend() == "cupy":
+            raise NotImplementedError('scheme: "kw" does not run on the backend cupy')
+        X = check.check_inputs(net, X)
+        self.y = check.check_labels(y, len(X), net.n_classes)
+        self.box = None
+        if self.adversarial:
+            self.box = check.inward(check.check_box(box, X), net.dtype)
+        self.X = X.astype(net.dtype)
+        self.p = check.check_p(p)
+        self.eps = self._needed("eps", eps, self.adversarial or self.bounded)
+        self.lam = self._needed("lam", lam, self.regularized)
+        self.gamma = tuple(
+            self._needed("gamma", one, self.regularized) for one in check.check_gammas(gamma)
+        )
+        self.epochs = check.check_count("epochs", epochs, 1)
+        self.batch_size = min(check.check_count("batch_size", batch_size, 1), len(X))
+        self.drop_last = bool(drop_last)
+        self.lr = check.check_number("lr", lr)
+        self.seed, self.seed_is_given = check.check_seed(rng)
+        self.pgd_steps = check.check_count("pgd_steps", pgd_steps, 1)
+        self.k_b_shares = _check_shares(k_b_shares)
+        self.k_d = check.check_count("k_d", net.n_classes if k_d is None else k_d, 1, net.n_classes)
+        self.n_hidden = net.n_hidden
+
+    def _needed(self, name: str, value: Any, needed: bool) -> float:
+        if not needed:
+            return 0.0
+        if value is None:
+            raise ValueError(f"{name}: expected a number for scheme {self.scheme!r}, got None")
+        return check.check_number(name, value)
+
+    @property
+    def left_out(self) -> int:
+        """Number of samples that an epoch leaves out, because they fill no batch."""
+        return len(self.X) % self.batch_size if self.drop_last else 0
+
+    @property
+    def batches(self) -> int:
+        """Number of batches of an epoch."""
+        return -(-(len(self.X) - self.left_out) // self.batch_size)
+
+    def schedules(self, epoch: int) -> dict[str, float]:
+        """Learning rate, lambda and k_B of an epoch; for "kw" also the radius."""
+        done = epoch / self.epochs
+        first, last = self.k_b_shares
+        values = {
+            "lr": self.lr if done < 0.9 else self.lr / 10,
+            "lam": self.lam * (0.1 + 0.9 * min(1.0, 10 * done)),
+            "k_b": max(1, int((first + (last - first) * done) * self.n_hidden)),
+        }
+        if self.bounded:
+            values["eps"] = self.eps * min(1.0, 0.1 + 2.7 * done)
+        return values
+
+    def fingerprint(self, net: Network, validated: bool) -> str:
+        """A digest of all that determines the weights, and the columns, of every epoch."""
+        values = [self.scheme, self.p, self.eps, self.lam, self.gamma, self.epochs, self.batch_size]
+        values += [self.lr, self.seed if self.seed_is_given else None, self.pgd_steps]
+        values += [self.k_b_shares, self.k_d, repr(net), validated]
+        values += [] if self.drop_last else [False]
+        digest = hashlib.sha256(json.dumps(values).encode())
+        for array in (
+            self.X,
+            self.y,
+            *(self.box or ()),
+            *(a for pair in net.parameters for a in pair),
+        ):
+            digest.update(np.ascontiguousarray(check.on_host(array)).tobytes())
+        return digest.hexdigest()
+
+
+def _check_shares(shares: Any) -> tuple[float, float]:
+    if not (isinstance(shares, (tuple, list)) and len(shares) == 2):
+        raise ValueError(f"k_b_shares: expected two shares of the hidden units, got {shares!r}")
+    first, last = (check.check_number("k_b_shares", share) for share in shares)
+    if max(first, last) > 1:
+        raise ValueError(
+            f"k_b_shares: expected two shares of the hidden units up to 1, got {shares!r}"
+        )
+    return first, last

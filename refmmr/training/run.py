@@ -1,0 +1,197 @@
+"""A training in progress: batches, steps of Adam, and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refmmr import _files, _kernels, backends
+from refmmr._backend import get_backend, use_backend
+from refmmr.network import Network
+from refmmr.reference import adam as _adam
+from refmmr.training.history import History
+from refmmr.training.plan import Plan
+
+
+class Run:
+    """A training in progress: the network, the optimiser and the history, as of the last epoch."""
+
+    FORMAT = "refmmr-checkpoint"
+    VERSION = 1
+
+    def __init__(
+        self,
+        net: Network,
+        plan: Plan,
+        checkpoint: str | os.PathLike[str] | None,
+        validated: bool,
+    ) -> None:
+        self.plan, self.history, self.seed = plan, History(), plan.seed
+        self.path = None if checkpoint is None else _files.npz_path(checkpoint)
+        self.start = net
+        # All arrays of the training are where the backend computes.
+        self.backend = get_backend()
+        self.put, self.get = backends.transfer(self.backend)
+        self.X, self.y = self.put(plan.X), self.put(plan.y)
+        self.box = plan.box and tuple(self.put(limit) for limit in plan.box)
+        # A copy of the weights; `map` skips the checks of `Network`, which are for the host.
+        self.working = net.map(lambda array: self.put(array.copy(order="C")))
+        self.adam = _adam.Adam(self.working.parameters)
+        self.fingerprint = plan.fingerprint(net, validated) if self.path else ""
+        if self.path and self.path.exists():
+            self._resume(self.path)
+
+    def epoch(
+        self,
+        validation: tuple[np.ndarray, np.ndarray] | None,
+        tick: Callable[[int], Any],
+    ) -> None:
+        """Train for one epoch; an interrupted one is undone."""
+        epochs, before = len(self.history), self._state()
+        try:
+            # Another thread may choose another backend meanwhile; the arrays belong to this one.
+            with use_backend(self.backend):
+                self.history.records.append(self._train(validation, tick))
+        except KeyboardInterrupt:
+            self._restore(before)
+            del self.history.records[epochs:]
+            raise
+        self.keep()
+
+    def _train(self, validation, tick):
+        """Go through all batches once; returns the record of the epoch."""
+        start, epoch = time.perf_counter(), len(self.history)
+        scheduled = self.plan.schedules(epoch)
+        sums, weights = np.zeros(4), 0.0
+        for rows in self._order(epoch):
+            weight = len(rows) / self.plan.batch_size  # of a mean over the samples; 1 if full
+            sums += weight * self._batch(rows, scheduled)
+            weights += weight
+            tick(1)
+        # The loss of each batch checks the step before it; this checks the last step.
+        if not all(np.isfinite(array).all() for array in self.adam.arrays):
+            raise FloatingPointError(
+                f"training diverged in epoch {epoch + 1}: infinite weights; a smaller lr may help"
+            )
+        cross_entropy, mmr, error, robust_error = (sums / weights).tolist()
+        record = {
+            "epoch": epoch + 1,
+            "loss": cross_entropy + scheduled["lam"] * mmr,
+            "cross_entropy": cross_entropy,
+            "mmr": mmr,
+            "train_error": error,
+            **scheduled,
+        }
+        if self.plan.bounded:
+            record["robust_error"] = robust_error
+        if validation is not None:
+            X_val, y_val = (self.put(part) for part in validation)
+            record["validation_error"] = self._error(X_val, y_val)
+        record["seconds"] = time.perf_counter() - start
+        return record
+
+    def keep(self) -> None:
+        """Write the state after the last full epoch to the checkpoint."""
+        if self.path and len(self.history):
+            self._write(self.path)
+
+    def _order(self, epoch: int) -> Iterator[np.ndarray]:
+        """Rows of each batch.  Each epoch has its own seed: a resumed training needs no state."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.plan.X))
+        size = self.plan.batch_size
+        return (order[i * size : (i + 1) * size] for i in range(self.plan.batches))
+
+    def _batch(self, rows: np.ndarray, scheduled: dict[str, float]) -> np.ndarray:
+        """One step; returns cross-entropy, MMR, error and robust error of the batch."""
+        plan, rows = self.plan, self.put(rows)
+        X, y = self.X[rows], self.y[rows]
+        if plan.adversarial:
+            half = slice((len(X) + 1) // 2)
+            X[half] = _kernels.pgd(
+                self.working, X[half], y[half], plan.p, plan.eps, plan.pgd_steps,
+                2 * plan.eps / plan.pgd_steps, self.box, X[half], True,
+            )  # fmt: skip
+        error = self._error(X, y)
+        mmr = robust_error = 0.0
+        if plan.bounded:
+            cross_entropy, robust_error, gradients = _kernels.robust_loss_gradient(
+                self.working, X, y, plan.p, scheduled["eps"]
+            )
+        else:
+            cross_entropy, gradients = _kernels.loss_gradient(self.working, X, y)
+        if plan.regularized:
+            k_b, lam = int(scheduled["k_b"]), scheduled["lam"]
+            gamma_b, gamma_d = plan.gamma
+            mmr, more = _kernels.mmr_gradient(
+                self.working, X, y, plan.p, gamma_b, gamma_d, k_b, plan.k_d
+            )
+            gradients = [
+                (dW + lam * more_W, db + lam * more_b)
+                for (dW, db), (more_W, more_b) in zip(gradients, more, strict=True)
+            ]
+        if not np.isfinite(cross_entropy + mmr):
+            raise FloatingPointError(
+                f"training diverged in epoch {len(self.history) + 1}: cross-entropy "
+                f"{cross_entropy}, MMR {mmr}; a smaller lr may help"
+            )
+        adam = self.adam
+        _kernels.adam_update(
+            adam.arrays, adam.means, adam.squares, _adam.flat(gradients),
+            adam.next_scale(scheduled["lr"]),
+        )  # fmt: skip
+        return np.array([cross_entropy, mmr, error, robust_error])
+
+    def _error(self, X: np.ndarray, y: np.ndarray) -> float:
+        return float((_kernels.logits(self.working, X).argmax(axis=1) != y).mean())
+
+    def network(self) -> Network:
+        """The network as it is now."""
+        return self.start.with_parameters(
+            [(self.get(W), self.get(b)) for W, b in self.working.parameters]
+        )
+
+    def _arrays(self) -> list[np.ndarray]:
+        return [*self.adam.arrays, *self.adam.means, *self.adam.squares]
+
+    def _state(self) -> tuple[list[np.ndarray], int]:
+        return [array.copy() for array in self._arrays()], self.adam.steps
+
+    def _restore(self, state: tuple[list[np.ndarray], int]) -> None:
+        saved, self.adam.steps = state
+        for array, value in zip(self._arrays(), saved, strict=True):
+            array[...] = self.put(value)
+
+    def _write(self, path: Path) -> None:
+        arrays = {f"array{i}": self.get(array) for i, array in enumerate(self._arrays())}
+        header = {
+            "format": self.FORMAT,
+            "version": self.VERSION,
+            "fingerprint": self.fingerprint,
+            "steps": self.adam.steps,
+            "seed": self.seed,
+            "history": json.dumps(self.history.records),
+        }
+        _files.write_npz(path, {**header, **arrays})
+
+    def _resume(self, path: Path) -> None:
+        found = _files.read_npz(path, self.FORMAT, self.VERSION)
+        if str(found.get("fingerprint")) != self.fingerprint:
+            raise ValueError(
+                f"checkpoint: expected a training with the same data, network and arguments, got "
+                f"another one in {path}; remove it or name another file"
+            )
+        try:
+            saved = [found[f"array{i}"] for i in range(len(self._arrays()))]
+            self._restore((saved, int(found["steps"])))
+            if not self.plan.seed_is_given:  # the one that the first run drew
+                self.seed = int(found["seed"])
+            self.history = History([dict(record) for record in json.loads(str(found["history"]))])
+        # A damaged file can hold values of any kind, which fail in any way.
+        except Exception as error:
+            raise ValueError(f"checkpoint: {path} is damaged ({error})") from error

@@ -237,23 +237,7 @@ def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:
     Examples
     --------
     .. plot::
-       :alt: A falling band of the accuracy over eps, certified below and not attacked above.
-
-       >>> import refmmr as rm
-       >>> data = rm.datasets.load("digits")
-       >>> net = rm.Network.mlp([64, 32, 10], rng=0)
-       >>> net, _ = rm.fit(net, data.X_train, data.y_train, epochs=5, progress=False)
-       >>> X, y = data.X_test[:60], data.y_test[:60]
-       >>> curve = rm.robustness_curve(
-       ...     net, X, y, p=2, radii=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6], methods=("attack", "crown"),
-       ...     progress=False,
-       ... )
-       >>> ax = rm.plot.robustness_curve(curve)
-
-    Examples
-    --------
-    .. plot::
-       :alt: Accuracy against eps: a falling band between what is proved and what is not yet attacked.
+       :alt: Robust accuracy over the radius: a falling band between a lower and an upper bound.
 
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")

@@ -123,7 +123,7 @@ def _split(
     """All regions, by splitting the domain layer by layer."""
     with budget.interruptible(), tqdm(unit=" cells", disable=disable) as bar:
 
-        def go_on(layer: int, done: int, cells: int, pieces: int) -> bool:
+        def proceed(layer: int, done: int, cells: int, pieces: int) -> bool:
             bar.set_description(f"regions, layer {layer} of {len(net.unit_shapes)}", refresh=False)
             bar.total = cells
             bar.set_postfix(pieces=pieces, refresh=False)
@@ -133,10 +133,10 @@ def _split(
         if exact:
             exactly = domain.arrays(exact=True)
             regions = enumeration.enumerate_regions(
-                exact_network(net), exactly, go_on, budget.max_regions
+                exact_network(net), exactly, proceed, budget.max_regions
             )
         else:
-            regions = _kernels.enumerate_regions(net, domain.arrays(), go_on, budget.max_regions)
+            regions = _kernels.enumerate_regions(net, domain.arrays(), proceed, budget.max_regions)
     if budget.max_regions is not None and len(regions.patterns) > budget.max_regions:
         regions = first_regions(regions, budget.max_regions)
     return RegionComplex(net, domain, regions)

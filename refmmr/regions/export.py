@@ -257,7 +257,7 @@ def _fills(cx: RegionComplex, color: str) -> list[int]:
 
 
 def _shades(cx: RegionComplex) -> list[int]:
-    """A shade for each region that its neighbours do not have, if any is left; else any one."""
+    """A shade for each region, other than those of its neighbours if possible."""
     rng = np.random.default_rng(0)
     orders = rng.permuted(np.tile(np.arange(len(SHADES)), (len(cx), 1)), axis=1).tolist()
     shades: list[int] = []
@@ -297,7 +297,7 @@ def _mixed(color: str, ground: str, strength: float) -> str:
 
 
 def _places(points: np.ndarray) -> list[str]:
-    """Points as text; ten digits are more than any screen shows."""
+    """Points as text, in ten digits: a relative error far below a pixel."""
     return [f"{x:.10g} {y:.10g}" for x, y in points.tolist()]
 
 
@@ -306,7 +306,7 @@ def _ring(points: list[str], vertices: np.ndarray) -> str:
 
 
 def _lines(ends: np.ndarray) -> str:
-    """Path data of segments, each from one of the points to the next one, (..., 2)."""
+    """Path data of segments, from points (..., 2), two for each."""
     places = _places(ends.reshape(-1, 2))
     return "".join(f"M{a}L{b}" for a, b in zip(places[::2], places[1::2], strict=True))
 

@@ -16,7 +16,7 @@ from refmmr.reference.network import Network, flat, unflat
 __all__ = ["RegionPolytope", "ScaledDomain", "hidden_units"]
 
 TINY = 1e-11
-"""Distances below this are not told from 0.  HiGHS leaves constraints violated by 1e-10 at most."""
+"""Distances below this count as 0."""
 
 NOISE = 1e-13
 """A half-space that cuts off less than this, computed from multipliers, is called redundant."""

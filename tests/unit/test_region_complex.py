@@ -1,4 +1,4 @@
-"""What a complex tells about its regions: facets, faces, maps, sizes, distances, budgets."""
+"""A complex of regions: facets, faces, maps, sizes, distances, budgets."""
 
 import os
 import signal
@@ -181,9 +181,9 @@ def test_pictures_are_of_planes_only(tmp_path):
     cx.explore(tmp_path / "page.html")
     assert (tmp_path / "page.html").stat().st_size > 10_000
     line = rm.enumerate_regions(QUADRANTS, rm.Segment([0, 0], [1, 1]))
-    for ask in ("explore", "plot", "bent_lines"):
-        with pytest.raises(ValueError, match=f"{ask}: expected a plane, got a domain of 1 dim"):
-            getattr(line, ask)()
+    for method in ("explore", "plot", "bent_lines"):
+        with pytest.raises(ValueError, match=f"{method}: expected a plane, got a domain of 1 dim"):
+            getattr(line, method)()
 
 
 def test_break_points_are_of_lines_only():
@@ -274,7 +274,7 @@ def test_distance_without_a_boundary():
 
 
 @pytest.mark.parametrize("p", [1, 2, np.inf])
-def test_nobody_changes_class_within_the_distance(p):
+def test_the_class_is_constant_within_the_distance(p):
     net = network([2, 12, 9, 3], seed=4)
     cx = rm.enumerate_regions(net, box(2))
     rng = np.random.default_rng(0)

@@ -255,7 +255,7 @@ def test_region_of():
 
 
 def test_region_of_a_point_on_a_hyperplane():
-    """With opposite units no region has the pattern of the hyperplane: a neighbour takes the point."""
+    """With opposite units no region has the pattern on the hyperplane: a neighbour is found."""
     cx = rm.enumerate_regions(units([[1, 0], [-1, 0]], [-0.5, 0.5]), UNIT)
     assert not cx.net.activation_pattern([[0.5, 0.5]]).any()
     assert cx.region_of([[0.5, 0.5]])[0] in (0, 1)

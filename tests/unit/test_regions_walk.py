@@ -244,7 +244,7 @@ def test_a_cube():
     assert found.cells.tolist() == [[0, -1]] * 6
 
 
-def test_faces_are_told_apart():
+def test_faces_are_calls_apart():
     found = go(units(3, [[1, 0, 0]], [0]))
     negative = int(found.centers[:, 0].argmin())
     assert facets_of(found, negative) == [-6, -5, -4, -3, -1, 0]
@@ -319,13 +319,13 @@ def test_max_regions():
 
 def test_stop_and_progress():
     net = random_net([3, 8, 8, 2], 0)
-    told = []
-    found = go(net, stop=lambda: len(told) == 5, on_region=lambda *news: told.append(news))
+    calls = []
+    found = go(net, stop=lambda: len(calls) == 5, on_region=lambda *news: calls.append(news))
     assert not found.complete
-    assert [count for count, _ in told] == [1, 2, 3, 4, 5]
-    told.clear()
-    found = go(net, on_region=lambda *news: told.append(news))
-    assert told[-1] == (len(found.radii), 0)
+    assert [count for count, _ in calls] == [1, 2, 3, 4, 5]
+    calls.clear()
+    found = go(net, on_region=lambda *news: calls.append(news))
+    assert calls[-1] == (len(found.radii), 0)
 
 
 def test_interrupted():

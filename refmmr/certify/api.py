@@ -15,13 +15,10 @@ from tqdm import tqdm
 from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.attacks import minimal_attack
-from refmmr.certify.bounds import Bounds, linear, region
+from refmmr.certify.bounds import EXACT, Bounds, linear, region
 from refmmr.network import Network
 
 __all__ = ["METHODS", "Certificates", "Method", "certify"]
-
-EXACT = 1e-6
-"""Relative tolerance within which two bounds count as equal, so that the radius is exact."""
 
 BLOCK = 128
 """Points of a batched method between two steps of the progress bar."""

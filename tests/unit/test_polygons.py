@@ -77,9 +77,7 @@ def test_the_first_of_equals_is_named():
     assert_array_equal(to_segments(np.zeros((3, 2)), segments, 2)[2], [1, 1, 1])
 
 
-@pytest.mark.parametrize(
-    ("p", "w"), [(1, [0, -0.25]), (2, [0.12, -0.16]), (INF, [1 / 7, -1 / 7])]
-)
+@pytest.mark.parametrize(("p", "w"), [(1, [0, -0.25]), (2, [0.12, -0.16]), (INF, [1 / 7, -1 / 7])])
 def test_projections_by_hand(p, w):
     assert_allclose(projections(np.array([3.0, -4.0]), p), w, rtol=1e-15)
     assert_array_equal(projections(np.zeros((1, 2)), p), [[0, 0]])

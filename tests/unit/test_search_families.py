@@ -38,7 +38,7 @@ SIZES = [[2, 16, 3], [2, 10, 8, 3], [2, 7, 6, 5, 2]]
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("sizes", SIZES)
 def test_families_first(monkeypatch, sizes, p):
-    monkeypatch.setattr(search, "FIRST", 0)
+    monkeypatch.setattr(search, "FIRST_REGIONS", 0)
     net = network(sizes, seed=8)
     X, y = points(net)
     result = search.search(net, X, y, p, BOX)
@@ -58,11 +58,11 @@ def test_families_alone(sizes, p):
     for state, distance in zip(search.point_searches(net, X, y, p, BOX), expected, strict=True):
         before = 0.0
         for _ in range(3000):
-            if state.families.done:
+            if state.subproblems.done:
                 break
-            state.families.step()
-            assert before <= state.families.lower
-            before = state.families.lower
+            state.subproblems.step()
+            assert before <= state.subproblems.lower
+            before = state.subproblems.lower
             assert before <= min(distance * (1 + 1e-9), 4)
             assert state.upper >= distance * (1 - 1e-9)
         met += before >= distance * (1 - 1e-6) or np.isinf(distance)
@@ -79,15 +79,15 @@ def test_walks_without_stable_units(p):
     first = search.search(net, X, y, p, BOX, max_regions=1).bounds
     searches = search.point_searches(net, X, y, p, BOX, None, first.upper, first.adversarial)
     for state, distance in zip(searches, expected, strict=True):
-        families = state.families
+        families = state.subproblems
         families.step()
-        state._leave_out(families.stable, families.stable_radius)
+        state.region_search.leave_out(families.stable, families.stable_radius)
         families.done, families.lower = True, 0.0
         state.run()
         np.testing.assert_allclose(state.lower, distance, rtol=2e-6)
         np.testing.assert_allclose(state.upper, distance, rtol=2e-6)
-        shares.append(state.stable.mean())
-        unstable += int((~state.stable).sum())
+        shares.append(state.region_search.stable.mean())
+        unstable += int((~state.region_search.stable).sum())
     assert np.mean(shares) > 0.5
     assert unstable > 0
 
@@ -101,14 +101,14 @@ def test_stable_units_keep_their_side(sizes, p):
     rng = np.random.default_rng(0)
     seen = 0
     for x, state in zip(X, search.point_searches(net, X, y, p, BOX, goal), strict=True):
-        state.families.step()
-        radius = state.families.stable_radius
+        state.subproblems.step()
+        radius = state.subproblems.stable_radius
         assert radius <= 0.2
         delta = rng.uniform(-1, 1, (500, 2))
         Z = np.clip(x + delta / norm(delta, p)[:, None] * radius * rng.random((500, 1)), *BOX)
         same = (net.activation_pattern(Z) == net.activation_pattern(x[None])).all(axis=0)
-        assert same[state.families.stable].all()
-        seen += int(state.families.stable.sum())
+        assert same[state.subproblems.stable].all()
+        seen += int(state.subproblems.stable.sum())
     assert seen > 0
 
 
@@ -123,7 +123,7 @@ def test_cuts_keep_the_examples(sizes, p):
     classes, patterns = net.predict(Z), net.activation_pattern(Z)
     tested = 0
     for x, state in zip(X, search.point_searches(net, X, y, p, BOX), strict=True):
-        families = state.families
+        families = state.subproblems
         for _ in range(20):
             if families.done:
                 break
@@ -146,14 +146,16 @@ def test_smaller_balls_first(monkeypatch, p):
     X, y = points(net)
     expected = true_distance(net, X, p)
     for state, distance in zip(search.point_searches(net, X, y, p, BOX), expected, strict=True):
-        while not state.families.done:
-            state.families.step()
-        np.testing.assert_allclose(state.families.lower, min(distance, state.limit), rtol=2e-6)
+        while not state.subproblems.done:
+            state.subproblems.step()
+        np.testing.assert_allclose(
+            state.subproblems.lower, min(distance, state.point.limit), rtol=2e-6
+        )
 
 
 def test_interrupted(monkeypatch):
     """An interruption while families are looked at leaves no half of them out."""
-    monkeypatch.setattr(search, "FIRST", 0)
+    monkeypatch.setattr(search, "FIRST_REGIONS", 0)
     net = network([2, 16, 3], seed=3)
     X, y = points(net, 3)
     expected = true_distance(net, X, 2)
@@ -188,13 +190,13 @@ def test_convolutional(p):
     goal = 2 * region.region_bounds(net, X, y, p, box).lower
     for state in search.point_searches(net, X, y, p, box, goal):
         for _ in range(10):
-            if state.families.done:
+            if state.subproblems.done:
                 break
-            state.families.step()
-        assert state.goal <= state.families.lower <= state.upper
-        eps = state.goal * (1 - 1e-9)
-        Z = rm.pgd(net, state.x, [state.y], p, eps=eps, steps=20, box=box, rng=0)
-        assert net.predict(Z) == state.y
+            state.subproblems.step()
+        assert state.point.goal <= state.subproblems.lower <= state.upper
+        eps = state.point.goal * (1 - 1e-9)
+        Z = rm.pgd(net, state.point.x, [state.point.y], p, eps=eps, steps=20, box=box, rng=0)
+        assert net.predict(Z) == state.point.y
 
 
 @pytest.mark.parametrize("seed", range(6))

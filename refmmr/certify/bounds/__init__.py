@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+EXACT = 1e-6
+"""Bounds that agree to this relative tolerance are called exact."""
+
 
 class Bounds(NamedTuple):
     """Bounds on the minimal adversarial perturbation of each point: what every method returns."""

@@ -57,7 +57,9 @@ def mark_up(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: 
 
 
 def without_stars(line: str) -> str:
-    """The line with stars of shapes escaped, but for those in literals."""
+    """The line with stars of shapes escaped, but for those in literals and in examples."""
+    if line.lstrip().startswith((">>>", "...")):
+        return line
     parts = re.split(r"(``.*?``)", line)
     star = r"(?<=[\s(\[,])(\*{1,2})(?=[\w ]+[,)\]])"
     return "".join(

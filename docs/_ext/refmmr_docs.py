@@ -68,14 +68,17 @@ def without_stars(line: str) -> str:
     )
 
 
-def without_signature(
+def plain_signature(
     app: Sphinx, what: str, name: str, value: Any, options: Any, signature: Any, returns: Any
-) -> tuple[str] | None:
-    """A name for a type, such as ``Bounds = tuple[...]``, has no signature.
+) -> tuple[str, ...] | None:
+    """Aliases are called by their names, in unions too, and have no signatures themselves.
 
     The first answer of all listeners counts, and one that is no pair changes nothing.
     """
-    return ("unchanged",) if isinstance(value, types.GenericAlias | types.UnionType) else None
+    if isinstance(value, types.GenericAlias | types.UnionType):
+        return ("unchanged",)
+    short = re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", signature or "")
+    return (short, returns or "") if short != (signature or "") else None
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -83,5 +86,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     # Types of parameters link to pages of this documentation; numpydoc's own links need a network.
     numpydoc.xref.DEFAULT_LINKS.clear()
     app.connect("autodoc-process-docstring", mark_up, priority=100)
-    app.connect("autodoc-process-signature", without_signature, priority=100)
+    app.connect("autodoc-process-signature", plain_signature, priority=100)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,9 @@
 """The switch: which implementation runs behind a public function.
 
 A public function calls a kernel (`refmmr._kernels` lists them all).  A backend registers a faster
-twin of the reference function, with the same signature, through `implements`.  Where cupy has no
-twin that of numba runs, if numba is installed; else the reference.
+twin of the reference function, with the same signature, through `implements`.  Where a backend has
+no twin, that of numba runs, if numba is installed; else the reference.  Arrays on a device are then
+copied to the host, and the results back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -42,8 +43,8 @@ def available_backends() -> tuple[str, ...]:
 def get_backend() -> str:
     """The backend in use.
 
-    That of the `use_backend` around, else the last `set_backend`, else ``REFMMR_BACKEND``, else
-    "numpy".
+    That of the enclosing `use_backend`, else of the last `set_backend`, else ``REFMMR_BACKEND``,
+    else "numpy".
 
     Examples
     --------
@@ -59,12 +60,12 @@ def get_backend() -> str:
 def set_backend(name: str) -> None:
     """Choose the backend of all following calls, in all threads of this process.
 
-    Processes that are started later know nothing of it: they follow ``REFMMR_BACKEND``.
+    Processes that are started later do not inherit it: they follow ``REFMMR_BACKEND``.
 
     Parameters
     ----------
     name : {"numpy", "numba", "cupy"}
-        "numpy" is the readable reference itself.
+        "numpy" is the reference itself.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 class Kernel(Generic[P, R]):
-    """A function that runs the current backend's twin of a reference function, or that itself.
+    """A reference function that runs the current backend's twin, where there is one.
 
     Attributes
     ----------
@@ -117,19 +118,23 @@ class Kernel(Generic[P, R]):
         self.reference, self.twins, self.name = reference, twins, _name(reference)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it."""
-        return self._chosen()(*args, **kwargs)
-
-    def _chosen(self) -> Callable[P, R]:
+        """Run the twin of the current backend, or what stands in for it."""
         backend = get_backend()
         twin = _twins[backend].get(self.name)
-        if twin is not None or backend == "numpy":
-            return twin or self.reference
-        if os.environ.get("REFMMR_STRICT") == "1":
-            raise NotImplementedError(f"REFMMR_STRICT: backend {backend} has no {self.name}")
-        if "numba" in self.twins and backends.problem("numba") is None:
-            _ready("numba", "backend")
-            return _twins["numba"][self.name]
+        if twin is None and backend == "numpy":
+            twin = self.reference
+        elif twin is None:
+            if os.environ.get("REFMMR_STRICT") == "1":
+                raise NotImplementedError(f"REFMMR_STRICT: backend {backend} has no {self.name}")
+            twin = backends.on_host(backend, self._fallback())
+        return twin(*args, **kwargs)
+
+    def _fallback(self) -> Callable[P, R]:
+        """The twin of numba, if there is one and numba can be imported; else the reference."""
+        if "numba" in self.twins and ("numba" in _twins or backends.problem("numba") is None):
+            with suppress(ImportError):
+                _ready("numba", "backend")
+                return _twins["numba"].get(self.name, self.reference)
         return self.reference
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -137,7 +142,7 @@ class Kernel(Generic[P, R]):
 
 
 def kernel(reference: Callable[P, R], *twins: str) -> Kernel[P, R]:
-    """Make the function that users' calls go through.
+    """Make a dispatched function.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The backends: faster twins of reference functions, each in a package of its own.
 
-Nothing here is imported before it is asked for; `MODULES` says what is where, and what it needs.
+A backend is imported when it is first used; `MODULES` lists the packages and what they need.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ Transfer = Callable[[Any], Any]
 
 
 class Module(NamedTuple):
-    """Where a backend is, and what it needs."""
+    """The package of a backend, and what it needs."""
 
     module: str  # importing it registers the twins
-    package: str  # what it is made with
+    package: str  # the package that must be installed
     extra: str  # pip install "refmmr[extra]"
 
 
@@ -58,11 +58,22 @@ def describe(name: str) -> str:
 
 
 def transfer(name: str) -> tuple[Transfer, Transfer]:
-    """Functions that bring an array to where a backend computes, and back to NumPy."""
+    """Functions that move an array to the memory that a backend computes in, and back to NumPy."""
     if name != "cupy":
         return _same, _same
     arrays = importlib.import_module("refmmr.backends._cupy.arrays")
     return arrays.to_device, arrays.to_host
+
+
+def on_host(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function on host arrays, for use where a backend has no twin of it.
+
+    Under cupy it also takes arrays on the device: they are copied to the host, and the results
+    back.
+    """
+    if name != "cupy":
+        return function
+    return importlib.import_module("refmmr.backends._cupy.dispatch").on_host(function)
 
 
 def _same(array: Any) -> Any:
@@ -86,7 +97,7 @@ def load(name: str, argument: str) -> None:
     try:
         importlib.import_module(module)
     except BaseException as failure:
-        # What was imported so far must register its twins again the next time.
+        # The modules imported so far must register their twins again the next time.
         for loaded in [*sys.modules]:
             if loaded == module or loaded.startswith(f"{module}."):
                 del sys.modules[loaded]

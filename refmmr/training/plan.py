@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from refmmr import _validate as check
-from refmmr._backend import get_backend
 from refmmr.network import Network
 
 SCHEMES = ("plain", "at", "mmr", "mmr+at", "kw")
@@ -34,8 +33,6 @@ class Plan:
         self.scheme = check.check_choice("scheme", scheme, SCHEMES)
         self.adversarial, self.regularized = "at" in self.scheme, "mmr" in self.scheme
         self.bounded = self.scheme == "kw"
-        if self.bounded and get_backend() == "cupy":
-            raise NotImplementedError('scheme: "kw" does not run on the backend cupy')
         X = check.check_inputs(net, X)
         self.y = check.check_labels(y, len(X), net.n_classes)
         self.box = None

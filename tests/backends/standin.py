@@ -63,7 +63,7 @@ FUNCTIONS = {
 """What the backend may call, with CuPy's parameters."""
 
 _METHODS = """
-    all any argmax argsort astype copy cumsum max mean min nonzero ravel reshape squeeze sum
+    all any argmax argsort astype copy cumsum max mean min nonzero ravel reshape round squeeze sum
     swapaxes transpose
 """
 METHODS = _METHODS.split()
@@ -152,7 +152,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801
 
 
 def _unwrap(value):
-    """The NumPy arrays behind device arrays; host arrays may not come along."""
+    """The NumPy arrays behind device arrays; host arrays are refused."""
     if isinstance(value, ndarray):
         return value._array
     if isinstance(value, np.ndarray):
@@ -163,7 +163,7 @@ def _unwrap(value):
 
 
 def _wrap(value):
-    """CuPy has no scalars of its own: what would be one is an array without axes."""
+    """CuPy has no scalars of its own: they are arrays without axes."""
     if isinstance(value, ndarray):
         return value
     if isinstance(value, (np.ndarray, np.generic)):

@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr import _validate
-from refmmr._backend import kernel
-from refmmr.reference import loss
+from refmmr import _backend, _kernels, _validate, backends
 
 MARGINS = {"gamma_b": 0.5, "gamma_d": 1.5, "k_b": 9}
 CALLS = {
@@ -17,7 +15,7 @@ CALLS = {
     "distances in a box": lambda net, X, y: rm.distances(net, X, y, p=2, box=(0, 1)),
     "mmr": lambda net, X, y: rm.mmr(net, X, y, p=2, **MARGINS),
     "mmr_gradient": lambda net, X, y: rm.mmr_gradient(net, X, y, p=np.inf, **MARGINS),
-    "loss_gradient": lambda net, X, y: kernel(loss.loss_gradient)(net, X, y),
+    "loss_gradient": lambda net, X, y: _kernels.loss_gradient(net, X, y),
     "pgd": lambda net, X, y: rm.pgd(net, X, y, p=1, eps=0.5, steps=3),
     "pgd from random starts": lambda net, X, y: rm.pgd(
         net, X, y, p=np.inf, eps=0.1, steps=2, restarts=3, keep="last"
@@ -178,7 +176,7 @@ def test_integers_are_inputs_too(cupy, problem):
 def test_training_step_on_the_device(cupy, problem):
     """All that `fit` does with a batch, on arrays that stay on the device."""
     from refmmr.backends import _cupy
-    from refmmr.reference import adam, mmr, pgd
+    from refmmr.reference import adam
 
     net, X, y = problem
     results = []
@@ -194,11 +192,11 @@ def test_training_step_on_the_device(cupy, problem):
                 (put(np.zeros(X.shape[1:])), put(np.ones(X.shape[1:]))),
             )
             for _ in range(3):
-                Z = kernel(pgd.pgd)(trained, inputs, labels, 2, 0.3, 2, 0.2, box, inputs, True)
-                _, gradients = kernel(loss.loss_gradient)(trained, Z, labels)
-                _, more = kernel(mmr.mmr_gradient)(trained, Z, labels, 2, 0.5, 1.5, 9, 3)
+                Z = _kernels.pgd(trained, inputs, labels, 2, 0.3, 2, 0.2, box, inputs, True)
+                _, gradients = _kernels.loss_gradient(trained, Z, labels)
+                _, more = _kernels.mmr_gradient(trained, Z, labels, 2, 0.5, 1.5, 9, 3)
                 total = [(a + b, c + d) for (a, c), (b, d) in zip(gradients, more, strict=True)]
-                kernel(adam.update)(
+                _kernels.adam_update(
                     optimiser.arrays,
                     optimiser.means,
                     optimiser.squares,
@@ -211,11 +209,11 @@ def test_training_step_on_the_device(cupy, problem):
             np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", ["plain", "mmr+at"])
+@pytest.mark.parametrize("scheme", ["plain", "mmr+at", "kw"])
 def test_fit_trains_on_the_device(cupy, problem, scheme, tmp_path):
     net, X, y = problem
     options = {"p": 2, "eps": 0.2, "lam": 0.5, "gamma": 0.3, "epochs": 2, "batch_size": 2}
-    options |= {"pgd_steps": 2, "validation": (X, y)}
+    options |= {"pgd_steps": 2, "validation": (X, y), "drop_last": False}
     expected, history = rm.fit(net, X, y, scheme, **options)
     with rm.use_backend("cupy"):
         for there in (X, cupy.asarray(X)):
@@ -226,3 +224,80 @@ def test_fit_trains_on_the_device(cupy, problem, scheme, tmp_path):
                     assert isinstance(array, np.ndarray)
                     np.testing.assert_allclose(array, other, rtol=1e-6, atol=1e-6)
             np.testing.assert_allclose(heard["loss"], history["loss"], rtol=1e-6)
+
+
+# ------------------------------------------------------------------- where there is no twin of cupy
+
+ROBUST = _kernels.robust_loss_gradient
+
+
+@pytest.fixture
+def numba_twin(monkeypatch):
+    """The arguments that numba's twin of `ROBUST` is called with."""
+    pytest.importorskip("numba", reason='numba is not installed: pip install "refmmr[numba]"')
+    with rm.use_backend("numba"):
+        twin = _backend._twins["numba"][ROBUST.name]
+    calls = []
+
+    def spy(*args):
+        calls.append(args)
+        return twin(*args)
+
+    monkeypatch.setitem(_backend._twins["numba"], ROBUST.name, spy)
+    return calls
+
+
+@pytest.fixture(params=["not installed", "broken"])
+def no_numba(request, monkeypatch):
+    """Numba cannot be imported."""
+    twins = {name: twins for name, twins in _backend._twins.items() if name != "numba"}
+    monkeypatch.setattr(_backend, "_twins", twins)
+    if request.param == "not installed":
+        monkeypatch.setattr(backends, "problem", lambda name: ImportError("no numba"))
+    else:
+        monkeypatch.setattr(backends, "problem", lambda name: None)
+        monkeypatch.setattr(backends, "load", lambda *args: (_ for _ in ()).throw(ImportError))
+
+
+def places(cupy, net, X, y):
+    """The arguments on the host, the inputs on the device, and all of it there."""
+    from refmmr.backends import _cupy
+
+    on_device = cupy.asarray(X), cupy.asarray(y)
+    return (net, X, y), (net, *on_device), (_cupy.device_network(net), *on_device)
+
+
+def check_robust(cupy, problem):
+    value, error, gradients = ROBUST(*problem, 2, 0.1)
+    for args in places(cupy, *problem):
+        with rm.use_backend("cupy"):
+            found = ROBUST(*args, 2, 0.1)
+        assert found[0] == pytest.approx(value, rel=1e-12)
+        assert found[1] == error
+        kind = np.ndarray if isinstance(args[1], np.ndarray) else cupy.ndarray
+        for pair, expected in zip(found[2], gradients, strict=True):
+            for ours, theirs in zip(pair, expected, strict=True):
+                assert isinstance(ours, kind)
+                np.testing.assert_allclose(_validate.on_host(ours), theirs, rtol=0, atol=1e-12)
+
+
+def test_the_twin_of_numba_runs_on_the_host(cupy, problem, numba_twin):
+    check_robust(cupy, problem)
+    assert len(numba_twin) == 3
+    for net, X, y, *_ in numba_twin:
+        assert all(isinstance(a, np.ndarray) for a in (X, y, *sum(net.parameters, ())))
+
+
+@pytest.mark.usefixtures("no_numba")
+def test_the_reference_runs_on_the_host(cupy, problem):
+    check_robust(cupy, problem)
+    assert "numba" not in _backend._twins
+
+
+def test_strict_refuses_to_run_them(cupy, problem, monkeypatch):
+    monkeypatch.setenv("REFMMR_STRICT", "1")
+    with (
+        rm.use_backend("cupy"),
+        pytest.raises(NotImplementedError, match=r"backend cupy has no .*robust_loss_gradient"),
+    ):
+        ROBUST(*problem, 2, 0.1)

@@ -207,6 +207,31 @@ def test_copies_of_kernels_run_the_current_twin(make):
         assert make(RUN)(NET, X, Y, 2) == "twin"
 
 
+@pytest.mark.parametrize("pickled", [False, True])
+def test_numba_stands_in_for_a_backend_without_a_twin(pickled, monkeypatch):
+    _backend.implements("numba", reference.distances)(lambda *args: "numba")
+    declared, undeclared = _backend.kernel(reference.distances, "numba"), RUN
+    if pickled:
+        declared, undeclared = pickle.loads(pickle.dumps((declared, undeclared)))
+    assert declared.twins == ("numba",)
+    with rm.use_backend("fake"):
+        assert declared(NET, X, Y, 2) == "numba"
+        assert undeclared(NET, X, Y, 2).boundary.shape == (1, 3)
+        _backend.implements("fake", reference.distances)(lambda *args: "fake")
+        assert declared(NET, X, Y, 2) == "fake"
+    assert declared(NET, X, Y, 2).boundary.shape == (1, 3)
+
+
+def test_a_declared_twin_that_is_not_there():
+    """Numba is not installed, or does not register what is declared: the reference runs."""
+    declared = _backend.kernel(reference.distances, "numba", "fake")
+    for twins in ({}, {"numba": {}}):
+        _backend._twins.update(twins)
+        for name in ("fake", *twins):
+            with rm.use_backend(name):
+                assert declared(NET, X, Y, 2).boundary.shape == (1, 3)
+
+
 def test_copies_of_networks():
     net = rm.Network.lenet_small((1, 6, 6), 3, rng=0).astype(np.float32)
     again = pickle.loads(pickle.dumps(net))
@@ -219,8 +244,15 @@ def test_copies_of_networks():
 # ------------------------------------------------------------------------ what is not there
 
 
+def test_names_in_any_case():
+    with rm.use_backend("Fake"):
+        assert rm.get_backend() == "fake"
+    rm.set_backend("NumPy")
+    assert rm.get_backend() == "numpy"
+
+
 def test_unknown_names():
-    for name in ("abacus", "", None, 3, ["numpy"], "NumPy", " numpy"):
+    for name in ("abacus", "", None, 3, ["numpy"], "num py", " numpy"):
         with pytest.raises(
             ValueError, match="backend: expected one of numpy, fake, numba, cupy, got"
         ):

@@ -9,10 +9,10 @@ import numpy as np
 
 
 def to_device(array: Any) -> cupy.ndarray:
-    """An array on the device; one that is there stays as it is, with the same memory."""
+    """An array on the device; one that is there already is returned as it is."""
     return cupy.asarray(array)
 
 
 def to_host(array: Any) -> np.ndarray:
-    """An array on the host; one that is there stays as it is."""
+    """An array on the host; one that is there already is returned as it is."""
     return cupy.asnumpy(array)

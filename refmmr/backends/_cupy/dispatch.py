@@ -1,4 +1,4 @@
-"""Arrays in, arrays of the same kind out: how twins take both kinds."""
+"""Arrays in, arrays of the same kind out: functions for one kind take both."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 
 from refmmr._validate import is_device
 from refmmr.backends._cupy.arrays import to_device, to_host
-from refmmr.backends._cupy.network import device_network
+from refmmr.backends._cupy.network import device_network, host_network
+from refmmr.reference.network import Network
 
 
 def on_device(twin: Callable[..., Any]) -> Callable[..., Any]:
     """Let a twin that works on device arrays take arrays of both kinds.
 
-    Arrays of the host are moved to the device, and the results back if neither the network nor the
-    inputs were on the device.  There all floats have one dtype, the wider of the network's and the
-    inputs'.
+    Arrays of the host are copied to the device, and the results back if neither the network nor
+    the inputs were on the device.  On the device all floats have one dtype, the wider of the
+    network's and the inputs'.
 
     Parameters
     ----------
@@ -37,6 +38,36 @@ def on_device(twin: Callable[..., Any]) -> Callable[..., Any]:
         return result if is_device(weights) or is_device(X) else _each(to_host, result)
 
     return run
+
+
+def on_host(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function that works on host arrays take arrays of both kinds.
+
+    It runs what this backend has no twin of.  If any array or network is on the device, all are
+    copied to the host and the results to the device.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not _on_device((*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        kwargs = {name: _fetch(value) for name, value in kwargs.items()}
+        return _each(to_device, function(*map(_fetch, args), **kwargs))
+
+    return run
+
+
+def _on_device(value: Any) -> bool:
+    """Whether any array in nested tuples, lists and networks is on the device."""
+    if isinstance(value, Network):
+        value = value.parameters
+    if isinstance(value, (tuple, list)):
+        return any(map(_on_device, value))
+    return is_device(value)
+
+
+def _fetch(value: Any) -> Any:
+    return host_network(value) if isinstance(value, Network) else _each(to_host, value)
 
 
 def _put(array: Any, dtype: np.dtype) -> cupy.ndarray:

@@ -6,9 +6,9 @@ import cupy
 
 from refmmr._backend import implements
 from refmmr.backends._cupy.dispatch import on_device
-from refmmr.backends._cupy.fields import conv_layers, field
 from refmmr.backends._cupy.hyperplanes import chunks, dense_end, hyperplanes_around
 from refmmr.backends._cupy.network import by_layer
+from refmmr.backends._cupy.receptive_fields import conv_layers, receptive_field
 from refmmr.backends._cupy.windows import unfold
 from refmmr.reference import distances as reference
 from refmmr.reference.distances import Distances
@@ -16,7 +16,7 @@ from refmmr.reference.hyperplanes import hyperplane_distance, shortest_step_in_b
 from refmmr.reference.network import Network, flat
 
 BOX_COPIES = 16
-"""The walk to a hyperplane within a box keeps about so many arrays of the size of V."""
+"""Arrays of the size of V that `shortest_step_in_box` has at a time; chunks are so much smaller."""
 
 
 @implements("cupy", reference.distances)
@@ -44,7 +44,7 @@ def _distances(net, X, y, p, box):
         boundary = hyperplane_distance(hyperplanes.f, hyperplanes.boundary_norms(p))
         decision = hyperplane_distance(hyperplanes.margin, hyperplanes.decision_norms(p))
     else:
-        lo, hi = (cupy.broadcast_to(side, net.input_shape)[None] for side in box)
+        lo, hi = (cupy.broadcast_to(bound, net.input_shape)[None] for bound in box)
         boundary = _boundary_in_box(net, hyperplanes, X, lo, hi, p)
         x, lo, hi = (points.reshape(len(points), 1, -1) for points in (X, lo, hi))
         decision, _ = shortest_step_in_box(x, hyperplanes.R, hyperplanes.margin, lo, hi, p)
@@ -53,18 +53,21 @@ def _distances(net, X, y, p, box):
 
 
 def _boundary_in_box(net, hyperplanes, X, lo, hi, p):
-    """Distances to the hyperplanes of all hidden units; those of convolutions move their patch alone."""
+    """Distances within a box to the hyperplanes of all hidden units, (n, N).
+
+    A unit of a convolution only moves the pixels of its receptive field.
+    """
     convolutions = conv_layers(net)
     per_layer = by_layer(net, hyperplanes.f)
     found = []
-    for k, grown in enumerate(hyperplanes.patches):
-        grid = field(convolutions[: k + 1], net.input_shape)
+    for k, patches in enumerate(hyperplanes.patches):
+        grid = receptive_field(convolutions[: k + 1], net.input_shape)
         f = per_layer[k].transpose(0, 2, 3, 1)
         x, low, high = (
             unfold(points, grid).reshape(len(points), *f.shape[1:3], 1, -1)
             for points in (X, lo, hi)
         )
-        moved, _ = shortest_step_in_box(x, grown.reshape(*grown.shape[:4], -1), f, low, high, p)
+        moved, _ = shortest_step_in_box(x, patches.reshape(*patches.shape[:4], -1), f, low, high, p)
         found.append(moved.transpose(0, 3, 1, 2))
     x, low, high = (points.reshape(len(points), 1, -1) for points in (X, lo, hi))
     for v, f in zip(hyperplanes.V, per_layer[len(hyperplanes.patches) :], strict=True):

@@ -1,9 +1,10 @@
-// What CuPy has no function for: windows of images, receptive fields, one step of an attack or of
-// Adam.
+// What CuPy has no function for: windows of images, patches of receptive fields, a step of an
+// attack or of Adam.
 //
-// One thread makes one thing and reads nothing that another thread writes, so there is no barrier,
-// no shared memory and no atomic, and results do not depend on the order of the threads.  No header
-// is included: NVRTC compiles this file alone.  `REAL` is float or double; arrays are contiguous.
+// One thread computes one number of the result and reads nothing that another thread writes, so
+// there is no barrier, no shared memory and no atomic, and results do not depend on the order of
+// the threads.  No header is included: NVRTC compiles this file alone.  `REAL` is float or double;
+// arrays are contiguous.
 
 #ifndef REAL
 #define REAL double
@@ -16,88 +17,90 @@ __device__ i64 thread_number() {
     return (i64)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-// Take the last digit off a number in a mixed base: `rest` keeps the others.
+// The last digit of a number in a mixed base; `rest` keeps the digits before it.
 __device__ int digit(i64 *rest, int base) {
     int last = (int)(*rest % base);
     *rest /= base;
     return last;
 }
 
-// ------------------------------------------------------------------------------- images and windows
-// Window (i, j) of an image starts at pixel (i * down - top, j * across - left); it is `tall` by
-// `wide` and may stick out, where there are zeros.
+// ------------------------------------------------------------------------------ images and windows
+// Window (i, j) of an image starts at pixel (i * down - top, j * across - left).  It is
+// window_height x window_width and may reach outside of the image, where there are zeros.
 
 // windows[n, i, j, c, u, v] = image[n, c, i * down - top + u, j * across - left + v]
 extern "C" __global__ void unfold(
     i64 threads, const real *image, real *windows, int channels, int height, int width, int rows,
-    int columns, int tall, int wide, int down, int across, int top, int left) {
+    int columns, int window_height, int window_width, int down, int across, int top, int left) {
     i64 t = thread_number(), rest = t;
     if (t >= threads) return;
-    int v = digit(&rest, wide), u = digit(&rest, tall), c = digit(&rest, channels);
-    int j = digit(&rest, columns), i = digit(&rest, rows);
+    int v = digit(&rest, window_width), u = digit(&rest, window_height);
+    int c = digit(&rest, channels), j = digit(&rest, columns), i = digit(&rest, rows);
     int y = i * down - top + u, x = j * across - left + v;
     bool inside = 0 <= y && y < height && 0 <= x && x < width;
     windows[t] = inside ? image[((rest * channels + c) * height + y) * width + x] : (real)0;
 }
 
-// The transpose of `unfold`: each pixel is the sum of what all windows hold of it.
+// The transpose of `unfold`: each pixel is the sum over all windows that it is in.
 extern "C" __global__ void fold(
     i64 threads, const real *windows, real *image, int channels, int height, int width, int rows,
-    int columns, int tall, int wide, int down, int across, int top, int left) {
+    int columns, int window_height, int window_width, int down, int across, int top, int left) {
     i64 t = thread_number(), rest = t;
     if (t >= threads) return;
     int x = digit(&rest, width) + left, y = digit(&rest, height) + top, c = digit(&rest, channels);
     real sum = 0;
-    // The first window that reaches the pixel, and on until one starts behind it.
-    int first_i = y < tall ? 0 : (y - tall) / down + 1;
-    int first_j = x < wide ? 0 : (x - wide) / across + 1;
+    // From the first window that contains the pixel to the last that starts at or before it.
+    int first_i = y < window_height ? 0 : (y - window_height) / down + 1;
+    int first_j = x < window_width ? 0 : (x - window_width) / across + 1;
     for (int i = first_i; i < rows && i * down <= y; i++)
         for (int j = first_j; j < columns && j * across <= x; j++) {
             i64 window = ((rest * rows + i) * columns + j) * channels + c;
-            sum += windows[(window * tall + y - i * down) * wide + x - j * across];
+            sum += windows[(window * window_height + y - i * down) * window_width + x - j * across];
         }
     image[t] = sum;
 }
 
-// ---------------------------------------------------------------------------------- receptive fields
-// The gradients of the units of a convolution to the pixels that they see, from those of the layer
-// before it: a unit is a sum over its window of units, each of which sees a field `jump` pixels
-// after its neighbour's.
+// ----------------------------------------------------------------------------------------- patches
+// Gradients of the units of a convolution with respect to the pixels of their receptive fields,
+// from those of the layer before: a unit is a weighted sum over its window of units, whose
+// receptive fields lie `jump` pixels apart.
 //
 // after[n, i, j, o, c, u, v] = sum over m, a, b of  filters[o, m, a, b] * active[n, m, y, x]
 //     * before[n or 0, y, x, m, c, u - a * jump_down, v - b * jump_across],
 //     with (y, x) = (i * down - top + a, j * across - left + b)
-extern "C" __global__ void grow(
+extern "C" __global__ void extend_patches(
     i64 threads, const real *before, const bool *active, const real *filters, real *after,
-    int shared, int inputs, int height, int width, int before_tall, int before_wide, int jump_down,
-    int jump_across, int outputs, int rows, int columns, int kernel_tall, int kernel_wide, int down,
-    int across, int top, int left, int colors, int tall, int wide) {
+    int shared, int inputs, int height, int width, int before_height, int before_width,
+    int jump_down, int jump_across, int outputs, int rows, int columns, int kernel_height,
+    int kernel_width, int down, int across, int top, int left, int colors, int after_height,
+    int after_width) {
     i64 t = thread_number(), n = t;
     if (t >= threads) return;
-    int v = digit(&n, wide), u = digit(&n, tall), c = digit(&n, colors), o = digit(&n, outputs);
-    int j = digit(&n, columns), i = digit(&n, rows);
+    int v = digit(&n, after_width), u = digit(&n, after_height), c = digit(&n, colors);
+    int o = digit(&n, outputs), j = digit(&n, columns), i = digit(&n, rows);
     real sum = 0;
-    for (int a = 0; a < kernel_tall; a++) {
+    for (int a = 0; a < kernel_height; a++) {
         int y = i * down - top + a, before_u = u - a * jump_down;
-        if (y < 0 || y >= height || before_u < 0 || before_u >= before_tall) continue;
-        for (int b = 0; b < kernel_wide; b++) {
+        if (y < 0 || y >= height || before_u < 0 || before_u >= before_height) continue;
+        for (int b = 0; b < kernel_width; b++) {
             int x = j * across - left + b, before_v = v - b * jump_across;
-            if (x < 0 || x >= width || before_v < 0 || before_v >= before_wide) continue;
+            if (x < 0 || x >= width || before_v < 0 || before_v >= before_width) continue;
             for (int m = 0; m < inputs; m++) {
                 if (!active[((n * inputs + m) * height + y) * width + x]) continue;
                 i64 unit = (((shared ? 0 : n) * height + y) * width + x) * inputs + m;
-                i64 pixel = ((unit * colors + c) * before_tall + before_u) * before_wide + before_v;
-                real weight = filters[((o * inputs + m) * kernel_tall + a) * kernel_wide + b];
-                sum += weight * before[pixel];
+                i64 line = (unit * colors + c) * before_height + before_u;
+                real weight = filters[((o * inputs + m) * kernel_height + a) * kernel_width + b];
+                sum += weight * before[line * before_width + before_v];
             }
         }
     }
     after[t] = sum;
 }
 
-// -------------------------------------------------------------------------------- attack, optimiser
-// One step of the l_inf attack: along the sign of the gradient, back into the ball and into the box.
-// The box stops each coordinate by itself, so none needs to be told not to climb out.
+// ------------------------------------------------------------------------------- attack, optimiser
+// One step of the l_inf attack: along the sign of the gradient, then into the ball and the box.
+// Both clip coordinate by coordinate, so components of the gradient that point out of the box need
+// not be removed first.
 extern "C" __global__ void ascend_inf(
     i64 threads, const real *X, const real *gradient, const real *lo, const real *hi, real *Z,
     int boxed, int pixels, real step, real eps) {
@@ -111,7 +114,7 @@ extern "C" __global__ void ascend_inf(
     Z[t] = z;
 }
 
-// Adam; `first` and `second` are how much of a new gradient its running means take.
+// Adam; `first` and `second` are the weights of a new gradient in its two running means.
 extern "C" __global__ void adam(
     i64 threads, real *array, real *mean, real *square, const real *gradient, real first,
     real second, real scale, real epsilon) {

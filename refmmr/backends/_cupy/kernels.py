@@ -11,7 +11,7 @@ import numpy as np
 
 SOURCE = Path(__file__).with_name("kernels.cu")
 THREADS = 128
-"""Threads in a block.  They do not work together, so any multiple of 32 will do."""
+"""Threads in a block.  They are independent of each other, so any multiple of 32 will do."""
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def _kernel(name: str, dtype: np.dtype) -> Any:
 
 
 def launch(name: str, dtype: np.dtype, threads: int, *args: Any) -> None:
-    """Run a kernel, one thread for each thing that it makes.
+    """Run a kernel, one thread for each number of the result.
 
     Parameters
     ----------
@@ -33,6 +33,7 @@ def launch(name: str, dtype: np.dtype, threads: int, *args: Any) -> None:
     dtype : numpy.dtype
         What ``real`` stands for, float32 or float64.
     threads : int
+        Size of the result.
     *args : cupy.ndarray, int or float
         Arrays must be contiguous.  Integers are passed as ``int``, other numbers as ``real``.
     """

@@ -46,6 +46,6 @@ def loss_gradient(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> tuple[float
 
 
 def backward(net, cache, slope):
-    """Gradients to all pre-activations from those to the logits, ``(n, K)``."""
+    """Gradients with respect to all pre-activations from that to the logits, ``(n, K)``."""
     slope = slope.reshape(cache.outputs[-1].shape)
     return net.backward(cache, [*(None for _ in net.unit_shapes), slope])

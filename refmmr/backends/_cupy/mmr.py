@@ -1,9 +1,10 @@
 """Twins of `refmmr.reference.mmr`: the regularizer and its gradient.
 
-The gradient to the gradients of the hyperplanes, ``G_r = dJ / dv_r``, is zero for all hyperplanes but the few
-whose hinge is active.  ``sum_r <G_r, v_r>`` is what comes out at these units (or pairs of classes)
-when the directions G_r are pushed through the frozen networks of their samples.  So its gradient to
-the weights is ordinary backprop over a batch of directions, one per active hyperplane.
+The derivative ``G_r = dJ / dv_r`` with respect to the gradient v_r of a hyperplane is zero for all
+but the few hyperplanes whose hinge is active.  ``<G_r, v_r>`` is the output of their unit (or pair
+of classes) for the direction G_r, in the network with the masks of the sample.  So the gradient
+with respect to the weights is ordinary backpropagation over a batch of directions, one per active
+hyperplane.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import cupy
 from refmmr._backend import implements
 from refmmr.backends._cupy.dispatch import on_device
 from refmmr.backends._cupy.distances import distances
-from refmmr.backends._cupy.fields import cone, look
 from refmmr.backends._cupy.hyperplanes import chunks, dense_end, hyperplanes_around, undo_dense_end
 from refmmr.backends._cupy.network import by_layer, groups, one_hot, prefix
+from refmmr.backends._cupy.receptive_fields import mask_windows, receptive_network
 from refmmr.reference import mmr as reference
 from refmmr.reference.hyperplanes import hyperplane_distance
 from refmmr.reference.mmr import MMR, _distance_gradients, dual_norm_gradient
@@ -92,9 +93,9 @@ def _add_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d, sums):
 
 
 def _hinge(d, gamma, k):
-    """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of each row, and its slope to each distance.
+    """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of each row, and its derivatives, (n, r).
 
-    Of hyperplanes equally far the first ones count among the k nearest: CuPy's sort is stable.
+    Of equal distances the first ones count among the k smallest: CuPy's sort is stable.
     """
     if d.shape[1] == 0:
         return cupy.zeros(len(d), d.dtype), d
@@ -108,7 +109,7 @@ def _hinge(d, gamma, k):
 
 
 def _add_samples(net, hyperplanes, df, dmargin, sums):
-    """Backprop over the samples: what the values of the hyperplanes say."""
+    """Backpropagation over the samples: from the values of the hyperplanes to the weights."""
     # A margin is f_y - f_s: +1 for the class itself, -1 for each rival.
     dlogits = hyperplanes.own * dmargin.sum(axis=1)[:, None] - dmargin
     deltas = net.backward(hyperplanes.cache, [*by_layer(net, df), dlogits])
@@ -119,34 +120,38 @@ def _add_samples(net, hyperplanes, df, dmargin, sums):
 
 
 def _add_first(hyperplanes, dnorms, p, sums):
-    """The first layer: its hyperplanes have the same gradients for all samples, its own weights."""
+    """The first layer: the gradients of its hyperplanes are its weights, for all samples."""
     dW, _ = sums[0]
     dnorms = dnorms.sum(axis=0)
     if not hyperplanes.patches:
         dW += dnorms.reshape(-1)[:, None] * dual_norm_gradient(hyperplanes.V[0][0], p, axis=1)
         return
     # Each unit of a convolution has its own copy of the filter, cut off at the border.
-    grown = hyperplanes.patches[0][0]
-    rows = grown.reshape(*grown.shape[:3], -1)
+    patches = hyperplanes.patches[0][0]
+    rows = patches.reshape(*patches.shape[:3], -1)
     G = dnorms.transpose(1, 2, 0)[..., None] * dual_norm_gradient(rows, p, axis=3)
     dW += G.sum(axis=(0, 1)).reshape(dW.shape)
 
 
 def _add_conv_hyperplanes(net, hyperplanes, k, dnorms, p, sums):
-    """Active hyperplanes of a later convolution: a batch of patches, each through its own cone."""
-    small = cone(net, k)
+    """Active hyperplanes of a later convolution: a batch of patches as directions."""
+    small = receptive_network(net, k)
     samples, channels, rows, columns = dnorms.nonzero()
     for some in groups(small, len(samples), dnorms.itemsize):
         place = samples[some], channels[some], rows[some], columns[some]
-        seen = hyperplanes.patches[k][place[0], place[2], place[3], place[1]]
-        G = dual_norm_gradient(seen.reshape(len(seen), -1), p, axis=1)
-        G = (dnorms[place][:, None] * G).reshape(seen.shape)
+        patches = hyperplanes.patches[k][place[0], place[2], place[3], place[1]]
+        G = dual_norm_gradient(patches.reshape(len(patches), -1), p, axis=1)
+        G = (dnorms[place][:, None] * G).reshape(patches.shape)
         end = one_hot(place[1], dnorms.shape[1])[..., None, None].astype(dnorms.dtype)
-        _add_pushed(small, G, look(net, hyperplanes.cache.masks, k, *place), end, sums)
+        masks = mask_windows(net, hyperplanes.cache.masks, k, *place)
+        _add_directions(small, G, masks, end, sums)
 
 
 def _add_dense_hyperplanes(net, hyperplanes, k, V, dnorms, p, sums, own=None):
-    """Active hyperplanes of a dense layer: a batch of directions; `own` makes hyperplanes of logits margins."""
+    """Active hyperplanes of a dense layer: a batch of directions.
+
+    With `own`, (n, K), units are classes s, and their hyperplanes those of the margins f_y - f_s.
+    """
     front = prefix(net, k)
     samples, units = dnorms.nonzero()
     for some in groups(front, len(samples), dnorms.itemsize):
@@ -157,11 +162,11 @@ def _add_dense_hyperplanes(net, hyperplanes, k, V, dnorms, p, sums, own=None):
         if own is not None:
             end = own[sample] - end
         masks = [mask[sample] for mask in hyperplanes.cache.masks[:k]]
-        _add_pushed(front, G.reshape(-1, *net.input_shape), masks, end, sums)
+        _add_directions(front, G.reshape(-1, *net.input_shape), masks, end, sums)
 
 
-def _add_pushed(net, directions, masks, end, sums):
-    """Add the gradient of ``sum(end * what comes out)``; directions meet no bias."""
+def _add_directions(net, directions, masks, end, sums):
+    """Add the gradient of ``sum(end * outputs)`` of directions, on which biases have no effect."""
     cache = net.forward(directions, masks, bias=False)
     deltas = net.backward(cache, [*(None for _ in net.unit_shapes), end])
     more = net.weight_gradients(cache, deltas)

@@ -10,15 +10,15 @@ import numpy as np
 
 from refmmr.backends._cupy.arrays import to_device, to_host
 from refmmr.backends._cupy.windows import Grid, fold, unfold
-from refmmr.reference.layers import Conv2d, Layer, Linear
+from refmmr.reference.layers import Conv2d, Layer
 from refmmr.reference.network import Network
 
 GROUP_BYTES = 2**28
-"""Directions go through a network in groups that make no array larger than this."""
+"""Inputs pass a network in groups that make no array larger than this: 256 MB."""
 
 
 class DeviceConv2d(Conv2d):
-    """A convolution as one matrix product with all its windows."""
+    """A convolution as one matrix product with all windows of its input."""
 
     def linear(self, x: cupy.ndarray) -> cupy.ndarray:
         """Map directions, without the bias: ``(..., n_in, h, w) -> (..., n_out, h', w')``."""
@@ -27,7 +27,7 @@ class DeviceConv2d(Conv2d):
         return cupy.moveaxis(y.reshape(*x.shape[:-3], grid.rows, grid.columns, len(self.W)), -1, -3)
 
     def transpose(self, g: cupy.ndarray, input_shape: tuple[int, ...]) -> cupy.ndarray:
-        """Carry gradients back: ``(..., n_out, h', w') -> (..., n_in, h, w)``."""
+        """Propagate gradients back: ``(..., n_out, h', w') -> (..., n_in, h, w)``."""
         channels, height, width = input_shape
         grid = self.grid((channels, height, width))
         windows = _last(g) @ self.W.reshape(len(self.W), -1)
@@ -35,18 +35,17 @@ class DeviceConv2d(Conv2d):
         return fold(windows, grid, (channels, height, width)).reshape(*g.shape[:-3], *input_shape)
 
     def gradient(self, x: cupy.ndarray, g: cupy.ndarray) -> tuple[cupy.ndarray, cupy.ndarray]:
-        """Gradient of ``sum(g * apply(x))`` to ``W`` and to ``b``, summed over leading axes."""
+        """Gradient of ``sum(g * apply(x))`` with respect to W and b, over all leading axes."""
         windows, _ = self._unfold(x)
         g = _last(g)
         return (g.T @ windows).reshape(self.W.shape), g.sum(axis=0)
 
     def grid(self, input_shape: tuple[int, ...]) -> Grid:
-        """The windows of an image that the outputs look at."""
+        """The windows of the input that the output pixels read."""
         _, rows, columns = self.output_shape(input_shape)
         _, height, width = input_shape
         (top, _), (left, _) = self.pads(height, width)
-        (tall, wide), (down, across) = self.W.shape[2:], self.stride
-        return Grid(rows, columns, tall, wide, down, across, top, left)
+        return Grid(rows, columns, *self.W.shape[2:], *self.stride, top, left)
 
     def _unfold(self, x):
         """All windows of all images, one a row, and their grid."""
@@ -70,56 +69,43 @@ def device_network(net: Network, dtype: np.dtype | None = None) -> Network:
     Returns
     -------
     refmmr.reference.network.Network
-        Nothing is checked: its methods take and give device arrays.
+        Without the checks of `refmmr.Network`; its methods take and return device arrays.
     """
 
     def move(array):
         return cupy.ascontiguousarray(to_device(array).astype(dtype or array.dtype, copy=False))
 
-    return _with_each(net, move)
+    def fast(layer: Layer) -> Layer:
+        if isinstance(layer, Conv2d):
+            return DeviceConv2d(layer.W, layer.b, layer.stride, layer.padding)
+        return layer
+
+    return Network([fast(layer.map(move)) for layer in net.layers], net.input_shape)
 
 
 def host_network(net: Network) -> Network:
     """The same network with its weights on the host; see `device_network`."""
-    return _with_each(net, to_host)
-
-
-def _with_each(net, move):
-    layers: list[Layer] = []
-    for layer in net.layers:
-        if isinstance(layer, Conv2d):
-            W, b = move(layer.W), move(layer.b)
-            kind = Conv2d if isinstance(W, np.ndarray) else DeviceConv2d
-            layers.append(kind(W, b, layer.stride, layer.padding))
-        elif isinstance(layer, Linear):
-            layers.append(Linear(move(layer.W), move(layer.b)))
-        else:
-            layers.append(layer)
-    return Network(layers, net.input_shape)
+    return Network([layer.map(to_host) for layer in net.layers], net.input_shape)
 
 
 def prefix(net: Network, k: int) -> Network:
-    """The network up to its affine layer k, counted from 0, whose units are its outputs."""
+    """The network up to affine layer k, counted from 0, whose units are the outputs."""
     return Network(net.layers[: net.affine[k] + 1], net.input_shape)
 
 
 def one_hot(classes: cupy.ndarray, n: int) -> cupy.ndarray:
-    """Which class it is: ``(m,) -> (m, n)`` bool."""
+    """Each class as a row with one True: ``(m,) -> (m, n)`` bool."""
     return classes[:, None] == cupy.arange(n)
 
 
 def by_layer(net: Network, units: cupy.ndarray) -> list[cupy.ndarray]:
-    """Hidden units layer by layer: ``(n, N)`` to one ``(n, *unit_shape)`` each."""
-    parts, start = [], 0
-    for shape in net.unit_shapes:
-        size = math.prod(shape)
-        parts.append(units[:, start : start + size].reshape(-1, *shape))
-        start += size
-    return parts
+    """Values of all hidden units layer by layer: ``(n, N)`` to one ``(n, *unit_shape)`` each."""
+    layers = zip(net.unit_slices, net.unit_shapes, strict=True)
+    return [units[:, own].reshape(-1, *shape) for own, shape in layers]
 
 
 def groups(net: Network, m: int, itemsize: int) -> Iterator[slice]:
-    """Cut m inputs into runs that make no array larger than `GROUP_BYTES` in a pass."""
+    """Cut m inputs into groups that make no array larger than `GROUP_BYTES` in a pass."""
     entries = [math.prod(shape) for shape in net.shapes]
     for layer, shape in zip(net.layers, net.shapes[1:], strict=True):
         if isinstance(layer, Conv2d):

@@ -67,7 +67,7 @@ def _step(X, Z, gradient, p, eps, step_size, box):
 
 def _step_inf(X, Z, gradient, p, eps, step_size, box):
     """The same for l_inf, in one kernel."""
-    lo, hi = (X, X) if box is None else _sides(box, X)
+    lo, hi = (X, X) if box is None else _bounds(box, X)
     Z = Z.copy()
     launch(
         "ascend_inf", X.dtype, X.size, cupy.ascontiguousarray(X),
@@ -77,13 +77,13 @@ def _step_inf(X, Z, gradient, p, eps, step_size, box):
     return Z
 
 
-def _sides(box, X):
+def _bounds(box, X):
     """The box as two contiguous arrays of the shape of an input."""
-    return (cupy.ascontiguousarray(cupy.broadcast_to(side, X.shape[1:])) for side in box)
+    return (cupy.ascontiguousarray(cupy.broadcast_to(bound, X.shape[1:])) for bound in box)
 
 
 def _onto_l1_ball(delta, eps):
-    """See `refmmr.reference.pgd`."""
+    """Project each row onto the l_1 ball of radius eps; see `refmmr.reference.pgd`."""
     size = cupy.abs(delta)
     descending = -cupy.sort(-size, axis=1)
     counts = cupy.arange(1, delta.shape[1] + 1, dtype=delta.dtype)

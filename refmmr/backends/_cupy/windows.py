@@ -1,4 +1,4 @@
-"""Windows of images: the one geometry behind convolutions and receptive fields."""
+"""Windows of images: the geometry of convolutions and of receptive fields."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from refmmr.backends._cupy.kernels import launch
 
 
 class Grid(NamedTuple):
-    """Windows on an image.
+    """Windows of an image.
 
-    Window (i, j) starts at pixel ``(i * down - top, j * across - left)``; it may stick out of the
-    image, where there are zeros.
+    Window (i, j) starts at pixel ``(i * down - top, j * across - left)``.  It may reach outside of
+    the image, where there are zeros.
     """
 
-    rows: int
+    rows: int  # how many windows there are
     columns: int
-    tall: int
-    wide: int
-    down: int
+    height: int  # of a window
+    width: int
+    down: int  # strides
     across: int
-    top: int
+    top: int  # padding
     left: int
 
 
 def unfold(images: cupy.ndarray, grid: Grid) -> cupy.ndarray:
-    """What all windows show: ``(n, c, h, w) -> (n, rows, columns, c, tall, wide)``."""
+    """All windows: ``(n, c, h, w) -> (n, rows, columns, c, grid.height, grid.width)``."""
     n, channels, height, width = images.shape
-    shape = (n, grid.rows, grid.columns, channels, grid.tall, grid.wide)
+    shape = (n, grid.rows, grid.columns, channels, grid.height, grid.width)
     windows = cupy.empty(shape, images.dtype)
     images = cupy.ascontiguousarray(images)
     launch(
@@ -39,7 +39,7 @@ def unfold(images: cupy.ndarray, grid: Grid) -> cupy.ndarray:
 
 
 def fold(windows: cupy.ndarray, grid: Grid, image_shape: tuple[int, int, int]) -> cupy.ndarray:
-    """The transpose of `unfold`: ``(n, rows, columns, c, tall, wide) -> (n, c, h, w)``."""
+    """The transpose of `unfold`: add all windows to their places in the image."""
     images = cupy.empty((len(windows), *image_shape), windows.dtype)
     windows = cupy.ascontiguousarray(windows)
     launch("fold", windows.dtype, images.size, windows, images, *image_shape, *grid)

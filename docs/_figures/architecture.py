@@ -15,7 +15,7 @@ path { stroke: #444; fill: none; marker-end: url(#arrow); }
 # x, y, width, height, class, title, line below
 BOXES = [
     (20, 20, 220, 58, "user", "Jupyter, Python", "import refmmr as rm"),
-    (270, 20, 220, 58, "user", "command line", "cli.py"),
+    (270, 20, 220, 58, "user", "command line", "cli/"),
     (520, 20, 220, 58, "user", "scikit-learn", "estimator.py"),
     (20, 120, 470, 62, "", "calls: arguments are checked",
      "network, geometry, attacks, training, io"),

@@ -1,0 +1,149 @@
+"""``refmmr certify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import refmmr as rm
+from refmmr import _files, datasets
+from refmmr import _validate as check
+from refmmr.certify import METHODS
+from refmmr.cli.app import interruptible, main
+from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, headless
+
+
+@main.command()
+@MODEL
+@DATA
+@NORM
+@click.option(
+    "--eps",
+    default="0.3",
+    show_default=True,
+    help="Radius; several with commas for a curve; 'none' for minimal perturbations.",
+)
+@click.option("--n", type=click.IntRange(min=1), help="Only N test points.")
+@click.option(
+    "--start", type=click.IntRange(min=0), default=0, show_default=True, help="The first of them."
+)
+@click.option(
+    "--methods",
+    default="region,attack,crown",
+    show_default=True,
+    help="In this order: attack and any of " + ", ".join(METHODS) + ".",
+)
+@click.option(
+    "--max-seconds", type=float, help="Seconds of lp, search and mip for each point and radius."
+)
+@click.option("--max-regions", type=int, help="Regions of search for each point and radius.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the attack's random starts."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="One line for each point: a .csv file at the end; or a .jsonl file or a folder, written "
+    "as points are done, from which the same command continues.",
+)
+@click.option("--keep-adversarial", is_flag=True, help="Adversarial examples in the .jsonl too.")
+@click.option(
+    "--jobs", type=int, default=1, show_default=True, help="Processes; -1 is one per core."
+)
+@click.option("--dask", help="Address of a Dask scheduler, or 'local'.")
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the curve (.png).",
+)
+@BACKEND
+@interruptible
+@geometry
+def certify(
+    net: rm.Network, data: str, p: str, eps: str, n: int | None, start: int, methods: str,
+    max_seconds: float | None, max_regions: int | None, seed: int, out: Path | None,
+    keep_adversarial: bool, jobs: int, dask: str | None, picture: Path | None,
+) -> None:  # fmt: skip
+    """Certify MODEL on a test set: test error and bounds on the robust error.
+
+    With several radii a robustness curve, with 'none' the minimal perturbations.  MODEL is an .npz,
+    .onnx, .safetensors or .mat file.
+    """
+    radii = _radii(eps)
+    csv = out is not None and out.suffix == ".csv"
+    if picture is not None:
+        if not isinstance(radii, list):
+            raise ValueError("plot: expected --eps with several radii, for a curve")
+        if picture.suffix != ".png":
+            raise ValueError(f"plot: expected a file ending in .png, got {str(picture)!r}")
+    points = datasets.load(data, images=len(net.input_shape) == 3)
+    check_fit(net, points)
+    if start >= len(points.X_test):
+        raise ValueError(f"start: expected less than {len(points.X_test)} points, got {start}")
+    chosen = slice(start, None if n is None else start + n)
+    X, y = points.X_test[chosen], points.y_test[chosen]
+    options: dict[str, Any] = {
+        "methods": methods.split(","), "rng": seed, "max_seconds": max_seconds,
+        "max_regions": max_regions, "out": None if csv else out,
+        "keep_adversarial": keep_adversarial, "n_jobs": jobs, "dask": dask,
+    }  # fmt: skip
+    result: rm.RobustError | rm.RobustnessCurve | rm.MinimalPerturbations
+    if radii is None:
+        result = rm.minimal_perturbations(net, X, y, p, **options)
+    elif isinstance(radii, list):
+        result = rm.robustness_curve(net, X, y, p, radii=radii, **options)
+    else:
+        result = rm.robust_error(net, X, y, p, eps=radii, **options)
+    click.echo(result.table())
+    if out is not None:
+        if csv:
+            _write_points(out, result, start)
+        click.echo(f"one line for each point in {out}")
+    if picture is not None and isinstance(result, rm.RobustnessCurve):
+        headless()
+        from refmmr.display import figures
+
+        figures.save(result.plot(), picture)
+        click.echo(f"curve drawn in {picture}")
+
+
+def _radii(text: str) -> float | list[float] | None:
+    """A number, several with commas, or none."""
+    if text.lower() == "none":
+        return None
+    try:
+        numbers = [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"eps: expected numbers such as 0.1,0.2, or none, got {text!r}") from error
+    for number in numbers:
+        check.check_number("eps", number)
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _write_points(out: Path, result: Any, start: int) -> None:
+    """Write a CSV line for each point; the repr of a float reads back to the same float.
+
+    A curve has two columns for each radius, minimal perturbations have none.
+    """
+    names = ["point", "class", "misclassified"]
+    columns: dict[str, list[Any]] = {}
+    if isinstance(result, rm.RobustError):
+        columns = {"attacked": result.attacked.tolist(), "certified": result.certified.tolist()}
+    elif isinstance(result, rm.RobustnessCurve):
+        for j, eps in enumerate(result.radii):
+            columns[f"attacked_{eps!r}"] = result.attacked[:, j].tolist()
+            columns[f"certified_{eps!r}"] = result.certified[:, j].tolist()
+    lines = [",".join([*names, *columns, "lower", "upper", "exact", "settled_by"])]
+    for i, row in enumerate(result.records):
+        cells = [start + i, row["class"], row["misclassified"]]
+        cells += [column[i] for column in columns.values()]
+        cells += [row["lower"], row["upper"], row["exact"], row["settled_by"] or ""]
+        lines.append(",".join(map(_cell, cells)))
+    _files.write_text(out, "\n".join(lines) + "\n")
+
+
+def _cell(value: Any) -> str:
+    return str(int(value) if isinstance(value, bool) else value)

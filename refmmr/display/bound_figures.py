@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
@@ -209,15 +210,18 @@ def _draw_images(figure: Figure, grid: Any, images: list[np.ndarray], distance: 
     places = (grid[0, 1], grid[0, 2], grid[1, 1:])
     for image, title, place in zip(images, titles, places, strict=True):
         ax = figure.add_subplot(place)
-        limits: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1}
-        if title == "difference":
-            limits = {"cmap": "PuOr_r", "vmin": -change, "vmax": change}
-        picture = ax.imshow(image, interpolation="nearest", **limits)
         ax.set_title(title, fontsize=9)
-        ax.set_xticks([])
-        ax.set_yticks([])
+        picture = draw_image(ax, image, change if title == "difference" else None)
         if title == "difference":
             figure.colorbar(picture, ax=ax, shrink=0.85)
+
+
+def draw_image(ax: Axes, image: np.ndarray, change: float | None = None) -> AxesImage:
+    """Draw an image in [0, 1], or a difference in [-change, change], without ticks."""
+    colors, low, high = ("gray", 0.0, 1.0) if change is None else ("PuOr_r", -change, change)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    return ax.imshow(image, interpolation="nearest", cmap=colors, vmin=low, vmax=high)
 
 
 def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:

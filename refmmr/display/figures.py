@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from refmmr import _files
 from refmmr import _validate as check
-from refmmr.display.bound_figures import ladder, norm_name, robustness_curve
+from refmmr.display.bound_figures import draw_image, ladder, norm_name, robustness_curve
 from refmmr.display.colors import CLASS_COLORS
 
 if TYPE_CHECKING:
@@ -273,13 +273,8 @@ def adversarial_examples(
     for column in range(n):
         images = (X[column], Z[column], Z[column] - X[column])
         for row, image in enumerate(images):
-            ax = axes[row, column]
-            limits = {"cmap": "gray", "vmin": 0, "vmax": 1}
-            if row == 2:
-                limits = {"cmap": "PuOr_r", "vmin": -change, "vmax": change}
-            picture = ax.imshow(image.reshape(shape), interpolation="nearest", **limits)
-            ax.set_xticks([])
-            ax.set_yticks([])
+            limit = change if row == 2 else None
+            picture = draw_image(axes[row, column], image.reshape(shape), limit)
         distance = f"{certificates.upper[column]:.2f}"
         axes[0, column].set_title(f"class {np.asarray(y)[column]}", fontsize=10)
         axes[1, column].set_title(f"taken for {np.asarray(predictions)[column]}", fontsize=10)

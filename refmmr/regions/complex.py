@@ -88,7 +88,7 @@ class RegionComplex(LinearRegions):
 
     @property
     def breakpoints(self) -> np.ndarray:
-        """Where a line enters and leaves regions, rising: its two ends and all vertices between.
+        """The ends of a segment and all vertices between them, in ascending order.
 
         Raises
         ------
@@ -120,19 +120,19 @@ class RegionComplex(LinearRegions):
         sums = np.add.reduceat(self.vertices.flat, self.vertex_numbers.starts[:-1])
         return sums / self.vertex_numbers.sizes[:, None]
 
-    @cached_property
-    def _facets(self) -> tuple[Facets, int]:
-        return facet_table(self.raw)
-
     @property
     def facets(self) -> Facets:  # type: ignore[override]  # computed at first use
         """The facets of all regions, each once, with the regions on both sides."""
-        return self._facets[0]
+        return self._facet_table[0]
 
     @property
     def unmatched_facets(self) -> int:
-        """Facets inside the domain with no region, or more than one, on the other side."""
-        return self._facets[1]
+        """Number of facets inside the domain with no region, or several, on the other side."""
+        return self._facet_table[1]
+
+    @cached_property
+    def _facet_table(self) -> tuple[Facets, int]:
+        return facet_table(self.raw)
 
     # ---- Checks and measures.
 
@@ -152,7 +152,7 @@ class RegionComplex(LinearRegions):
         return verify(self)
 
     def euler_characteristic(self) -> int:
-        """Vertices minus edges plus faces ...: 1 if the cells fit together to a box.
+        """Vertices minus edges plus faces ...: 1 if the regions subdivide a box.
 
         All faces are counted, which takes milliseconds a region in more than two dimensions.
         """
@@ -171,8 +171,8 @@ class RegionComplex(LinearRegions):
         Returns
         -------
         BoundaryDistance
-            What is outside of the domain is not known: a distance is that in the whole plane if it
-            is not larger than the one to the domain's faces.
+            Only the boundary within the domain is known: a distance is that in the whole plane if
+            it is at most the distance to the faces of the domain.
         """
         return measures.boundary_distance(self, Z, p)
 
@@ -190,7 +190,7 @@ class RegionComplex(LinearRegions):
         Returns
         -------
         ndarray of int
-            Their numbers, rising.
+            Their numbers, in ascending order.
         """
         return measures.regions_meeting_ball(self, z, radius, p)
 
@@ -201,13 +201,13 @@ class RegionComplex(LinearRegions):
         -------
         pandas.DataFrame
             Columns: winner (class at the centre), volume, inradius (of the largest l_2 ball),
-            facets, vertices, active (number of active units), jacobian_norm (largest l_2 stretch
-            of the logits, with respect to the domain's coordinates).
+            facets, vertices, active (number of active units), jacobian_norm (spectral norm of the
+            Jacobian of the logits with respect to the domain's coordinates).
 
         Raises
         ------
         ImportError
-            When pandas is not installed.
+            If pandas is not installed.
         """
         return measures.to_frame(self)
 
@@ -276,7 +276,8 @@ class RegionComplex(LinearRegions):
         -------
         segments : ndarray, shape (m, 2, 2)
         units : ndarray, shape (m,)
-            The unit of each segment; where several change sign, the segment is there for each.
+            The unit of each segment; a segment where several units change sign occurs once for
+            each.
 
         Raises
         ------
@@ -303,11 +304,11 @@ class RegionComplex(LinearRegions):
     def _flips(self) -> tuple[np.ndarray, np.ndarray]:
         return self.flips()
 
-    def check_plane(self, what: str) -> None:
-        """Raise a ValueError if the domain is not of two dimensions."""
+    def check_plane(self, name: str) -> None:
+        """Raise a ValueError, about this method or argument, if the domain is not a plane."""
         if self.dimension != 2:
             raise ValueError(
-                f"{what}: expected a plane, got a domain of {self.dimension} dimensions"
+                f"{name}: expected a plane, got a domain of {self.dimension} dimensions"
             )
 
     def plot(self, color: str = "region", ax: Axes | None = None, **options: Any) -> Axes:

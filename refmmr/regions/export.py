@@ -52,7 +52,7 @@ def geojson(cx: RegionComplex) -> dict[str, Any]:
     Raises
     ------
     TypeError, ValueError
-        For something that is no complex, or a domain of other dimensions.
+        For an object that is no complex, or a domain of other dimensions.
     """
     _check_plane(cx)
     (left, bottom), (right, top) = cx.domain.rectangle
@@ -120,7 +120,7 @@ def _patterns(cx: RegionComplex) -> list[str]:
 
 
 def _neighbours(cx: RegionComplex) -> list[list[int]]:
-    """Numbers of the neighbours of each region, rising."""
+    """Numbers of the neighbours of each region, in ascending order."""
     found: list[set[int]] = [set() for _ in range(len(cx))]
     for i, j in cx.neighbours.tolist():
         found[i].add(j)
@@ -143,7 +143,7 @@ def svg(
     """The regions of a plane as a picture that stands alone: an SVG without references.
 
     Each region is a path of its own; browsers show its number, class and area under the pointer.
-    Where a screen is set to dark colours, so is the picture.
+    Colours follow the setting of the screen, light or dark.
 
     Parameters
     ----------
@@ -155,9 +155,10 @@ def svg(
     boundary : bool
         Draw the decision boundary as a thick line.
     size : float
-        Width or height in pixels, whichever is larger.  Inside, coordinates are the plane's.
+        Width or height in pixels, whichever is larger.  Coordinates in the picture are those of
+        the plane.
     title : str, optional
-        What the picture shows; if not given, the complex in words.
+        Title of the picture; if not given, the `repr` of the complex.
     class_names : sequence of str, optional
         One a class; if not given, their numbers.
 
@@ -168,8 +169,8 @@ def svg(
     Raises
     ------
     TypeError, ValueError
-        For something that is no complex, a domain of other dimensions, another `color`, or not as
-        many names as classes.
+        For an object that is no complex, a domain of other dimensions, another `color`, or a
+        number of names other than that of classes.
 
     Examples
     --------

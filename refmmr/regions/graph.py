@@ -51,9 +51,9 @@ class AffineMaps(NamedTuple):
 
 
 class LinearRegions:
-    """What a `RegionComplex` and a `RegionGraph` have in common.
+    """Linear regions and their facets: the base class of `RegionComplex` and `RegionGraph`.
 
-    A subclass provides `facets` and `centers`.
+    These provide `facets` and `centers`.
 
     Attributes
     ----------
@@ -301,7 +301,7 @@ class LinearRegions:
         Raises
         ------
         ImportError
-            When networkx is not installed.
+            If networkx is not installed.
         """
         graph: networkx.Graph = require("networkx", "to_networkx").Graph()
         for i, (pattern, winner) in enumerate(zip(self.patterns, self.classes, strict=True)):

@@ -61,13 +61,13 @@ def regions_meeting_ball(cx: RegionComplex, z: ArrayLike, radius: float, p: floa
         return np.flatnonzero(gaps <= radius)
     starts, vertices = cx.vertices.starts[:-1], cx.vertices.flat
     lo, hi = np.minimum.reduceat(vertices, starts), np.maximum.reduceat(vertices, starts)
-    # Lower bounds from the bounding box of each region, upper bounds from its vertices; only the
-    # regions between need a linear program.
+    # The distance to a region is at least that to its bounding box and at most that to a vertex;
+    # only regions that these bounds leave open need a linear program.
     near = np.linalg.norm(np.maximum(0, np.maximum(lo - z, z - hi)), ord=p, axis=1) <= radius
-    from refmmr.regions import polytopes  # imports SciPy, which takes time
-
     nearest = np.minimum.reduceat(np.linalg.norm(vertices - z, ord=p, axis=1), starts)
     meets = near & (nearest <= radius)
+    from refmmr.regions import polytopes  # imports SciPy and HiGHS, which takes time
+
     for i in np.flatnonzero(near & ~meets).tolist():
         meets[i] = polytopes.distance(*cx.halfspaces(i), z, p) <= radius
     return np.flatnonzero(meets)
@@ -79,7 +79,7 @@ def inradii(cx: RegionComplex) -> np.ndarray:
         return cx.volumes / 2
     if cx.dimension == 2:
         return incircles.inradii(cx.vertices.starts, cx.vertices.flat)[1]
-    from refmmr.regions import polytopes  # imports SciPy, which takes time
+    from refmmr.regions import polytopes  # imports SciPy and HiGHS, which takes time
 
     radii = [polytopes.inradius(*cx.halfspaces(i))[1] for i in range(len(cx))]
     return np.maximum(np.array(radii), 0)

@@ -179,7 +179,7 @@ class Network(_network.Network):
         self.dtype = dtype
 
     @classmethod
-    def mlp(cls, sizes: Sequence[int], rng: int | np.random.Generator | None = None) -> Self:
+    def mlp(cls, sizes: Sequence[int], rng: int | np.random.Generator | None = 0) -> Self:
         """A dense network with He initialisation.
 
         Parameters
@@ -187,7 +187,7 @@ class Network(_network.Network):
         sizes : sequence of int
             Inputs, units of each hidden layer, classes: ``[784, 1024, 10]`` is the paper's FC1.
         rng : int, numpy.random.Generator or None
-            Seed or generator of the weights.
+            Source of the weights: a seed or a generator; None for others each time.
 
         Returns
         -------
@@ -208,7 +208,7 @@ class Network(_network.Network):
         cls,
         input_shape: tuple[int, int, int] = (1, 28, 28),
         n_classes: int = 10,
-        rng: int | np.random.Generator | None = None,
+        rng: int | np.random.Generator | None = 0,
     ) -> Self:
         """The paper's convolutional network, with He initialisation.
 
@@ -220,7 +220,7 @@ class Network(_network.Network):
         input_shape : (channels, height, width)
         n_classes : int
         rng : int, numpy.random.Generator or None
-            Seed or generator of the weights.
+            Source of the weights: a seed or a generator; None for others each time.
         """
         if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
             raise ValueError(

@@ -34,7 +34,7 @@ def load(
     classes: Iterable[Any] | None = None,
     box: Any = (0, 1),
     test_size: float = 0.2,
-    random_state: int = 0,
+    rng: int | np.random.Generator | None = 0,
     crop: bool = False,
     progress: bool | None = None,
 ) -> Dataset:
@@ -71,7 +71,7 @@ def load(
         cache (``REFMMR_CACHE``, or a folder where the system keeps caches); needs pooch.
     target : str, optional
         For a table: the column of the labels; the last one if not given.
-    classes, box, test_size, random_state
+    classes, box, test_size, rng
         For ``.npz`` files and tables, as for `from_arrays`; without a test half in the file a part
         is split off.  Images of bytes are divided by 255 only if `box` is [0, 1].
     crop : bool
@@ -102,7 +102,7 @@ def load(
     if not isinstance(name, (str, os.PathLike)):
         raise TypeError(f"name: expected a name or a folder, got {name!r}")
     table = {
-        "classes": classes, "box": box, "test_size": test_size, "random_state": random_state
+        "classes": classes, "box": box, "test_size": test_size, "rng": rng
     }  # fmt: skip
     path = _path(name, data, download, progress)
     known = name in NAMES
@@ -169,7 +169,7 @@ def _digits() -> Halves:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return split(digits.images / 16, digits.target, test_size=0.2, random_state=0)
+    return split(digits.images / 16, digits.target, test_size=0.2, rng=0)
 
 
 def _moons() -> Halves:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refmmr._validate import check_array, check_box, check_number
+from refmmr._validate import check_array, check_box, check_number, check_seed
 
 __all__ = ["Dataset", "Halves", "classified", "from_arrays", "is_unit", "scaled", "split"]
 
@@ -67,7 +67,7 @@ def from_arrays(
     box: Any = (0, 1),
     classes: Iterable[Any] | None = None,
     test_size: float = 0.2,
-    random_state: int = 0,
+    rng: int | np.random.Generator | None = 0,
     name: str = "arrays",
 ) -> Dataset:
     """Make a data set from arrays: of NumPy, lists, data frames, tensors on the host.
@@ -90,8 +90,8 @@ def from_arrays(
         0, ..., K - 1 stay what they are.
     test_size : float
         The share of the test points, where they are split off.
-    random_state : int
-        Seed of the choice of these points.
+    rng : int, numpy.random.Generator or None
+        Source of the choice of these points: a seed or a generator; None for others each time.
     name : str
 
     Returns
@@ -115,7 +115,7 @@ def from_arrays(
     >>> data.classes, data.y_test.tolist()
     (('no', 'yes'), [1, 0])
     """
-    halves = classified(X, y, X_test, y_test, box, classes, test_size, random_state)
+    halves = classified(X, y, X_test, y_test, box, classes, test_size, rng)
     return Dataset(name, *halves)
 
 
@@ -127,7 +127,7 @@ def classified(
     box: Any = (0, 1),
     classes: Iterable[Any] | None = None,
     test_size: float = 0.2,
-    random_state: int = 0,
+    rng: int | np.random.Generator | None = 0,
 ) -> Halves:
     """Points and classes, checked, in two halves; as `from_arrays`, for the readers of files."""
     if (X_test is None) != (y_test is None):
@@ -136,7 +136,7 @@ def classified(
     labels = _labels("y", y, len(X))
     if X_test is None:
         order, encoded = _encode(labels, classes)
-        halves = split(X, encoded, test_size, random_state)
+        halves = split(X, encoded, test_size, rng)
     else:
         X_test = _points("X_test", X_test, box)
         if X_test.shape[1:] != X.shape[1:]:
@@ -148,15 +148,16 @@ def classified(
     return halves._replace(classes=None if same and classes is None else order)
 
 
-def split(X: np.ndarray, y: np.ndarray, test_size: float, random_state: int) -> Halves:
+def split(X: np.ndarray, y: np.ndarray, test_size: float, rng: Any) -> Halves:
     """Split off a stratified part of the points for the test."""
     from sklearn.model_selection import train_test_split
 
     if check_number("test_size", test_size) >= 1:
         raise ValueError(f"test_size: expected a number between 0 and 1, got {test_size!r}")
+    seed, _ = check_seed(rng)
     try:
         X_train, X_test, y_train, y_test = train_test_split(
-            X, y, test_size=float(test_size), random_state=random_state, stratify=y
+            X, y, test_size=float(test_size), random_state=seed % 2**32, stratify=y
         )
     except ValueError as error:
         raise ValueError(

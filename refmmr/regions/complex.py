@@ -158,7 +158,7 @@ class RegionComplex(LinearRegions):
         """
         return int(((-1) ** np.arange(self.dimension + 1) * face_counts(self)).sum())
 
-    def boundary_distance(self, Z: ArrayLike, p: float) -> BoundaryDistance:
+    def boundary_distance(self, Z: ArrayLike, p: float | str = 2) -> BoundaryDistance:
         """Exact distance from points of a plane to the decision boundary within the domain.
 
         Parameters
@@ -176,7 +176,7 @@ class RegionComplex(LinearRegions):
         """
         return measures.boundary_distance(self, Z, p)
 
-    def regions_meeting_ball(self, z: ArrayLike, radius: float, p: float) -> np.ndarray:
+    def regions_meeting_ball(self, z: ArrayLike, radius: float, p: float | str = 2) -> np.ndarray:
         """Regions that a ball meets.
 
         Parameters

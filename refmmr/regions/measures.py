@@ -37,7 +37,7 @@ class BoundaryDistance(NamedTuple):
     classes: np.ndarray
 
 
-def boundary_distance(cx: RegionComplex, Z: ArrayLike, p: float) -> BoundaryDistance:
+def boundary_distance(cx: RegionComplex, Z: ArrayLike, p: float | str) -> BoundaryDistance:
     """See `RegionComplex.boundary_distance`."""
     p = check.check_p(p)
     cx.check_plane("boundary_distance")
@@ -50,7 +50,9 @@ def boundary_distance(cx: RegionComplex, Z: ArrayLike, p: float) -> BoundaryDist
     return BoundaryDistance(distance, nearest, pairs)
 
 
-def regions_meeting_ball(cx: RegionComplex, z: ArrayLike, radius: float, p: float) -> np.ndarray:
+def regions_meeting_ball(
+    cx: RegionComplex, z: ArrayLike, radius: float, p: float | str
+) -> np.ndarray:
     """See `RegionComplex.regions_meeting_ball`."""
     p = check.check_p(p)
     radius = check.check_number("radius", radius)

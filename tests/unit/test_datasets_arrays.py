@@ -76,7 +76,7 @@ def test_split_is_stratified_and_repeats():
     # Every point is in one of the halves, with its own label.
     both = np.c_[np.r_[data.X_train, data.X_test], np.r_[data.y_train, data.y_test]]
     np.testing.assert_array_equal(both[both[:, 0].argsort()], np.c_[points, y == "b"])
-    other = from_arrays(points, y, random_state=1, test_size=0.5)
+    other = from_arrays(points, y, rng=1, test_size=0.5)
     assert len(other.X_test) == 25
     assert set(other.X_test[:10, 0]) != set(data.X_test[:, 0])
 

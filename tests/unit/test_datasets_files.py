@@ -486,7 +486,7 @@ def test_npz_with_one_half(tmp_path):
     )
     again = datasets.from_arrays(points, np.where(Y, "cat", "dog"))
     np.testing.assert_array_equal(data.X_train, again.X_train)
-    assert len(datasets.load(path, test_size=0.5, random_state=3).X_test) == 5
+    assert len(datasets.load(path, test_size=0.5, rng=3).X_test) == 5
 
 
 def test_npz_of_large_values(tmp_path):

@@ -1,5 +1,6 @@
 """Mistakes that are easily made: each error names the argument, and what converts it."""
 
+import inspect
 import pathlib
 
 import numpy as np
@@ -188,6 +189,31 @@ def test_norms_have_several_spellings(p, spellings):
     assert rm.certify(NET, X, Y, p=spellings[1]).p == p
     found = [rm.certify_universal(NET, X, Y, p=name) for name in (p, spellings[1])]
     np.testing.assert_array_equal(*found)
+
+
+DEFAULTS = {"p": 2, "box": (0, 1), "rng": 0, "progress": None}
+NO_BOX = (rm.distances, rm.MMRClassifier, rm.certified_accuracy_scorer)
+"""Those without an attack, and those whose features have any scale."""
+CALLABLES = [
+    *(getattr(rm, name) for name in rm.__all__ if inspect.isroutine(getattr(rm, name))),
+    rm.MMRClassifier,
+    rm.Network.mlp,
+    rm.Network.lenet_small,
+    rm.RegionComplex.boundary_distance,
+    rm.RegionComplex.regions_meeting_ball,
+    rm.datasets.load,
+    rm.datasets.from_arrays,
+]
+
+
+@pytest.mark.parametrize("function", CALLABLES, ids=lambda function: function.__qualname__)
+def test_the_same_argument_has_the_same_default(function):
+    parameters = inspect.signature(function).parameters
+    for name in parameters.keys() & DEFAULTS.keys():
+        expected = None if name == "box" and function in NO_BOX else DEFAULTS[name]
+        assert parameters[name].default == expected
+    assert "seed" not in parameters
+    assert "random_state" not in parameters or function is rm.MMRClassifier
 
 
 def test_names_are_taken_in_any_case():

@@ -45,7 +45,8 @@ class DeviceConv2d(Conv2d):
         _, rows, columns = self.output_shape(input_shape)
         _, height, width = input_shape
         (top, _), (left, _) = self.pads(height, width)
-        return Grid(rows, columns, *self.W.shape[2:], *self.stride, top, left)
+        (kernel_height, kernel_width), (down, across) = self.W.shape[2:], self.stride
+        return Grid(rows, columns, kernel_height, kernel_width, down, across, top, left)
 
     def _unfold(self, x):
         """All windows of all images, one a row, and their grid."""

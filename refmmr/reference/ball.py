@@ -1,19 +1,19 @@
-"""How much an attacker gains: the largest change of a linear function on a ball within a box.
+"""Balls within a box, and the largest change of a linear function on them.
 
-Hoelder's inequality says it for the whole ball: ``max { <w, delta> : ||delta||_p <= r }`` is
-``r ||w||_q``.  Within a box coordinate j can only move by ``reach_j`` in its useful direction, and
-the problem becomes
+Hoelder's inequality is tight on the whole ball: ``max { <w, delta> : ||delta||_p <= r }`` is
+``r ||w||_q``.  Within a box coordinate j can move by at most ``reach_j`` in the direction that
+increases the function, and the problem becomes
 
     maximise  sum_j |w_j| m_j    over    0 <= m_j <= reach_j,   ||m||_p <= r.
 
-In l_inf every coordinate goes as far as it may.  In l_1 and l_2 one price pays for the radius: for
-*any* multiplier ``t >= 0`` of the constraint on the length,
+In l_inf every coordinate moves by ``min(reach_j, r)``.  In l_1 and l_2 the constraint on the norm
+gets a Lagrange multiplier: by weak duality *any* ``t >= 0`` gives an upper bound,
 
     l_1:   gain  <=  t r      +  sum_j max(|w_j| - t, 0) reach_j
     l_2:   gain  <=  t r^2/2  +  sum_j max_{0 <= m <= reach_j} (|w_j| m - t m^2 / 2),
 
-and the best t, found by one sort, makes it an equality.  So what is returned is a bound whatever
-rounding does to t.
+and the best t, found by one sort, makes it an equality.  So the result is an upper bound however
+t was rounded.
 """
 
 from __future__ import annotations
@@ -22,11 +22,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference.hyperplanes import dual_norm
+from refmmr.reference.hyperplanes import dual_norm, norm
+
+SMALL = 2.0**-500
+"""Squares of l_2 lengths above this do not underflow.  The ball of a smaller radius is replaced by
+its l_inf ball; and `SMALL`, relative to the largest coefficient and the radius, is more than all
+squares of tiny coefficients lose."""
 
 
 class Ball(NamedTuple):
-    """Balls around n points, within a box: where an attacker may go."""
+    """Balls around n points, within a box."""
 
     x: np.ndarray  # (n, d), the centers
     radius: np.ndarray  # (n,)
@@ -71,41 +76,46 @@ def largest_gain(ball: Ball, w: np.ndarray) -> np.ndarray:
     """
     radius = ball.radius[:, None]
     if ball.box is None:
-        return radius * dual_norm(w, ball.p)
+        return radius * (norm(w, 2) if ball.p == 2 else dual_norm(w, ball.p))
     lo, hi = ball.box
     x = ball.x[:, None, :]
     reach = np.where(w > 0, hi - x, x - lo)
-    speed = np.broadcast_to(np.abs(w), reach.shape)
+    slopes = np.broadcast_to(np.abs(w), reach.shape)
     if ball.p == np.inf:
-        return (speed * np.minimum(reach, radius[:, :, None])).sum(axis=-1)
-    return _l1_gain(speed, reach, radius) if ball.p == 1 else _l2_gain(speed, reach, radius)
+        return _linf_gain(slopes, reach, radius)
+    return _l1_gain(slopes, reach, radius) if ball.p == 1 else _l2_gain(slopes, reach, radius)
 
 
-def _l1_gain(speed, reach, radius):
-    """Spend the radius on the fastest coordinates; t is the speed of the last one paid for."""
-    order = np.argsort(-speed, axis=-1)
-    spent = np.cumsum(np.take_along_axis(reach, order, -1), axis=-1)
-    last = (spent < radius[..., None]).sum(axis=-1, keepdims=True)
-    prices = np.concatenate([np.take_along_axis(speed, order, -1), 0 * speed[..., :1]], axis=-1)
-    t = np.take_along_axis(prices, last, -1)
-    return t[..., 0] * radius + (np.maximum(speed - t, 0) * reach).sum(axis=-1)
+def _linf_gain(slopes, reach, radius):
+    """Every coordinate moves as far as it can."""
+    return (slopes * np.minimum(reach, radius[..., None])).sum(axis=-1)
 
 
-def _l2_gain(speed, reach, radius):
-    """Sizes ``m_j = min(reach_j, |w_j| / t)`` whose length is the radius.
+def _l1_gain(slopes, reach, radius):
+    """Move the steepest coordinates; t is the slope of the last one that moves."""
+    order = np.argsort(-slopes, axis=-1)
+    length = np.cumsum(np.take_along_axis(reach, order, -1), axis=-1)
+    last = (length < radius[..., None]).sum(axis=-1, keepdims=True)
+    # Where the box ends before the radius does, the constraint on the norm is slack: t = 0.
+    candidates = np.concatenate([np.take_along_axis(slopes, order, -1), 0 * slopes[..., :1]], -1)
+    t = np.take_along_axis(candidates, last, -1)
+    return t[..., 0] * radius + (np.maximum(slopes - t, 0) * reach).sum(axis=-1)
+
+
+def _l2_gain(slopes, reach, radius):
+    """Moves ``m_j = min(reach_j, |w_j| / t)`` whose length is the radius.
 
     Sort the coordinates by the level ``1 / t`` at which they reach the box; before the i-th does,
-    the length squared is that of those in front of it plus ``(level * speed)^2`` of the rest.
+    the length squared is that of those before it plus ``(level * |w_j|)^2`` of the others.
     """
-    largest = speed.max(axis=-1, keepdims=True)
-    unit = np.where(largest > 0, largest, 1)
-    pace = speed / unit
-    moving = pace > 0
-    stop = np.where(moving, reach / np.where(moving, pace, 1), 0)
+    largest = slopes.max(axis=-1, keepdims=True)
+    w = slopes / np.where(largest > 0, largest, 1)
+    moving = w > 0
+    stop = np.where(moving, reach / np.where(moving, w, 1), 0)
     order = np.argsort(stop, axis=-1)
     stop = np.take_along_axis(stop, order, -1)
     lengths = np.take_along_axis(np.where(moving, reach, 0) ** 2, order, -1)
-    rates = np.take_along_axis(pace**2, order, -1)
+    rates = np.take_along_axis(w**2, order, -1)
     rate = np.flip(np.cumsum(np.flip(rates, -1), axis=-1), -1)
     filled = np.cumsum(lengths, axis=-1) - lengths
     enough = filled + rate * stop**2 >= radius[..., None] ** 2
@@ -113,10 +123,10 @@ def _l2_gain(speed, reach, radius):
     rest = radius[..., None] ** 2 - np.take_along_axis(filled, piece, -1)
     rate = np.take_along_axis(rate, piece, -1)
     level = np.sqrt(np.maximum(rest, 0) / np.where(rate > 0, rate, 1))
-    # Where the box ends before the radius does, the radius costs nothing: t = 0.
-    paid = enough.any(axis=-1, keepdims=True) & (level > 0)
-    t = np.where(paid, 1 / np.where(paid, level, 1), 0)
-    stopped = pace >= t * reach
-    own = np.where(stopped, reach * (pace - t * reach / 2), pace**2 / (2 * np.where(paid, t, 1)))
-    gain = t[..., 0] * radius**2 / 2 + own.sum(axis=-1)
-    return np.where(radius > 0, unit[..., 0] * gain, 0)
+    # Where the box ends before the radius does, the constraint on the norm is slack: t = 0.
+    binding = enough.any(axis=-1, keepdims=True) & (level > 0)
+    t = np.where(binding, 1 / np.where(binding, level, 1), 0)
+    stopped = w >= t * reach
+    own = np.where(stopped, reach * (w - t * reach / 2), w**2 / (2 * np.where(binding, t, 1)))
+    gain = t[..., 0] * radius**2 / 2 + own.sum(axis=-1) + SMALL * radius
+    return np.where(radius > SMALL, largest[..., 0] * gain, _linf_gain(slopes, reach, radius))

@@ -1,9 +1,9 @@
-"""Interval bounds: the coarsest and cheapest answer to what a unit can be on a ball.
+"""Interval bound propagation, IBP (Gowal et al. 2018, Mirman et al. 2018).
 
 If every input of a layer lies between ``lower`` and ``upper``, that is within ``radius`` of the
 ``center``, an output lies within ``|W| radius`` of ``W center + b``.  The ReLU maps both ends.
-Layer by layer this bounds the whole network (interval bound propagation, IBP); what is lost is that
-the units of a layer cannot all be at their worst at once.
+Layer by layer this bounds the whole network, at the cost of two forward passes; the bounds are
+loose because the units of a layer cannot all be at their worst at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from refmmr.reference.network import Network
-from refmmr.reference.rounding import UNDERFLOW, rounding_factor
+from refmmr.reference.rounding import SMALLEST_NORMAL, rounding_factor
 
 Bounds = tuple[np.ndarray, np.ndarray]
 """(lower, upper) of the pre-activations of a layer, each (n, *unit_shape)."""
@@ -19,6 +19,8 @@ Bounds = tuple[np.ndarray, np.ndarray]
 
 def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bounds:
     """Bounds of ``f_k`` (k from 0) from bounds of what goes into it, in real arithmetic.
+
+    ``W (lower + upper) / 2 + b  -+  |W| (upper - lower) / 2``, rounded outwards.
 
     Parameters
     ----------
@@ -38,9 +40,11 @@ def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bound
         lower, upper = net.layers[i].apply(lower), net.layers[i].apply(upper)
     layer = net.affine_layers[k]
     size = layer.with_weights(np.abs(layer.W), np.abs(layer.b))
-    center, radius = (lower + upper) / 2, (upper - lower) / 2
-    middle, spread = layer.apply(center), size.linear(radius)
-    # Center and radius are rounded too: a few more roundings of terms no larger than these.
+    # Halves are taken last: half of the smallest float is 0, and a large weight would multiply it.
+    middle = layer.with_weights(layer.W, 2 * layer.b).apply(lower + upper) / 2
+    spread = size.linear(upper - lower) / 2
+    # The sums of `middle` and `spread`, and a few roundings of terms no larger than these.
     terms = 2 * layer.W[0].size + 32
-    slack = rounding_factor(terms) * size.apply(np.abs(center) + radius) + UNDERFLOW
+    largest = size.apply(np.maximum(np.abs(lower), np.abs(upper)))
+    slack = rounding_factor(terms) * (largest + SMALLEST_NORMAL)
     return middle - spread - slack, middle + spread + slack

@@ -2,37 +2,56 @@
 
 A sum of n products, added in any order, is off by at most ``gamma_n |w| . |x|`` with
 ``gamma_n = n u / (1 - n u)`` and u the unit roundoff; and a chain of such products by at most
-``gamma`` of all the terms together, times the same chain of *absolute values* (Higham, Accuracy and
-Stability of Numerical Algorithms, sections 3.1 and 3.5).  A ReLU does not add to it: with the right
-masks it is an exact product with 0 or 1.  So one forward pass through the network of absolute
-weights bounds the error of a forward pass, at every unit:
+``gamma`` of all the terms together, times the same chain of *absolute values* (Higham 2002,
+sections 3.1 and 3.5).  A ReLU does not add to it: with the right masks it is an exact product with
+0 or 1.  So one forward pass through the network of absolute weights bounds the error of a forward
+pass, at every unit:
 
     |computed f_k - f_k|          <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... (|W_1| |x| + |b_1|) ...
     ||computed V_k - V_k||_q      <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... |W_1| 1
 
 (the second is the l_1 norm of the row, which is at least its l_q norm).
+
+**Underflow.**  A product below the smallest normal number t is off by at most ``u t``, as if its
+size was t (sums do not underflow).  So n products lose at most ``n u t <= gamma_n t``, and a bound
+covers underflow when a t is added to its sum of absolute products.  In the pass above t is added to
+the absolute biases of every layer, so that the layers behind multiply it by their weights.
+
+**Going back.**  A backward bound (`refmmr.reference.backward_bound`) replaces ``A f_k`` by
+``G g_{k-1} + A b_k`` with ``G = A W_k``.  What G is off by meets the activations ``g_{k-1}`` and
+nothing else, and their size on the ball is known.  So a step is off by at most
+
+    gamma * ( |A| (|W_k| max|g_{k-1}| + |b_k|)  +  t (1 + sum max|g_{k-1}|) ),
+
+and the errors of all steps are added up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from refmmr.reference.ball import Ball
+from refmmr.reference.layers import Flatten
 from refmmr.reference.network import Network
 
+SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
+"""The t of underflow, ``2^-1022``."""
+
 UNDERFLOW = 1e-150
-"""Added to every bound: what products and squares too small for a float lose is less."""
+"""Added to every bound here: an l_2 norm loses less where its squares underflow."""
 
 
 def rounding_factor(n: int) -> float:
-    """``n u / (1 - n u)`` for float64."""
+    """``gamma_n = n u / (1 - n u)`` for float64."""
     u = np.finfo(np.float64).eps / 2
     return n * u / (1 - n * u)
 
 
 def roundings(net: Network) -> list[int]:
-    """Roundings on the way from the input to f_k: terms of all sums so far, biases included.
+    """Roundings between the input and each f_k: terms of all sums so far, biases included.
 
     Twice as many as there are, which covers the rounding of the bound itself.
     """
@@ -40,9 +59,19 @@ def roundings(net: Network) -> list[int]:
     return [2 * int(total) + 8 for total in np.cumsum(terms)]
 
 
-def absolute(net: Network) -> Network:
-    """The network of absolute weights and biases."""
-    return net.map(np.abs)
+def absolute(net: Network, *, bias: bool = True) -> Network:
+    """The network of absolute weights and biases, with an allowance for underflow in the biases.
+
+    The allowance is that of a row of V, which has a sum for each input.
+    """
+    allowance = SMALLEST_NORMAL * float(np.prod(net.input_shape))
+    layers = [
+        layer
+        if isinstance(layer, Flatten)
+        else layer.with_weights(np.abs(layer.W), bias * np.abs(layer.b) + allowance)
+        for layer in net.layers
+    ]
+    return Network(layers, net.input_shape)
 
 
 def indicator(net: Network) -> Network:
@@ -57,9 +86,9 @@ def value_errors(
 
     They hold if the masks are right: where ``|f_k| <= bound`` in a hidden layer, the mask of that
     unit is uncertain and the bounds of the layers behind it are void.  Without masks the magnitudes
-    of all units are summed, and the bounds hold in any case: a float on the wrong side of a ReLU is
-    off by no more than the pre-activation itself is.  The bound is 0 where no weight or bias leads
-    to the unit: it is 0 on the whole region.  `extra` roundings of each product are allowed for.
+    of all units are summed, and the bounds hold in any case: a wrong mask changes an activation by
+    no more than the error of the pre-activation.  The bound is 0 where no weight or bias leads to
+    the unit: it is 0 on the whole region.  `extra` roundings of each product are allowed for.
     """
     if masks is None:
         masks = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
@@ -76,9 +105,57 @@ def gradient_errors(net: Network, masks: Sequence[np.ndarray]) -> list[np.ndarra
 
 def _bounds(net, inputs, masks, bias, extra=0):
     """``gamma`` times the sum of all absolute products, wherever there is any product."""
-    magnitudes = absolute(net).forward(inputs, masks, bias=bias).outputs
+    magnitudes = absolute(net, bias=bias).forward(inputs, masks).outputs
     paths = indicator(net).forward(np.ones((1, *net.input_shape)), masks, bias=bias).outputs
     return [
         np.where(path > 0, rounding_factor(count + extra) * magnitude + UNDERFLOW, 0)
         for count, magnitude, path in zip(roundings(net), magnitudes, paths, strict=True)
     ]
+
+
+class Magnitude(NamedTuple):
+    """The size of what an affine layer adds up, at most, on each of n balls."""
+
+    terms: np.ndarray  # |W_k| |g_{k-1}| + |b_k| + t, (n, *unit_shape)
+    inputs: np.ndarray  # the sum of all |g_{k-1}|, (n,)
+
+
+def layer_magnitudes(
+    net: Network, ball: Ball, bounds: Sequence[tuple[np.ndarray, np.ndarray]], first: int = 0
+) -> list[Magnitude]:
+    """The magnitudes of the hidden layers that `bounds` are of, and of the layer behind them.
+
+    Only of those from layer `first` (from 0) on.
+    """
+    largest = np.maximum(np.abs(ball.lowest), np.abs(ball.highest))
+    sizes = [largest.reshape(-1, *net.input_shape)]
+    sizes += [np.maximum(np.abs(lower), np.abs(upper)) for lower, upper in bounds]
+    return [_magnitude(net, k, size) for k, size in enumerate(sizes) if k >= first]
+
+
+def _magnitude(net, k, size):
+    inputs = size.reshape(len(size), -1).sum(axis=1)
+    for i in net.span(k)[:-1]:
+        size = net.layers[i].apply(size)
+    layer = net.affine_layers[k].map(np.abs)
+    return Magnitude(layer.apply(size) + SMALLEST_NORMAL, inputs)
+
+
+def backward_errors(net: Network, rows: np.ndarray, magnitude: Magnitude) -> np.ndarray:
+    """What going back through one layer loses, for ``rows . f_k`` with rows (n or 1, m, *shape).
+
+    That is (n, m).  It covers the relaxation of the activations before the layer too.
+    """
+    terms = (np.abs(rows) * magnitude.terms[:, None]).reshape(-1, rows.shape[1], rows[0, 0].size)
+    sums = terms.sum(axis=-1) + SMALLEST_NORMAL * (1 + magnitude.inputs[:, None])
+    return backward_factor(net) * sums
+
+
+def backward_factor(net: Network) -> float:
+    """``gamma_n`` for more roundings n than a number meets between a layer and the input.
+
+    A step sums over the units of a layer, and so do biases and intercepts; the last sum is over the
+    input.  Eight times all of them cover the relaxations, the minimum on the ball and the rounding
+    of the error itself.
+    """
+    return rounding_factor(8 * sum(int(np.prod(shape)) for shape in net.shapes) + 64)

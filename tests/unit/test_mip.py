@@ -178,17 +178,18 @@ def test_the_tree_agrees_with_the_solver_s_own(monkeypatch):
     s = int(below.lower.argmin())
     program = _milp.build(net, x, np.inf, eps, box, bounds, binary=False)
     where = ball(x[None], np.full(1, eps), np.inf, box)
-    assert _branching.search(net, where, y, s, 1.0, program, bounds).proved
-    gave_up = _branching.search(net, where, y, s, 1.0, program, bounds, max_nodes=1)
+    assert _branching.prove_margin(net, where, y, s, 1.0, program, bounds).proved
+    gave_up = _branching.prove_margin(net, where, y, s, 1.0, program, bounds, max_nodes=1)
     assert not gave_up.proved
     assert gave_up.point is None
-    monkeypatch.setattr(_branching, "search", lambda *_, **__: _branching.Search(False, None, 0))
+    no_proof = _branching.MarginProof(False, None, 0)
+    monkeypatch.setattr(_branching, "prove_margin", lambda *_, **__: no_proof)
     decision = mip.decide(net, x, y, np.inf, eps, box, bounds)
     assert decision.robust
     assert decision.binaries == sum(((lo < 0) & (hi > 0)).sum() for lo, hi in bounds[:-1])
 
 
-def test_prices_that_mean_nothing_prove_nothing_wrong():
+def test_arbitrary_dual_variables_prove_nothing_wrong():
     net, x, y, eps, box, bounds, _ = hard_problem()
     rng = np.random.default_rng(0)
     where = ball(x[None], np.full(1, eps), np.inf, box)
@@ -196,8 +197,8 @@ def test_prices_that_mean_nothing_prove_nothing_wrong():
     Z = np.clip(x + rng.uniform(-eps, eps, (500, 6)), *box)
     lowest = (net(Z) @ row).min()
     for _ in range(20):
-        prices = [3 * rng.standard_normal(30) for _ in range(2)]
-        assert lp.lines_below(net, where, row, bounds, prices) <= lowest
+        duals = [3 * rng.standard_normal(30) for _ in range(2)]
+        assert lp.dual_bound(net, where, row, bounds, duals) <= lowest
 
 
 def test_ctrl_c_stops_the_solver(monkeypatch):

@@ -99,3 +99,14 @@ def test_a_bound_covers_every_order_of_summation():
     [bound] = rounding.value_errors(net, X, [])
     assert bound >= abs(net(X) - 1)
     assert bound >= 1
+
+
+def test_underflow_is_multiplied_by_the_weights_behind():
+    """The product 1e-400 of two layers is 0 in floats, and a third layer multiplies it by 1e300."""
+    net = Network([Linear([[1e-200]], [0]), Linear([[1e-200]], [0]), Linear([[1e300]], [0])], 1)
+    X, masks = np.ones((1, 1)), [np.ones((1, 1), dtype=bool)] * 2
+    exact = exact_network(net).forward(fractions(X), masks).outputs[-1]
+    assert net(X) == 0
+    assert exact > 0
+    assert (fractions(rounding.value_errors(net, X, masks)[-1]) >= exact).all()
+    assert (fractions(rounding.gradient_errors(net, masks)[-1]) >= exact).all()

@@ -1,13 +1,11 @@
 """Branch and bound over activation patterns, each leaf proved in real arithmetic.
 
-A unit that the linear program leaves between its two parts is decided both ways: off (f <= 0) in
-one branch, on (f >= 0) in the other.  Each branch is a linear program again, solved from the
-optimum of the one before in a few steps.  As for the triangles (`refmmr.certify.bounds.lp`), the
-solver's dual variables are advice, and the bound of a leaf is computed from them with all rounding
-errors: on a branch the lines of a decided unit are
-
-    off:   a max(f, 0) = 0    >=  price * f    for any price >= 0,
-    on:    a max(f, 0) = a f  >=  price * f    for any price <= a.
+A unit that the linear program leaves between its two pieces is fixed both ways: inactive (f <= 0)
+in one branch, active (f >= 0) in the other.  Each branch is a linear program again, solved from the
+optimum of the one before in a few steps of the simplex method.  Its bound is computed from its dual
+variables with all rounding errors, as that of the root (`refmmr.certify.bounds.lp`).  The duals of
+fixed units are multipliers of their constraints, as in beta-CROWN (Wang et al. 2021); those of an
+infeasible program prove that no point of the ball is in the branch.
 """
 
 from __future__ import annotations
@@ -20,30 +18,33 @@ import numpy as np
 from refmmr import _solvers
 from refmmr.certify.bounds import _milp
 from refmmr.certify.bounds._milp import LayerBounds, Milp
-from refmmr.certify.bounds.lp import lines_below, node_prices
+from refmmr.certify.bounds.lp import ball_magnitudes, dual_bound, unit_duals
 from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 
 MAX_NODES = 2000
+"""Give up after so many linear programs: the mixed-integer solver, whose cuts reach further, is the
+better choice for margins that need more."""
 
-SPLIT = 1e-9
-"""A unit is decided if the smaller of its parts is below this, in units of its size."""
+COMPLEMENTARY = 1e-9
+"""A unit lies on its ReLU if the smaller of its two parts is below this, relative to its bounds:
+the tolerance of the solver."""
 
 Branch = dict[tuple[int, int], int]
-"""Decided units, (layer, position among its unstable units): 1 on, -1 off."""
+"""Fixed units, (layer, position among its unstable units): 1 active, -1 inactive."""
 
 
-class Search(NamedTuple):
-    """What became of a search."""
+class MarginProof(NamedTuple):
+    """What branch and bound found out about a margin."""
 
     proved: bool  # no point of the ball has a margin <= 0
     point: np.ndarray | None  # one that has, in floats, (d,)
     nodes: int
 
 
-def search(
+def prove_margin(
     net: Network,
-    where: Ball,
+    ball: Ball,
     y: int,
     s: int,
     size: float,
@@ -52,13 +53,13 @@ def search(
     *,
     deadline: float = np.inf,
     max_nodes: int = MAX_NODES,
-) -> Search:
-    """Whether the margin ``f_y - f_s`` is positive on a ball.
+) -> MarginProof:
+    """Whether the margin ``f_y - f_s`` is positive on a ball, depth first.
 
     Parameters
     ----------
     net : Network
-    where : Ball
+    ball : Ball
         Around one point.
     y, s : int
     size : float
@@ -73,79 +74,82 @@ def search(
 
     Returns
     -------
-    Search
-        Neither proved nor with a point where the search was given up.
+    MarginProof
+        Neither proved nor with a point where a limit was reached, or floats were not enough.
     """
     row = (np.eye(net.n_classes)[y] - np.eye(net.n_classes)[s]) / size
     highs = _milp.solver(program, deadline)
     costs, offset = _milp.margin(program, y, s)
     _solvers.set_costs(highs, costs / size, offset / size)
+    magnitudes = ball_magnitudes(net, ball, bounds)
     branches: list[Branch] = [{}]
-    now: Branch = {}
+    current: Branch = {}
     nodes = 0
     while branches:
         if nodes >= max_nodes or time.monotonic() > deadline:
-            return Search(False, None, nodes)
+            return MarginProof(False, None, nodes)
         branch = branches.pop()
-        _move(highs, program, now, branch)
-        now, nodes = branch, nodes + 1
+        _fix(highs, program, current, branch)
+        current, nodes = branch, nodes + 1
         status = _solvers.run(highs)
-        signs = _signs(net, program, branch)
+        fixed = _fixed_units(net, program, branch)
         if status == _solvers.INFEASIBLE:
             ray = _solvers.dual_ray(highs)
             if ray is not None:
-                prices = node_prices(program, ray, net)
-                if lines_below(net, where, 0 * row, bounds, prices, signs) > 0:
+                # A ray bounds the function 0: a positive bound of it is a contradiction.
+                duals = unit_duals(program, ray, net)
+                if dual_bound(net, ball, 0 * row, bounds, duals, fixed, magnitudes) > 0:
                     continue
-            return Search(False, None, nodes)
+            return MarginProof(False, None, nodes)
         if status != _solvers.OPTIMAL:
-            return Search(False, None, nodes)
+            return MarginProof(False, None, nodes)
         solution = highs.getSolution()
-        duals, values = np.array(solution.row_dual), np.array(solution.col_value)
-        prices = node_prices(program, duals, net)
-        if lines_below(net, where, row, bounds, prices, signs) > 0:
+        duals = unit_duals(program, np.array(solution.row_dual), net)
+        if dual_bound(net, ball, row, bounds, duals, fixed, magnitudes) > 0:
             continue
-        point = where.x[0] + program.step @ values
+        values = np.array(solution.col_value)
+        point = ball.x[0] + program.step @ values
         logits = net.logits(point.reshape(1, *net.input_shape))[0]
         if logits[y] < logits[s]:
-            return Search(False, point, nodes)
-        unit = _undecided(program, bounds, values, prices, branch)
+            return MarginProof(False, point, nodes)
+        unit = _branching_unit(program, bounds, values, duals, branch)
         if unit is None:
-            # The program is exact here: its point is one with a margin of about 0.
-            return Search(False, point, nodes)
+            # The program is exact at its minimiser, whose margin is about 0.
+            return MarginProof(False, point, nodes)
         branches += [{**branch, unit: -1}, {**branch, unit: 1}]
-    return Search(True, None, nodes)
+    return MarginProof(True, None, nodes)
 
 
-def _move(highs, program, now, branch):
-    """Fix the switches of another branch."""
-    for k, j in sorted(now.keys() | branch.keys()):
-        if now.get((k, j)) != branch.get((k, j)):
+def _fix(highs, program, current, branch):
+    """Fix the binary variables of another branch than the current one."""
+    for k, j in sorted(current.keys() | branch.keys()):
+        if current.get((k, j)) != branch.get((k, j)):
             low, high = {None: (0.0, 1.0), 1: (1.0, 1.0), -1: (0.0, 0.0)}[branch.get((k, j))]
             highs.changeColBounds(int(program.split[k].switch[j]), low, high)
 
 
-def _signs(net, program, branch):
-    """The decided units of each hidden layer: 1 on, -1 off, 0 open; arrays (units,)."""
-    signs = [np.zeros(int(np.prod(shape)), dtype=int) for shape in net.unit_shapes]
+def _fixed_units(net, program, branch):
+    """The fixed units of each hidden layer: 1 active, -1 inactive, 0 open; arrays (units,)."""
+    fixed = [np.zeros(int(np.prod(shape)), dtype=int) for shape in net.unit_shapes]
     for (k, j), sign in branch.items():
-        signs[k][program.split[k].units[j]] = sign
-    return signs
+        fixed[k][program.split[k].units[j]] = sign
+    return fixed
 
 
-def _undecided(program, bounds, values, prices, branch):
-    """The open unit that costs most: its price times its distance to the ReLU; None if all fit.
+def _branching_unit(program, bounds, values, duals, branch):
+    """The open unit whose relaxation costs most at the minimiser; None if all are on their ReLUs.
 
-    On the lower lines the program's units lie on the ReLU anyway; where the upper line is used, the
-    price is ``a u / (u - l)``, and deciding the unit gains up to ``|a|`` times the smaller part.
+    Where a lower relaxation is used, the minimiser is on the ReLU.  Where an upper one is used, the
+    dual variable is ``G u / (u - l)``, and fixing the unit gains at most ``|G|`` times the smaller
+    of its two parts.
     """
     best, unit = -1.0, None
     for k, split in enumerate(program.split):
         low, high = (side[split.units] for side in bounds[k])
-        gap = np.minimum(values[split.positive] * high, -values[split.negative] * low)
-        gap[[j for layer, j in branch if layer == k]] = 0
-        score = np.abs(prices[k][split.units]) * (high - low) / high * gap
-        score[gap <= SPLIT * split.size] = -1
+        part = np.minimum(values[split.positive] * high, -values[split.negative] * low)
+        part[[j for layer, j in branch if layer == k]] = 0
+        score = np.abs(duals[k][split.units]) * (high - low) / high * part
+        score[part <= COMPLEMENTARY * split.size] = -1
         if len(score) and score.max() > best:
             best, unit = float(score.max()), (k, int(score.argmax()))
     return unit

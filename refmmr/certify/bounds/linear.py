@@ -1,10 +1,10 @@
-"""Certified radii from linear relaxations: interval bounds, Fast-Lin (KW) and CROWN.
+"""Certified radii by interval bounds, Fast-Lin (KW) and CROWN.
 
-At a given radius a relaxation bounds all margins from below on the whole ball
-(`refmmr.reference.backward_bound`); if they are positive, nothing in the ball has another class.  The
-largest radius where it says so is found by a bracketing root finder; what is returned is the end of
-the bracket where the bounds *were* positive, so the precision of the search never makes a
-certificate wrong.
+At a given radius these methods bound all margins from below on the whole ball
+(`refmmr.reference.backward_bound`); if the bounds are positive, every point of the ball has the
+class of its center.  A bracketing root finder searches for the largest such radius.  The result is
+the end of the bracket at which the bounds *were* positive, so the precision of the search never
+makes a certificate wrong.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from refmmr.reference.network import Network
 Box = tuple[np.ndarray, np.ndarray]
 
 PRECISION = 1e-6
-"""How far, relative to itself, a radius may be below the largest that the relaxation proves."""
+"""Relative width of the last bracket: the radius is at most this far below the largest one that the
+method proves, which is less than the six digits of a table."""
 
 DOUBLINGS = 64
-"""How often the first guess of a radius is doubled, where nothing else bounds it."""
+"""Doublings of the first guess, at most, where no box bounds the radius."""
 
 
 def relaxed_bounds(
@@ -36,9 +37,9 @@ def relaxed_bounds(
     box: Box | None,
     goal: np.ndarray | None = None,
     *,
-    rule: str,
+    method: str,
 ) -> Bounds:
-    """Certified radius of each sample by a relaxation.
+    """Certified radius of each sample.
 
     Parameters
     ----------
@@ -50,21 +51,21 @@ def relaxed_bounds(
     box : (lo, hi) or None
         Arrays of the shape of an input, with X inside.
     goal : ndarray, shape (n,), optional
-        Radii to decide about.  Without it the largest certified radius is looked for.
-    rule : {"ibp", "fast-lin", "crown"}
+        Radii to decide about.  Without it the largest certified radius is computed.
+    method : {"ibp", "fast-lin", "crown"}
 
     Returns
     -------
     Bounds
         ``lower`` is infinite where the whole box has one class; with a goal it is the goal or 0.
-        A relaxation knows no adversarial examples but misclassified samples.
+        Adversarial examples are known for misclassified samples only: the samples themselves.
     """
-    # Overflow ends in a NaN, which no comparison accepts: a bound of 0, never a wrong one.
+    # Overflow ends in a margin bound of -inf: in a radius of 0, never in a wrong one.
     with np.errstate(over="ignore", invalid="ignore"):
-        return _relaxed_bounds(net, X, y, p, box, goal, rule)
+        return _relaxed_bounds(net, X, y, p, box, goal, method)
 
 
-def _relaxed_bounds(net, X, y, p, box, goal, rule):
+def _relaxed_bounds(net, X, y, p, box, goal, method):
     logits = net.logits(X)
     margins = loss.margins(logits, y)
     right = np.flatnonzero(margins > 0)
@@ -72,7 +73,7 @@ def _relaxed_bounds(net, X, y, p, box, goal, rule):
     upper = np.where(logits.argmax(axis=1) != y, 0, np.inf)
     flat = X.reshape(len(X), -1)
     if len(right):
-        find = partial(_worst_margins, net, X[right], y[right], p, box, rule)
+        find = partial(_worst_margins, net, X[right], y[right], p, box, method)
         if goal is not None:
             lower[right] = np.where(find(goal[right], np.arange(len(right))) > 0, goal[right], 0)
         else:
@@ -83,15 +84,14 @@ def _relaxed_bounds(net, X, y, p, box, goal, rule):
     return Bounds(lower, upper, found.reshape(X.shape))
 
 
-ibp_bounds = partial(relaxed_bounds, rule="ibp")
-fast_lin_bounds = partial(relaxed_bounds, rule="fast-lin")
-crown_bounds = partial(relaxed_bounds, rule="crown")
+ibp_bounds = partial(relaxed_bounds, method="ibp")
+fast_lin_bounds = partial(relaxed_bounds, method="fast-lin")
+crown_bounds = partial(relaxed_bounds, method="crown")
 
 
-def _worst_margins(net, X, y, p, box, rule, eps, samples):
-    """The smallest margin bound of some samples at radii eps; -inf where floats end."""
-    worst = _kernels.margin_bounds(net, X[samples], y[samples], p, eps, box, rule).min(axis=1)
-    return np.where(np.isnan(worst), -np.inf, worst)
+def _worst_margins(net, X, y, p, box, method, eps, samples):
+    """The smallest margin bound of some samples at radii eps; -inf where floats overflow."""
+    return _kernels.margin_bounds(net, X[samples], y[samples], p, eps, box, method).min(axis=1)
 
 
 def _largest(find, margins, guess, farthest):
@@ -116,7 +116,7 @@ def _largest(find, margins, guess, farthest):
     if len(open_):
 
         def steer(eps, i):
-            """The values only steer: infinite ones, or a root met exactly, would end the search."""
+            """Finite values other than 0: the root finder stops at others, and only signs count."""
             value = find(eps, i)
             value = np.where(value == 0, -np.finfo(np.float64).tiny, value)
             return np.clip(value, -1e3 * margins[i], 1e3 * margins[i])
@@ -131,7 +131,7 @@ def _largest(find, margins, guess, farthest):
 
 
 def _guess(net, X, y, margins, p):
-    """Free distance to the nearest decision boundary, were the network affine everywhere."""
+    """Distance to the nearest decision boundary of the network's affine map at x."""
     cache = net.forward(X)
     logits = cache.outputs[-1]
     nearest = np.full(len(X), np.inf)

@@ -1,10 +1,10 @@
-"""The linear program over the triangles of all unstable units (Ehlers 2017, Salman et al. 2019).
+"""The linear program over the relaxations of all units (Ehlers 2017, Salman et al. 2019).
 
-Of all ways to keep each ReLU between two lines it finds the best: by duality its optimum is that of
-carrying back lines (`refmmr.reference.backward_bound`) with the best lower slope for each unit.  So
-the answer of the solver is used as advice only.  Its dual variables are turned into slopes, and the
-bound is computed with these, with all rounding errors allowed for: it holds in real arithmetic,
-whatever the solver's tolerances and however it ended.
+Every unstable ReLU is replaced by its triangle, and a solver minimises the margin.  By duality the
+optimum is that of the backward bound (`refmmr.reference.backward_bound`) with the best lower slope
+for each unit: the dual variables give the slopes.  Nothing relies on the solver.  The bound is
+computed from the slopes with all rounding errors, so it holds in real arithmetic, whatever the
+solver's tolerances are and however it ended.
 """
 
 from __future__ import annotations
@@ -18,22 +18,28 @@ from refmmr import _kernels, _solvers
 from refmmr.certify.bounds import Bounds, _milp
 from refmmr.certify.bounds._milp import Box, LayerBounds, Milp
 from refmmr.certify.bounds.linear import crown_bounds
-from refmmr.reference.backward_bound import relu_lines, terms
-from refmmr.reference.ball import Ball, ball, largest_gain
+from refmmr.reference import ball as balls
+from refmmr.reference.backward_bound import backward_bound
+from refmmr.reference.ball import Ball
 from refmmr.reference.hyperplanes import norm
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
-from refmmr.reference.rounding import UNDERFLOW, rounding_factor
+from refmmr.reference.relaxation import lower_slope, relu_relaxation
+from refmmr.reference.rounding import Magnitude, layer_magnitudes
 
 PRECISION = 1e-4
-"""How far, relative to itself, a radius may be below the largest that the programs prove."""
+"""Halve the bracket around the certified radius down to this relative width: each halving costs
+a linear program per class, and what is left is below the fourth digit."""
+
+GROWTH_STEPS = 64
+"""Steps by a quarter from CROWN's radius upwards, at most: a factor of a million."""
 
 
 class Margins(NamedTuple):
     """What is known of the margins ``f_y - f_s`` on a ball, for all classes s."""
 
     lower: np.ndarray  # (K,), infinite for s = y; in real arithmetic
-    points: dict[int, np.ndarray]  # where the program of s has its minimum, (d,)
+    points: dict[int, np.ndarray]  # the minimiser of the program of s, (d,)
     complete: bool  # whether all programs were solved
 
 
@@ -47,7 +53,7 @@ def lp_bounds(
     *,
     max_seconds: float | None = None,
 ) -> Bounds:
-    """Certified radius of each sample by the linear program over the triangles.
+    """Certified radius of each sample by the linear program over the relaxations.
 
     Parameters
     ----------
@@ -59,15 +65,15 @@ def lp_bounds(
     box : (lo, hi) or None
         Arrays of the shape of an input, with X inside.
     goal : ndarray, shape (n,), optional
-        Radii to decide about.  Without it the largest certified radius is looked for.
+        Radii to decide about.  Without it the largest certified radius is computed.
     max_seconds : float, optional
-        For each sample; then what has been proved is returned.
+        For each sample; the bound proved by then is returned.
 
     Returns
     -------
     Bounds
-        The lower bounds hold in real arithmetic.  No adversarial examples are looked for; samples
-        that are misclassified are their own.
+        The lower bounds hold in real arithmetic.  Adversarial examples are known for misclassified
+        samples only: the samples themselves.
 
     Raises
     ------
@@ -87,7 +93,7 @@ def lp_bounds(
 
 
 def check_norm(p: float) -> None:
-    """Linear programs know balls with flat faces."""
+    """Refuse l_2: a linear program describes balls that are polytopes."""
     if p not in (1, np.inf):
         raise ValueError(
             f"p: expected 1 or inf for methods that use linear programs, got {p!r}: "
@@ -111,7 +117,7 @@ def _radius(net, x, y, p, box, goal, deadline):
         return low
     farthest = reach(x, p, box)
     high = low
-    for _ in range(64):
+    for _ in range(GROWTH_STEPS):
         if time.monotonic() > deadline:
             return low
         high = min(1.25 * high, farthest)
@@ -154,7 +160,7 @@ def margins_below(
     deadline: float = np.inf,
     all_targets: bool = True,
 ) -> Margins:
-    """Lower bounds of the margins on a ball, by CROWN and where that is not enough by programs.
+    """Lower bounds of the margins on a ball: by CROWN, and by programs where that proves nothing.
 
     Parameters
     ----------
@@ -177,9 +183,9 @@ def margins_below(
     Margins
     """
     flat_box = None if box is None else (box[0].reshape(-1), box[1].reshape(-1))
-    where = ball(x[None], np.full(1, eps), p, flat_box)
+    ball = balls.ball(x[None], np.full(1, eps), p, flat_box)
     rows = np.eye(net.n_classes)[y] - np.eye(net.n_classes)
-    lower = np.array([lines_below(net, where, row, bounds) for row in rows])
+    lower = lower_bounds(net, ball, rows, bounds)
     lower[y] = np.inf
     targets = np.flatnonzero(~(lower > 0))
     points: dict[int, np.ndarray] = {}
@@ -195,8 +201,8 @@ def margins_below(
         status = _solvers.run(highs)
         solution = highs.getSolution()
         if solution.dual_valid:
-            prices = node_prices(program, np.array(solution.row_dual), net)
-            lower[s] = max(lower[s], lines_below(net, where, rows[s], bounds, prices))
+            duals = unit_duals(program, np.array(solution.row_dual), net)
+            lower[s] = max(lower[s], dual_bound(net, ball, rows[s], bounds, duals))
         if status == _solvers.OPTIMAL:
             points[s] = x.reshape(-1) + program.step @ np.array(solution.col_value)
         if not lower[s] > 0 and not all_targets:
@@ -204,74 +210,106 @@ def margins_below(
     return Margins(lower, points, bool(len(points) == len(targets)))
 
 
-def node_prices(program: Milp, duals: np.ndarray, net: Network) -> list[np.ndarray]:
-    """The price of each pre-activation: what the minimum gains if the unit's f grows by 1."""
-    prices = [np.zeros(int(np.prod(shape))) for shape in net.unit_shapes]
-    for price, split in zip(prices, program.split, strict=True):
-        price[split.units] = duals[split.rows] / split.size
-    return prices
+def unit_duals(program: Milp, row_duals: np.ndarray, net: Network) -> list[np.ndarray]:
+    """The dual variable of each pre-activation f: what the minimum gains as f grows by 1.
+
+    Arrays (units,), one per hidden layer; 0 for stable units, which have no row in the program.
+    """
+    duals = [np.zeros(int(np.prod(shape))) for shape in net.unit_shapes]
+    for dual, split in zip(duals, program.split, strict=True):
+        dual[split.units] = row_duals[split.rows] / split.size
+    return duals
 
 
-def lines_below(
+def lower_bounds(net: Network, ball: Ball, rows: np.ndarray, bounds: LayerBounds) -> np.ndarray:
+    """CROWN's lower bounds of linear functions of the logits on one ball, rows (m, K): (m,)."""
+    hidden = _batched(net, bounds)
+    slopes = [lower_slope(*pair, "crown") for pair in hidden]
+    with np.errstate(over="ignore", invalid="ignore"):
+        rows = rows.reshape(1, -1, *net.shapes[-1])
+        return backward_bound(net, ball, rows, hidden, slopes).minimum(ball)[0]
+
+
+def dual_bound(
     net: Network,
-    where: Ball,
+    ball: Ball,
     row: np.ndarray,
     bounds: LayerBounds,
-    prices: list[np.ndarray] | None = None,
-    signs: list[np.ndarray] | None = None,
+    duals: list[np.ndarray],
+    fixed: list[np.ndarray] | None = None,
+    magnitudes: list[Magnitude] | None = None,
 ) -> float:
-    """A lower bound of a linear function of the logits on one ball.
+    """A lower bound of a linear function of the logits on one ball, by dual variables.
 
-    Where the function grows with a unit, ``a > 0`` times its ReLU, the ReLU is replaced by the
-    lower line of slope ``price / a``, which makes ``price`` the coefficient of its pre-activation,
-    as in the program's dual; any price between 0 and a is right.
+    Dual variables of any value give a bound that holds; those of the program give its optimum.
 
     Parameters
     ----------
     net : Network
-    where : Ball
+    ball : Ball
         Around one point.
     row : ndarray, shape (K,)
         Coefficients of the logits.
     bounds : list of (lower, upper)
         Of the pre-activations, arrays (units,).
-    prices : list of ndarray (units,), optional
-        For each hidden layer; without them the slopes are CROWN's.
-    signs : list of ndarray of int (units,), optional
-        Units that are known to be on (1) or off (-1), see `refmmr.certify.bounds._branching`.
+    duals : list of ndarray (units,)
+        For each hidden layer, by `unit_duals`.
+    fixed : list of ndarray of int (units,), optional
+        Units that the subproblem fixes active (1) or inactive (-1); 0 for others.
+    magnitudes : list of Magnitude, optional
+        By `ball_magnitudes`.
 
     Returns
     -------
     float
-        In real arithmetic; -inf where floats overflow.
+        It holds in real arithmetic at all points of the ball in the subproblem; -inf where floats
+        overflow.
     """
+    if fixed is not None:
+        bounds = [
+            (
+                np.where(sign > 0, np.maximum(low, 0), low),
+                np.where(sign < 0, np.minimum(high, 0), high),
+            )
+            for (low, high), sign in zip(bounds, fixed, strict=False)
+        ]
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        slopes, multipliers = _slopes_and_multipliers(net, row, bounds, duals, fixed)
+        rows, hidden = row.reshape(1, 1, *net.shapes[-1]), _batched(net, bounds)
+        bound = backward_bound(net, ball, rows, hidden, slopes, multipliers, magnitudes)
+        return float(bound.minimum(ball)[0, 0])
+
+
+def ball_magnitudes(net: Network, ball: Ball, bounds: LayerBounds) -> list[Magnitude]:
+    """What `dual_bound` needs for rounding errors, the same for all subproblems on a ball."""
+    return layer_magnitudes(net, ball, _batched(net, bounds))
+
+
+def _slopes_and_multipliers(net, row, bounds, duals, fixed):
+    """Choose them so that each dual variable is the coefficient of its pre-activation.
+
+    A unit whose activation has the coefficient G > 0 gets the lower slope ``dual / G``, clipped to
+    [0, 1].  A unit that is fixed active has ``dual = G - beta``, one that is fixed inactive
+    ``dual = beta``: this gives the multiplier, where ``beta >= 0``.
+    """
+    slopes, multipliers = [], []
     affine = _milp.matrices(net)
-    sizes = [np.maximum(np.abs(where.lowest), np.abs(where.highest))[0]]
-    sizes += [np.maximum(np.abs(low), np.abs(high)) for low, high in bounds[: len(affine) - 1]]
-    factor = rounding_factor(terms(net))
-    constant = error = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for k in reversed(range(len(affine))):
-            W, b = affine[k]
-            error += factor * float(np.abs(row) @ (abs(W) @ sizes[k] + np.abs(b))) + UNDERFLOW
-            constant += float(row @ b)
-            row = row @ W
-            if k == 0:
-                break
-            low, high = bounds[k - 1]
-            lines = relu_lines(low, high, "crown")
-            unstable = (low < 0) & (high > 0)
-            below = np.where(row > 0, lines.lower_slope, lines.upper_slope) * row
-            if prices is not None:
-                price = prices[k - 1]
-                below = np.where(unstable & (row > 0), np.clip(price, 0, np.maximum(row, 0)), below)
-                if signs is not None:
-                    on, off = unstable & (signs[k - 1] > 0), unstable & (signs[k - 1] < 0)
-                    below = np.where(on, np.minimum(price, row), below)
-                    below = np.where(off, np.maximum(price, 0), below)
-                    unstable = unstable & ~on & ~off
-            constant += float(np.minimum(row, 0)[unstable] @ lines.intercept[unstable])
-            row = below
-        ends = float(row @ where.x[0]) - float(largest_gain(where, -row[None, None])[0, 0])
-        total = constant + ends - error
-    return -np.inf if np.isnan(total) else total
+    for k in reversed(range(len(duals))):
+        G, dual, (lower, upper) = row @ affine[k + 1][0], duals[k], bounds[k]
+        slope = np.clip(dual / np.where(G > 0, G, np.inf), 0, 1)
+        relaxation = relu_relaxation(lower, upper, slope)
+        multiplier = np.zeros_like(G)
+        if fixed is not None:
+            active, inactive = fixed[k] > 0, fixed[k] < 0
+            multiplier[active] = np.minimum(dual - G, 0)[active]
+            multiplier[inactive] = np.maximum(dual, 0)[inactive]
+        row = G * np.where(G > 0, relaxation.lower_slope, relaxation.upper_slope) + multiplier
+        slopes.insert(0, slope.reshape(1, *net.unit_shapes[k]))
+        multipliers.insert(0, multiplier.reshape(1, 1, *net.unit_shapes[k]))
+    return slopes, multipliers
+
+
+def _batched(net, bounds):
+    """Bounds of the hidden layers as the reference has them: arrays (1, *unit_shape)."""
+    pairs = zip(bounds, net.unit_shapes, strict=False)
+    return [(low.reshape(1, *shape), high.reshape(1, *shape)) for (low, high), shape in pairs]

@@ -191,7 +191,7 @@ def decide(
     program = _milp.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=False)
     open_: list[int] = []
     for s in targets.tolist():
-        ended = _branching.search(
+        ended = _branching.prove_margin(
             net, where, y, s, float(sizes[s]), program, bounds, deadline=deadline
         )
         nodes += ended.nodes

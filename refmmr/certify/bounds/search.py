@@ -22,7 +22,7 @@ from refmmr._examples import Box
 from refmmr.certify.bounds import EXACT, Bounds
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._region_search import AffineMaps, RegionSearch
-from refmmr.certify.bounds._subproblems import Families
+from refmmr.certify.bounds._subproblems import Subproblems
 from refmmr.reference.network import Network
 
 FIRST_REGIONS = 6
@@ -147,7 +147,7 @@ class PointSearch:
     def __init__(self, maps: AffineMaps, point: Incumbent) -> None:
         self.point = point
         self.region_search = RegionSearch(maps, point)
-        self.subproblems = Families(maps.net, point.p, point.box, point)
+        self.subproblems = Subproblems(maps.net, point.p, point.box, point)
         self.subproblems.done = maps.net.n_hidden == 0
         large = maps.net.n_hidden * point.flat.size > LARGE
         self._first = 1 if large else FIRST_REGIONS

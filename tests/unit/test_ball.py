@@ -55,7 +55,7 @@ def test_tiny_and_huge_functions(p):
 
 @pytest.mark.parametrize("p", NORMS)
 def test_no_step_gains_more_and_some_step_gains_as_much(p):
-    """Against random steps, and against the steps that `shortest_step_in_box` finds for the gain."""
+    """Against random steps, and the steps that `shortest_step_in_box` finds for the gain."""
     from refmmr.reference.hyperplanes import norm, shortest_step_in_box
 
     rng = np.random.default_rng(0)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import _examples, testing
 from refmmr.certify.bounds import linear, region
-from refmmr.reference import backward_bound, pgd
+from refmmr.reference import backward_bound, pgd, relaxation
 from refmmr.testing import exact_network, fractions
 
 NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
 RADII = st.floats(-4, 1).map(lambda power: 10.0**power)
-RULES = backward_bound.RULES
+METHODS = relaxation.METHODS
 
 
 def unit_box(net, X):
@@ -33,17 +33,17 @@ def points_of_the_ball(rng, x, p, eps, box, count):
     return pgd.project(X, Z, p, eps * (1 - 1e-9), box)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("method", METHODS)
 @given(st.data())
 @settings(deadline=None)
-def test_bounds_hold_at_points_of_the_ball(rule, data):
+def test_bounds_hold_at_points_of_the_ball(method, data):
     net = data.draw(NETWORKS)
     X, y = data.draw(testing.batches(net))
     p, eps = data.draw(testing.norms()), data.draw(RADII)
     box = unit_box(net, X) if data.draw(st.booleans()) else None
     radii = np.full(len(X), eps)
-    bounds = backward_bound.layer_bounds(net, X, p, radii, box, rule)
-    margins = backward_bound.margin_bounds(net, X, y, p, radii, box, rule)
+    bounds = backward_bound.layer_bounds(net, X, p, radii, box, method)
+    margins = backward_bound.margin_bounds(net, X, y, p, radii, box, method)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     for i, x in enumerate(X):
         Z = points_of_the_ball(rng, x, p, eps, box, 100)
@@ -58,17 +58,17 @@ def test_bounds_hold_at_points_of_the_ball(rule, data):
         assert (margins[i] <= true + 1e-12 * (1 + np.abs(true)))[:, rivals].all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("method", METHODS)
 @given(st.data())
 @settings(deadline=None, max_examples=40)
-def test_bounds_hold_in_exact_arithmetic(rule, data):
+def test_bounds_hold_in_exact_arithmetic(method, data):
     """No tolerance at all: values at points of the ball, in fractions, are within the bounds."""
     net = data.draw(testing.networks(dyadic=data.draw(st.booleans())))
     X, _ = data.draw(testing.batches(net))
     X = X[:1]
     eps = data.draw(st.sampled_from([2.0**-20, 0.25, 1.0]))
     p = data.draw(testing.norms())
-    bounds = backward_bound.layer_bounds(net, X, p, np.full(1, eps), None, rule)
+    bounds = backward_bound.layer_bounds(net, X, p, np.full(1, eps), None, method)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     # Along a single coordinate all norms agree, and the edge of the ball is a float or near one.
     Z = np.repeat(X, 8, axis=0)
@@ -83,31 +83,31 @@ def test_bounds_hold_in_exact_arithmetic(rule, data):
         assert (fractions(high) >= f).all()
 
 
-@pytest.mark.parametrize("rule", ["fast-lin", "crown"])
+@pytest.mark.parametrize("method", ["fast-lin", "crown"])
 @given(st.data())
 @settings(deadline=None, max_examples=60)
-def test_a_relaxation_proves_what_the_region_proves(rule, data):
-    """Within its own region a network is affine, so that no line is off."""
+def test_a_relaxation_proves_what_the_region_proves(method, data):
+    """Within its own region a network is affine, so that nothing is relaxed."""
     net = data.draw(NETWORKS)
     X, _ = data.draw(testing.batches(net))
     y = net.predict(X)
     p = data.draw(testing.norms())
     box = unit_box(net, X) if data.draw(st.booleans()) else None
     proved = region.region_bounds(net, X, y, p, box).lower
-    found = linear.relaxed_bounds(net, X, y, p, box, rule=rule).lower
+    found = linear.relaxed_bounds(net, X, y, p, box, method=method).lower
     assert (found >= np.minimum(proved, 1e12) * (1 - 2 * linear.PRECISION)).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("method", METHODS)
 @given(st.data())
 @settings(deadline=None, max_examples=30)
-def test_certified_radii_withstand_an_attack(rule, data):
+def test_certified_radii_withstand_an_attack(method, data):
     net = data.draw(NETWORKS)
     X, _ = data.draw(testing.batches(net))
     y = net.predict(X)
     p = data.draw(testing.norms())
     box = unit_box(net, X) if data.draw(st.booleans()) else None
-    lower = linear.relaxed_bounds(net, X, y, p, box, rule=rule).lower
+    lower = linear.relaxed_bounds(net, X, y, p, box, method=method).lower
     some = np.flatnonzero((lower > 0) & np.isfinite(lower))
     for i in some:
         Z = rm.pgd(net, X[[i]], y[[i]], p, eps=lower[i], steps=20, box=box, restarts=3)

@@ -1,4 +1,4 @@
-"""Families of linear regions: alone they find the minimal perturbation; what they claim holds."""
+"""Branch and bound over activation patterns: its claims hold, and it ends at the exact radius."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ SIZES = [[2, 16, 3], [2, 10, 8, 3], [2, 7, 6, 5, 2]]
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("sizes", SIZES)
-def test_families_first(monkeypatch, sizes, p):
+def test_subproblems_first(monkeypatch, sizes, p):
     monkeypatch.setattr(search, "FIRST_REGIONS", 0)
     net = network(sizes, seed=8)
     X, y = points(net)
@@ -49,7 +49,7 @@ def test_families_first(monkeypatch, sizes, p):
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("sizes", SIZES)
-def test_families_alone(sizes, p):
+def test_subproblems_alone(sizes, p):
     """Their own bound never exceeds the distance, rises, and ends there."""
     net = network(sizes, seed=8)
     X, y = points(net)
@@ -79,10 +79,10 @@ def test_walks_without_stable_units(p):
     first = search.search(net, X, y, p, BOX, max_regions=1).bounds
     searches = search.point_searches(net, X, y, p, BOX, None, first.upper, first.adversarial)
     for state, distance in zip(searches, expected, strict=True):
-        families = state.subproblems
-        families.step()
-        state.region_search.leave_out(families.stable, families.stable_radius)
-        families.done, families.lower = True, 0.0
+        subproblems = state.subproblems
+        subproblems.step()
+        state.region_search.leave_out(subproblems.stable, subproblems.stable_radius)
+        subproblems.done, subproblems.lower = True, 0.0
         state.run()
         np.testing.assert_allclose(state.lower, distance, rtol=2e-6)
         np.testing.assert_allclose(state.upper, distance, rtol=2e-6)
@@ -94,7 +94,7 @@ def test_walks_without_stable_units(p):
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("sizes", SIZES)
-def test_stable_units_keep_their_side(sizes, p):
+def test_stable_units_keep_their_activation(sizes, p):
     net = network(sizes, seed=3)
     X, y = points(net)
     goal = np.full(len(X), 0.2)
@@ -115,7 +115,7 @@ def test_stable_units_keep_their_side(sizes, p):
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("sizes", SIZES)
 def test_cuts_keep_the_examples(sizes, p):
-    """Each cut holds at all points of the class in the family, within the ball."""
+    """Each cut holds at all points of the class in the subproblem, within the ball."""
     net = network(sizes, seed=8)
     X, y = points(net)
     side = np.linspace(-1, 1, 201)
@@ -123,16 +123,16 @@ def test_cuts_keep_the_examples(sizes, p):
     classes, patterns = net.predict(Z), net.activation_pattern(Z)
     tested = 0
     for x, state in zip(X, search.point_searches(net, X, y, p, BOX), strict=True):
-        families = state.subproblems
+        subproblems = state.subproblems
         for _ in range(20):
-            if families.done:
+            if subproblems.done:
                 break
-            families.step()
-            near = norm(Z - x, p) < families._radius
-            for _, _, family in families._queue:
-                agree = np.where(patterns, 1, -1) * family.fixed >= 0
-                inside = near & agree.all(axis=1) & (classes == family.target)
-                for cut in family.cuts:
+            subproblems.step()
+            near = norm(Z - x, p) < subproblems._radius
+            for _, _, subproblem in subproblems._queue:
+                agree = np.where(patterns, 1, -1) * subproblem.fixed >= 0
+                inside = near & agree.all(axis=1) & (classes == subproblem.target)
+                for cut in subproblem.cuts:
                     assert (cut.value + (Z[inside] - x) @ cut.row >= -cut.error).all()
                     tested += int(inside.sum())
     assert tested > 0
@@ -141,7 +141,7 @@ def test_cuts_keep_the_examples(sizes, p):
 @pytest.mark.parametrize("p", NORMS)
 def test_smaller_balls_first(monkeypatch, p):
     """A poor example makes a large ball; the proved radius grows through smaller ones."""
-    monkeypatch.setattr(_subproblems, "NEAR", 0.999)
+    monkeypatch.setattr(_subproblems, "LARGE_SHARE", 0.999)
     net = network([2, 16, 3], seed=3)
     X, y = points(net)
     expected = true_distance(net, X, p)
@@ -154,35 +154,35 @@ def test_smaller_balls_first(monkeypatch, p):
 
 
 def test_interrupted(monkeypatch):
-    """An interruption while families are looked at leaves no half of them out."""
+    """An interruption between two branches loses neither of them."""
     monkeypatch.setattr(search, "FIRST_REGIONS", 0)
     net = network([2, 16, 3], seed=3)
     X, y = points(net, 3)
     expected = true_distance(net, X, 2)
-    look = _subproblems.Families._look
+    bound = _subproblems.Subproblems._bound
     for state, distance in zip(search.point_searches(net, X, y, 2, BOX), expected, strict=True):
         calls = iter(range(10**6))
 
-        def sometimes(self, family, key, calls=calls):
+        def sometimes(self, subproblem, lower, calls=calls):
             if next(calls) % 5 == 3:
                 raise KeyboardInterrupt
-            return look(self, family, key)
+            return bound(self, subproblem, lower)
 
-        monkeypatch.setattr(_subproblems.Families, "_look", sometimes)
+        monkeypatch.setattr(_subproblems.Subproblems, "_bound", sometimes)
         for _ in range(10**4):
             try:
                 state.run()
                 break
             except KeyboardInterrupt:
                 assert state.lower <= distance * (1 + 1e-9)
-        monkeypatch.setattr(_subproblems.Families, "_look", look)
+        monkeypatch.setattr(_subproblems.Subproblems, "_bound", bound)
         state.run()
         np.testing.assert_allclose([state.lower, state.upper], distance, rtol=2e-6)
 
 
 @pytest.mark.parametrize("p", NORMS)
 def test_convolutional(p):
-    """On a ball beyond the own region, which the families prove."""
+    """On a ball beyond the own region, which the subproblems prove."""
     net = rm.Network.lenet_small((1, 4, 4), 3, rng=0).astype(np.float64)
     X = np.random.default_rng(0).uniform(0, 1, (2, 1, 4, 4))
     y = net.predict(X)

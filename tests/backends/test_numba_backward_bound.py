@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import testing
 from refmmr._backend import kernel
-from refmmr.reference import backward_bound
+from refmmr.reference import backward_bound, relaxation
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 
@@ -27,10 +27,10 @@ def scale(net, X, radii):
         yield size
 
 
-@pytest.mark.parametrize("rule", backward_bound.RULES)
+@pytest.mark.parametrize("method", relaxation.METHODS)
 @given(st.data())
 @settings(deadline=None, max_examples=60)
-def test_same_bounds(rule, data):
+def test_same_bounds(method, data):
     net = data.draw(NETWORKS)
     X, y = data.draw(testing.batches(net))
     p = data.draw(testing.norms())
@@ -39,17 +39,17 @@ def test_same_bounds(rule, data):
     if data.draw(st.booleans()):
         box = tuple(np.full(net.input_shape, side) for side in (X.min() - 0.1, X.max() + 0.1))
     with rm.use_backend("numba"):
-        layers = RUN_LAYERS(net, X, p, radii, box, rule)
-        margins = RUN_MARGINS(net, X, y, p, radii, box, rule)
+        layers = RUN_LAYERS(net, X, p, radii, box, method)
+        margins = RUN_MARGINS(net, X, y, p, radii, box, method)
     sizes = list(scale(net, X, radii))
     for size, found, expected in zip(
-        sizes, layers, backward_bound.layer_bounds(net, X, p, radii, box, rule), strict=True
+        sizes, layers, backward_bound.layer_bounds(net, X, p, radii, box, method), strict=True
     ):
         for mine, theirs in zip(found, expected, strict=True):
             assert mine.shape == theirs.shape
             off = np.abs(mine - theirs).reshape(len(X), -1).max(axis=1)
             assert (off <= 1e-9 * size).all()
-    expected = backward_bound.margin_bounds(net, X, y, p, radii, box, rule)
+    expected = backward_bound.margin_bounds(net, X, y, p, radii, box, method)
     np.testing.assert_array_equal(np.isinf(margins), np.isinf(expected))
     finite = np.isfinite(expected)
     off = np.where(finite, margins, 0) - np.where(finite, expected, 0)

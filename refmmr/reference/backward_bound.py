@@ -190,7 +190,7 @@ def _lowest(net, ball, rows, bounds, method):
     intervals = method == "ibp" and len(bounds) > 0
     n, m = len(ball.x), rows.shape[1]
     magnitudes = layer_magnitudes(net, ball, bounds, len(bounds) if intervals else 0)
-    slopes = [] if intervals else [lower_slope(*pair, method) for pair in bounds]
+    slopes = [] if intervals else [lower_slope(low, high, method) for low, high in bounds]
     size = max(1, CHUNK_BYTES // (8 * max(int(np.prod(shape)) for shape in net.shapes)))
     found = np.empty((n, m))
     for i in range(0, n, max(1, size // m)):

@@ -139,8 +139,8 @@ class _Bounds:
             if self.method == "ibp":
                 self.activations = np.maximum(low, 0), np.maximum(high, 0)
             elif k < len(self.layers) - 1:
-                slopes = (np.empty_like(low) for _ in range(3))
-                self.hidden.append(Relaxed(*slopes, terms, inputs))
+                slopes = np.empty((3, *low.shape))
+                self.hidden.append(Relaxed(slopes[0], slopes[1], slopes[2], terms, inputs))
                 crown = self.method == "crown"
                 relax_units(low, high, crown, rounding_factor(8), self.hidden[k])
 

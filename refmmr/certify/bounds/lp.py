@@ -224,7 +224,7 @@ def unit_duals(program: Milp, row_duals: np.ndarray, net: Network) -> list[np.nd
 def lower_bounds(net: Network, ball: Ball, rows: np.ndarray, bounds: LayerBounds) -> np.ndarray:
     """CROWN's lower bounds of linear functions of the logits on one ball, rows (m, K): (m,)."""
     hidden = _batched(net, bounds)
-    slopes = [lower_slope(*pair, "crown") for pair in hidden]
+    slopes = [lower_slope(low, high, "crown") for low, high in hidden]
     with np.errstate(over="ignore", invalid="ignore"):
         rows = rows.reshape(1, -1, *net.shapes[-1])
         return backward_bound(net, ball, rows, hidden, slopes).minimum(ball)[0]
@@ -292,7 +292,8 @@ def _slopes_and_multipliers(net, row, bounds, duals, fixed):
     [0, 1].  A unit that is fixed active has ``dual = G - beta``, one that is fixed inactive
     ``dual = beta``: this gives the multiplier, where ``beta >= 0``.
     """
-    slopes, multipliers = [], []
+    slopes: list[np.ndarray] = []
+    multipliers: list[np.ndarray] = []
     affine = _milp.matrices(net)
     for k in reversed(range(len(duals))):
         G, dual, (lower, upper) = row @ affine[k + 1][0], duals[k], bounds[k]

@@ -17,6 +17,12 @@ from scipy import sparse
 INFEASIBLE = highspy.HighsModelStatus.kInfeasible
 OPTIMAL = highspy.HighsModelStatus.kOptimal
 UNBOUNDED = highspy.HighsModelStatus.kUnbounded
+BOUNDED = (
+    OPTIMAL,
+    highspy.HighsModelStatus.kObjectiveTarget,
+    highspy.HighsModelStatus.kTimeLimit,
+)
+"""Ends of a mixed-integer run after which its bound is valid."""
 
 Interval = tuple[np.ndarray, np.ndarray]
 
@@ -96,6 +102,13 @@ def run(highs: highspy.Highs) -> highspy.HighsModelStatus:
         highs.wait(5)
         raise
     return highs.getModelStatus()
+
+
+def proved_bound(highs: highspy.Highs, status: highspy.HighsModelStatus) -> float:
+    """The lower bound of a mixed-integer program: infinite if it is infeasible, -inf on failure."""
+    if status == INFEASIBLE:
+        return np.inf
+    return float(highs.getInfo().mip_dual_bound) if status in BOUNDED else -np.inf
 
 
 def set_costs(highs: highspy.Highs, costs: np.ndarray, offset: float) -> None:

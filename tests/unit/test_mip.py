@@ -8,7 +8,7 @@ import pytest
 
 import refmmr as rm
 from refmmr import _solvers
-from refmmr.certify.bounds import _branching, _milp, lp, mip
+from refmmr.certify.bounds import _branching, _decision, _milp, lp, mip
 from refmmr.reference import backward_bound
 from refmmr.reference.ball import ball
 
@@ -63,7 +63,7 @@ def test_goal():
 
 def test_a_tie_is_neither_robust_nor_an_example():
     x = np.array([0.5, 0.5])
-    decision = mip.decide(
+    decision = _decision.decide(
         VALLEY, x, 0, np.inf, 0.25, UNIT, bounds_around(VALLEY, x, np.inf, 0.25, UNIT)
     )
     assert not decision.robust
@@ -167,7 +167,7 @@ def hard_problem():
             below = lp.margins_below(net, x, y, np.inf, eps, box, bounds)
             if (below.lower > 0).all():
                 continue
-            decision = mip.decide(net, x, y, np.inf, eps, box, bounds)
+            decision = _decision.decide(net, x, y, np.inf, eps, box, bounds)
             if decision.robust and decision.nodes > 3:
                 return net, x, y, eps, box, bounds, below
     raise AssertionError("no such ball")
@@ -184,7 +184,7 @@ def test_the_tree_agrees_with_the_solver_s_own(monkeypatch):
     assert gave_up.point is None
     no_proof = _branching.MarginProof(False, None, 0)
     monkeypatch.setattr(_branching, "prove_margin", lambda *_, **__: no_proof)
-    decision = mip.decide(net, x, y, np.inf, eps, box, bounds)
+    decision = _decision.decide(net, x, y, np.inf, eps, box, bounds)
     assert decision.robust
     assert decision.binaries == sum(((lo < 0) & (hi > 0)).sum() for lo, hi in bounds[:-1])
 

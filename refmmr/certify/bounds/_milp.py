@@ -1,16 +1,16 @@
 """A network on a ball as a mixed-integer linear program (Tjeng, Xiao, Tedrake 2019).
 
-On the ball a hidden unit lies between bounds, ``l <= f <= u``.  A *stable* unit (l >= 0 or u <= 0)
-is linear there and needs no variable of its own.  An unstable one splits into its two parts,
+On the ball the pre-activation of a hidden unit has bounds ``l <= f <= u``.  A *stable* unit (l >= 0
+or u <= 0) is linear there and needs no variable of its own.  An unstable one is split into parts,
 
     f = g - g',     0 <= g <= u a,     0 <= g' <= -l (1 - a),     a in {0, 1},
 
-so that ``g = max(f, 0)``.  With 0 <= a <= 1 instead, the same rows say no more than the triangle,
-``max(f, 0) <= g <= u (f - l) / (u - l)``: the linear program.  Active units are either replaced by
-their expression in earlier variables or get a variable, whichever takes fewer coefficients.
+so that ``g = max(f, 0)``.  With 0 <= a <= 1 instead, the rows give the linear relaxation,
+``max(f, 0) <= g <= u (f - l) / (u - l)`` (Ehlers 2017).  Active units are either replaced by their
+expression in earlier variables or get a variable, whichever takes fewer coefficients.
 
 Scales: a network may have weights of 1e8 in one layer and of 1e-8 in the next, and a solver has
-absolute tolerances.  So the variables are fractions: inputs of the radius, units of their bounds;
+absolute tolerances.  So the variables are relative: inputs to the radius, units to their bounds;
 and a row is divided by the bound of its unit.  Weights of any size give the same program.
 """
 
@@ -30,7 +30,7 @@ from refmmr.reference.layers import Conv2d, Linear
 from refmmr.reference.network import Network
 
 TOLERANCE = 1e-9
-"""How far HiGHS may leave a row, a bound or an integer."""
+"""How far HiGHS may violate a row, a bound or integrality: about the least that it allows."""
 
 LayerBounds = list[tuple[np.ndarray, np.ndarray]]
 Box = tuple[np.ndarray, np.ndarray]
@@ -52,7 +52,7 @@ class Split(NamedTuple):
 
 
 class Milp(NamedTuple):
-    """Rows and columns of a program with m variables; the objective is left to the caller."""
+    """A mixed-integer linear program with m variables, without an objective."""
 
     lower: np.ndarray  # (m,)
     upper: np.ndarray  # (m,)
@@ -67,7 +67,7 @@ class Milp(NamedTuple):
 
 
 def matrices(net: Network) -> list[tuple[sparse.csr_array, np.ndarray]]:
-    """The affine layers as ``(W, b)`` on flattened units, W sparse; built once a network."""
+    """The affine layers as ``(W, b)`` on flattened units, W sparse; built once for each network."""
     if net not in _matrices:
         pairs = zip(net.affine, net.affine_layers, strict=True)
         _matrices[net] = [_matrix(layer, net.shapes[i]) for i, layer in pairs]
@@ -77,7 +77,7 @@ def matrices(net: Network) -> list[tuple[sparse.csr_array, np.ndarray]]:
 def _matrix(layer: Linear | Conv2d, shape: tuple[int, ...]) -> tuple[sparse.csr_array, np.ndarray]:
     if isinstance(layer, Linear):
         return sparse.csr_array(layer.W), layer.b
-    # Which pixel each tap of each window reads; 0 is the padding.
+    # The pixel that each entry of each window reads; 0 is the padding.
     pixels = np.arange(1, np.prod(shape) + 1).reshape(shape)
     pixels = np.pad(pixels, [(0, 0), *layer.pads(*shape[1:])])
     windows = sliding_window_view(pixels, layer.W.shape[2:], axis=(1, 2))
@@ -94,7 +94,7 @@ def _matrix(layer: Linear | Conv2d, shape: tuple[int, ...]) -> tuple[sparse.csr_
 
 
 class _Builder:
-    """Collects columns and rows; matrices made early are widened when it is done."""
+    """Collects columns and rows; matrices made early get their last columns at the end."""
 
     def __init__(self) -> None:
         self.lower: list[np.ndarray] = []
@@ -122,7 +122,7 @@ class _Builder:
         self.count += len(lower)
 
     def pick(self, columns: np.ndarray, scale: np.ndarray) -> sparse.csr_array:
-        """One row a variable, with one entry."""
+        """One row for each variable, with one entry."""
         return _entries(np.arange(len(columns)), columns, scale, (len(columns), self.m))
 
 
@@ -150,9 +150,9 @@ def build(
     bounds : list of (lower, upper)
         Of the pre-activations of each hidden layer, arrays (units,), valid on the ball.
     binary : bool
-        Whether a unit must decide for one of its parts; otherwise the linear program.
+        Whether the switches are binary; otherwise this is the linear relaxation.
     layers : int, optional
-        Only the first so many affine layers, the last of them in place of the logits.
+        Number of affine layers to take, the last of them in place of the logits; all if not given.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def _split(made, F, f, units, low, high, size, binary):
 
 
 def _substitutes(F, later):
-    """Whether expressions are sparser than variables for them, counting the next layer's rows."""
+    """Whether expressions are sparser than own variables, counting the rows of the next layer."""
     through = sparse.csr_array(abs(later)) @ sparse.csr_array(abs(F))
     return through.nnz <= F.nnz + F.shape[0] + later.nnz
 
@@ -294,10 +294,19 @@ def solver(program: Milp, deadline: float = np.inf) -> highspy.Highs:
     return highs
 
 
-def margin(program: Milp, y: int, s: int) -> tuple[np.ndarray, float]:
-    """The margin ``f_y - f_s`` as costs of the variables and an offset."""
+def margin(program: Milp, y: int, s: int, size: float = 1.0) -> tuple[np.ndarray, float]:
+    """``(f_y - f_s) / size`` as costs of the variables and an offset."""
     costs = (program.G[[y]] - program.G[[s]]).toarray()[0]
-    return costs, float(program.c[y] - program.c[s])
+    return costs / size, float(program.c[y] - program.c[s]) / size
+
+
+def input_of(program: Milp, x: np.ndarray, highs: highspy.Highs) -> np.ndarray | None:
+    """The input of HiGHS's solution, of the shape of x; None if it found none."""
+    feasible = highspy.SolutionStatus.kSolutionStatusFeasible
+    if highs.getInfo().primal_solution_status != feasible:
+        return None
+    variables = np.array(highs.getSolution().col_value)
+    return x + (program.step @ variables).reshape(x.shape)
 
 
 def with_length(program: Milp, p: float) -> tuple[Milp, int]:

@@ -1,69 +1,45 @@
-"""Exact answers by mixed-integer linear programs (Tjeng, Xiao, Tedrake 2019).
+"""The minimal adversarial perturbation by mixed-integer linear programs (Tjeng et al. 2019).
 
-A program asks for the smallest margin ``f_y - f_s`` on a ball, or for the nearest point with
-``f_s >= f_y`` (`refmmr.certify.bounds._milp`).
+A ball is decided by `refmmr.certify.bounds._decision`.  The minimal perturbation is found by
+bisection over balls, and in the end by a program for the nearest point with ``f_s >= f_y``.
 
-Whether a ball is free of other classes is asked in four steps, each for what the one before leaves
-open: CROWN's bounds; the linear program, with a descent from the point that it proposes; a search
-tree over linear programs (`refmmr.certify.bounds._branching`), which needs a handful of them where the cuts
-of a general solver take seconds; HiGHS's own search.  The nearest point is found by halving with
-such questions, and by HiGHS at the end.
-
-What is promised: an adversarial example is verified in real arithmetic, and so are the proofs of
-the first three steps.  A proof by HiGHS's own search rests on its tolerances, 1e-9 in units in
-which everything is about 1.  It is its *bound* that counts, never its best solution, and it must
-exceed 0 by `SAFETY`, far above the tolerances; a distance is reduced by `DISTANCE_SAFETY`.
+Adversarial examples are verified in real arithmetic, and so are most decisions; what only the
+branch and cut of HiGHS proves rests on its tolerances.  A distance from it is reduced by
+`DISTANCE_SAFETY`.
 """
 
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
 
 import highspy
 import numpy as np
 
 from refmmr import _examples, _solvers
-from refmmr.certify.bounds import Bounds, _branching, _milp, region
-from refmmr.certify.bounds._milp import Box, LayerBounds, Milp
+from refmmr._examples import Box
+from refmmr.certify.bounds import Bounds, _milp, region
+from refmmr.certify.bounds._decision import decide, descend
 from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below, reach
-from refmmr.reference.ball import ball
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
-from refmmr.reference.pgd import project, steepest
-
-SAFETY = 1e-6
-"""What a margin, in units of its size on the ball, must exceed to count as positive."""
 
 DISTANCE_SAFETY = 2e-7
-"""What is taken off a distance, in units of the radius of the ball searched."""
+"""Subtracted from a distance that HiGHS proves, in units of the radius of the ball: 200 times the
+solver's tolerance, and a fifth of the tolerance at which bounds count as equal."""
 
 NARROW = 1.02
-"""Ratio of the bounds from which on the nearest example is looked for by one program."""
+"""Factor between the bounds below which one program finds the nearest example: the bounds of the
+units on the larger ball are then hardly worse than on the smaller one."""
 
-BEYOND = (1e-6, 1e-7)
-"""Margins, in units of their size on the ball, of examples beyond a vertex of the boundary."""
+VERTEX_MARGINS = (1e-6, 1e-7)
+"""Margins, in units of their size on the ball, of examples beyond a vertex of the decision
+boundary: above the tolerance of HiGHS."""
 
-DESCENT_STEPS = 60
-DOUBLINGS = 64
+ENLARGEMENTS = (1e-9, 1e-8, 1e-7, 5e-7)
+"""Shares by which a ball is enlarged for an example beyond a boundary point on its surface."""
 
-_SOUND = (
-    _solvers.INFEASIBLE,
-    _solvers.OPTIMAL,
-    highspy.HighsModelStatus.kObjectiveTarget,
-    highspy.HighsModelStatus.kTimeLimit,
-)
-"""Ends of a search after which its bound is one."""
-
-
-class Decision(NamedTuple):
-    """Whether a closed ball within the box is free of other classes."""
-
-    robust: bool
-    adversarial: np.ndarray | None  # a verified example in the ball, of the shape of an input
-    targets: list[int]  # classes that are not excluded
-    binaries: int  # of the largest program
-    nodes: int  # of all searches
+MAX_BALLS = 64
+"""Balls that are decided for one point: against endless loops, a dozen usually suffice."""
 
 
 def mip_bounds(
@@ -92,7 +68,7 @@ def mip_bounds(
         Arrays of the shape of an input, with X inside.
     goal : ndarray, shape (n,), optional
         Radii to decide about: the lower bound is the goal if there is no adversarial example in the
-        closed ball of that radius, otherwise 0.  Without it the minimal perturbation is looked for.
+        closed ball of that radius, otherwise 0.  Without it the minimal perturbation is bounded.
     max_seconds : float, optional
         For each sample; then the bounds reached so far are returned.
     upper, adversarial : ndarray, shapes (n,) and (n, *input_shape), optional
@@ -101,8 +77,8 @@ def mip_bounds(
     Returns
     -------
     Bounds
-        Adversarial examples and most decisions are verified in real arithmetic; a minimal
-        perturbation (and what only HiGHS's own search decides) rests on its tolerances.
+        Examples and most decisions hold in real arithmetic; a minimal perturbation, and what only
+        the branch and cut of HiGHS decides, rest on its tolerances.
 
     Raises
     ------
@@ -140,94 +116,6 @@ def mip_bounds(
     return Bounds(np.minimum(lower, best), best, found)
 
 
-def decide(
-    net: Network,
-    x: np.ndarray,
-    y: int,
-    p: float,
-    eps: float,
-    box: Box | None,
-    bounds: LayerBounds,
-    *,
-    deadline: float = np.inf,
-) -> Decision:
-    """Whether the ball ``||z - x||_p <= eps`` within the box holds an adversarial example.
-
-    Parameters
-    ----------
-    net : Network
-    x : ndarray, shape (*input_shape)
-    y : int
-    p : {1, inf}
-    eps : float
-    box : (lo, hi) or None
-    bounds : list of (lower, upper)
-        Of the pre-activations of each affine layer, valid on the ball; arrays of as many elements
-        as the layer has units.
-    deadline : float
-        Time of `time.monotonic` at which to give up.
-
-    Returns
-    -------
-    Decision
-        Neither robust nor with an example where time ran out, or where a margin is too near 0.
-    """
-    bounds = [(low.reshape(-1), high.reshape(-1)) for low, high in bounds]
-    below = margins_below(net, x, y, p, eps, box, bounds, deadline=deadline)
-    targets = np.flatnonzero(~(below.lower > 0))
-    targets = targets[np.argsort(below.lower[targets])]
-    for s in targets.tolist():
-        if s in below.points:
-            start = below.points[s].reshape(x.shape)
-            example = descend(net, x, start, y, s, p, eps, box)
-            if example is not None:
-                return Decision(False, example, targets.tolist(), 0, 0)
-    if len(targets) == 0 or not below.complete:
-        return Decision(len(targets) == 0, None, targets.tolist(), 0, 0)
-    logits = net.logits(x[None])[0]
-    sizes = np.maximum(logits[y] - logits, -below.lower)
-    nodes = 0
-    where = ball(x[None], np.full(1, eps), p, _flat(box))
-    program = _milp.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=False)
-    open_: list[int] = []
-    for s in targets.tolist():
-        ended = _branching.prove_margin(
-            net, where, y, s, float(sizes[s]), program, bounds, deadline=deadline
-        )
-        nodes += ended.nodes
-        if ended.point is not None:
-            start = ended.point.reshape(x.shape)
-            example = descend(net, x, start, y, s, p, eps, box)
-            if example is not None:
-                return Decision(False, example, targets.tolist(), 0, nodes)
-        if not ended.proved:
-            open_.append(s)
-    if not open_:
-        return Decision(True, None, [], 0, nodes)
-    program = _milp.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
-    binaries = int(program.binary.sum())
-    left = []
-    for s in open_:
-        if time.monotonic() > deadline:
-            left.append(s)
-            continue
-        size = float(sizes[s])
-        highs = _search(program, y, s, size, deadline)
-        _solvers.set_costs(highs, *_margin(program, y, s, size))
-        highs.setOptionValue("objective_target", -SAFETY)
-        status = _solvers.run(highs)
-        info = highs.getInfo()
-        nodes += max(0, info.mip_node_count)
-        if _excluded(status, info, SAFETY):
-            continue
-        left.append(s)
-        if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
-            example = descend(net, x, _input(program, x, highs), y, s, p, eps, box)
-            if example is not None:
-                return Decision(False, example, targets.tolist(), binaries, nodes)
-    return Decision(len(left) == 0, None, left, binaries, nodes)
-
-
 def minimal_distortion(
     net: Network,
     x: np.ndarray,
@@ -240,9 +128,9 @@ def minimal_distortion(
 ) -> tuple[float, np.ndarray | None]:
     """Distance to the nearest adversarial example.
 
-    Balls of growing radius are decided until an example is found, then the two bounds are brought
-    together by halving; where they are near each other, one program finds the nearest example.  So
-    the bounds of the units, which are the better the smaller the ball, fit the question.
+    Balls of growing radius are decided until one holds an example, then the bounds are brought
+    together by bisection; where they are near each other, one program finds the nearest example.
+    The bounds of the units, tighter on smaller balls, thus belong to a ball of the right size.
 
     Parameters
     ----------
@@ -273,8 +161,8 @@ def minimal_distortion(
         best, upper = start.adversarial[0], float(start.upper[0])
     if best is not None:
         best, upper = _examples.bring_nearer(net, x, best, y, p, box)
-    tried = lower  # where a tie leaves a radius undecided, larger ones may show examples
-    for _ in range(DOUBLINGS):
+    tried = lower  # of an undecided ball, too: a larger one may hold an example
+    for _ in range(MAX_BALLS):
         if lower >= farthest:
             return (np.inf, None) if best is None else (lower, best)
         if upper <= NARROW * tried or tried >= farthest or time.monotonic() > deadline:
@@ -296,135 +184,71 @@ def minimal_distortion(
 
 
 def _nearest(net, x, y, p, box, lower, best, deadline):
-    """One search a class for the nearest point on the other side, within the ball up to `best`."""
+    """One program for each class: the nearest point where it wins, in the ball up to `best`.
+
+    Returns
+    -------
+    lower : float
+    adversarial : ndarray of the shape of x
+    """
     eps = upper = _distance(x, best, p)
     bounds = layer_bounds(net, x, p, eps, box)
     below = margins_below(net, x, y, p, eps, box, bounds, deadline=deadline)
     targets = np.flatnonzero(~(below.lower > 0))
     if len(targets) and not below.complete:
         return lower, best
-    program = _milp.build(net, x.reshape(-1), p, eps, _flat(box), bounds, binary=True)
+    flat_box = None if box is None else (box[0].reshape(-1), box[1].reshape(-1))
+    program = _milp.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=True)
     program, length = _milp.with_length(program, p)
+    lengths = np.zeros(len(program.lower))
+    lengths[length] = 1
     logits = net.logits(x[None])[0]
     reached = 1.0
+
+    def keep(candidate):
+        nonlocal best, upper
+        nearer, found = _examples.bring_nearer(net, x, candidate, y, p, box)
+        if found < upper:
+            best, upper = nearer, found
+
     for s in targets[np.argsort(below.lower[targets])].tolist():
         size = max(float(logits[y] - logits[s]), -float(below.lower[s]))
-        highs = _search(program, y, s, size, deadline, slack=0.0)
-        _, offset = _margin(program, y, s, size)
+        costs, offset = _milp.margin(program, y, s, size)
+        highs = _milp.solver(program, deadline)
+        _solvers.add_row(highs, costs, upper=-offset)
+        _solvers.set_costs(highs, lengths, 0.0)
         highs.changeColBounds(length, 0.0, min(1.0, upper / eps))
-        costs = np.zeros(len(program.lower))
-        costs[length] = 1
-        _solvers.set_costs(highs, costs, 0.0)
         highs.setOptionValue("mip_abs_gap", DISTANCE_SAFETY / 4)
-        status = _solvers.run(highs)
-        info = highs.getInfo()
-        if status == _solvers.INFEASIBLE:
-            bound = upper / eps
-        elif status in _SOUND:
-            bound = min(info.mip_dual_bound, upper / eps)
-        else:
-            bound = 0.0
+        bound = min(_solvers.proved_bound(highs, _solvers.run(highs)), upper / eps)
         reached = min(reached, bound)
-        if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
-            # The solution lies on the decision boundary; it leads to the same piece of it.
-            point = _input(program, x, highs)
-            for candidate in (point, _across(net, x, point, y, s, p, box)):
-                nearer, found = _examples.bring_nearer(net, x, candidate, y, p, box)
-                if found < upper:
-                    best, upper = nearer, found
-            # Or it is a vertex of the boundary: look for the nearest point a little beyond it.
-            margin = highs.getNumRow() - 1
-            for beyond in BEYOND:
-                if upper <= eps * bound * (1 + 2 * DISTANCE_SAFETY):
-                    break
-                highs.changeRowBounds(margin, -highspy.kHighsInf, -beyond - offset)
-                _solvers.run(highs)
-                status = highs.getInfo().primal_solution_status
-                if status == highspy.SolutionStatus.kSolutionStatusFeasible:
-                    nearer, found = _examples.bring_nearer(
-                        net, x, _input(program, x, highs), y, p, box
-                    )
-                    if found < upper:
-                        best, upper = nearer, found
+        point = _milp.input_of(program, x, highs)
+        if point is None:
+            continue
+        # It lies on the decision boundary: its region has the nearest piece of it.
+        keep(point)
+        keep(_example_beyond(net, x, point, y, s, p, box))
+        # Where it is a vertex of the boundary, no projection leads there: demand a margin.
+        margin_row = highs.getNumRow() - 1
+        for margin in VERTEX_MARGINS:
+            if upper <= eps * bound * (1 + 2 * DISTANCE_SAFETY):
+                break
+            highs.changeRowBounds(margin_row, -highspy.kHighsInf, -margin - offset)
+            _solvers.run(highs)
+            point = _milp.input_of(program, x, highs)
+            if point is not None:
+                keep(point)
     return max(lower, min(upper, eps * (reached - DISTANCE_SAFETY))), best
 
 
-def _across(net, x, z, y, s, p, box):
-    """A point beyond the decision boundary a hair farther than z, which lies on it; or z itself.
-
-    Where the nearest point is a vertex of the boundary, no projection leads there.
-    """
+def _example_beyond(net, x, z, y, s, p, box):
+    """A verified example hardly farther away than z, a point of the boundary; or z itself."""
     length = _distance(x, z, p)
-    for hair in (1e-9, 1e-8, 1e-7, 5e-7):
-        found = descend(net, x, z, y, s, p, length * (1 + hair), box, first=4 * hair)
+    for share in ENLARGEMENTS:
+        found = descend(net, x, z, y, s, p, length * (1 + share), box, first=4 * share)
         if found is not None:
             return found
     return z
 
 
-def _search(program, y, s, size, deadline, slack=SAFETY):
-    """HiGHS, looking only at points beyond the decision boundary, margin at most the slack."""
-    highs = _milp.solver(program, deadline)
-    costs, offset = _margin(program, y, s, size)
-    _solvers.add_row(highs, costs, upper=slack - offset)
-    return highs
-
-
-def _margin(program: Milp, y: int, s: int, size: float) -> tuple[np.ndarray, float]:
-    costs, offset = _milp.margin(program, y, s)
-    return costs / size, offset / size
-
-
-def _excluded(status, info, bound):
-    """Whether a search has proved that there is nothing below a bound."""
-    infeasible = status == _solvers.INFEASIBLE
-    return infeasible or (status in _SOUND and info.mip_dual_bound > bound)
-
-
 def _distance(x, z, p):
     return float(_examples.distance_rounded_up(x[None], z[None], p)[0])
-
-
-def _flat(box):
-    return None if box is None else (box[0].reshape(-1), box[1].reshape(-1))
-
-
-def _input(program, x, highs):
-    """The input that a solution stands for, shape of x."""
-    solution = np.array(highs.getSolution().col_value)
-    return x + (program.step @ solution).reshape(x.shape)
-
-
-def descend(
-    net: Network,
-    x: np.ndarray,
-    start: np.ndarray,
-    y: int,
-    s: int,
-    p: float,
-    eps: float,
-    box: Box | None,
-    first: float = 0.5,
-) -> np.ndarray | None:
-    """Go down the margin of y over s from a point, in steps that shrink; a verified example.
-
-    The first step has the length ``first * eps``, the last a hundredth of that.
-
-    Returns
-    -------
-    ndarray of the shape of x, or None
-        A point of the ball and of the box that surely has another class than y.
-    """
-    X, label = x[None], np.full(1, y)
-    toward = (np.eye(net.n_classes)[s] - np.eye(net.n_classes)[y]).reshape(1, *net.shapes[-1])
-    # A hair inside the ball: rounding must not carry the point out of it.
-    radius = eps * (1 - 1e-12) * (1 - 1e-14 * x.size)
-    Z = project(X, start[None], p, radius, box)
-    for step in eps * first * np.geomspace(1, 0.01, DESCENT_STEPS):
-        if _examples.verified_distances(net, X, Z, label, p, box)[0] <= eps:
-            return Z[0]
-        cache = net.forward(Z)
-        deltas = net.backward(cache, [*(None for _ in net.unit_shapes), toward])
-        direction = steepest(net.input_gradient(deltas), p)
-        Z = project(X, Z + step * direction, p, radius, box)
-    return None

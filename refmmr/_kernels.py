@@ -1,33 +1,18 @@
 """Every dispatched function, a line each, with the backends that have a twin of it.
 
-A kernel runs the twin of the backend in use (`refmmr._backend`), or the reference itself.  The table
-of `refmmr info`, the one in the documentation and ``REFMMR_STRICT=1`` read this page; a test holds
-it against what the backends register.
+A kernel runs the twin of the backend in use, or what stands in for it (`refmmr._backend`).  The
+table of `refmmr info` and of the documentation is made from this page; tests compare it with what
+the backends register.
 """
 
 from __future__ import annotations
 
 from refmmr._backend import Kernel, kernel
-from refmmr.reference import (
-    adam,
-    backward_bound,
-    enumeration,
-    loss,
-    network,
-    wong_kolter,
-)
-from refmmr.reference import (
-    distances as _distances,
-)
-from refmmr.reference import (
-    mmr as _mmr,
-)
-from refmmr.reference import (
-    pgd as _pgd,
-)
-from refmmr.reference import (
-    volumes as _volumes,
-)
+from refmmr.reference import adam, backward_bound, enumeration, loss, network, wong_kolter
+from refmmr.reference import distances as _distances
+from refmmr.reference import mmr as _mmr
+from refmmr.reference import pgd as _pgd
+from refmmr.reference import volumes as _volumes
 
 logits = kernel(network.logits, "numba", "cupy")
 activation_pattern = kernel(network.activation_pattern, "numba", "cupy")

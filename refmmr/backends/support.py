@@ -1,4 +1,4 @@
-"""Which kernel each backend has: the table of `refmmr info` and of the documentation."""
+"""The kernels that each backend has: the table of `refmmr info` and of the documentation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from refmmr.backends import MODULES
 
 BEGIN = "<!-- kernels: written by make support-table -->"
 END = "<!-- end of kernels -->"
-"""Around the table in the docs."""
+"""Marks around the table in the docs."""
 
 
 def table(kernels: Mapping[str, Kernel] = KERNELS) -> list[tuple[str, ...]]:
-    """Rows (kernel, numpy, numba, ...), the first one the heading; marks are "yes" and "-"."""
+    """Rows (kernel, numpy, numba, ...), headings first; a backend has "yes" or "-"."""
     rows = [("kernel", "numpy", *MODULES)]
     for name, kernel in sorted(kernels.items()):
         marks = ("yes" if backend in kernel.twins else "-" for backend in MODULES)

@@ -1,8 +1,8 @@
-"""Threads: each works on samples of its own, through BLAS products and compiled kernels alike.
+"""Threads: each works on samples of its own, through BLAS products and compiled kernels.
 
-Plain Python threads, made at first use: a fork does not break them (the child makes its own), they
-may be used from several threads at once, and none of them spins while it waits.  While they work
-BLAS gives each of them one thread, so no caller keeps more than `get_threads` of them busy.
+They are plain Python threads, started at first use: a forked child starts its own, several threads
+may use them at once, and none spins while it waits.  While they work BLAS uses one thread in each
+of them, so a caller never keeps more than `get_threads` cores busy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def get_threads() -> int:
 
 
 def set_threads(n: int | None) -> None:
-    """Use n threads from now on; None for the default."""
+    """Use n threads; None for the default, see `get_threads`."""
     global _count
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise ValueError(f"n: expected a number of threads, 1 or more, or None, got {n!r}")
@@ -51,17 +51,16 @@ def set_threads(n: int | None) -> None:
 def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None:
     """Call ``work(start, stop, *args)`` on runs that make up ``range(n)``, a thread each.
 
-    BLAS has one thread meanwhile, in each of them.  `least` is the length of run below which a
-    thread of its own does not pay.
+    BLAS uses one thread in each of them.  `least` is the shortest run that is worth a thread.
     """
     parts = max(1, min(get_threads(), n // least))
     ends = [n * i // parts for i in range(parts + 1)]
     with one_blas_thread():
         if parts == 1:
-            # Mostly too little for two threads is too little for two threads of BLAS.
+            # What is too small for two threads is too small for two threads of BLAS.
             work(0, n, *args)
             return
-        # The first run is done here; waiting for it costs nothing.
+        # This thread would only wait: it does the first run.
         others = [
             _pool(parts - 1).submit(work, start, stop, *args) for start, stop in pairwise(ends[1:])
         ]
@@ -79,26 +78,26 @@ _former: list[int] = []
 
 
 def _after_fork() -> None:
-    """In a child, nobody works any more: the lock is free, and BLAS has its threads back."""
+    """A child has none of the threads: free the lock and restore the threads of BLAS."""
     global _lock, _users
     _lock = threading.Lock()
     if _users:
         _users = 0
-        _give_back()
+        _restore_blas()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _give_back() -> None:
+def _restore_blas() -> None:
     for blas, count in zip(_blas(), _former, strict=True):
         blas.set_num_threads(count)
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """BLAS works in the calling thread alone; the last user out restores what was before."""
+    """BLAS uses one thread; the last of nested or concurrent users restores the former number."""
     global _users, _former
     with _lock:
         _users += 1
@@ -112,7 +111,7 @@ def one_blas_thread() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                _give_back()
+                _restore_blas()
 
 
 @cache

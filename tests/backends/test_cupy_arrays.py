@@ -1,4 +1,4 @@
-"""Arrays in, arrays of the same kind out; nothing goes to the host on the way."""
+"""Arrays in, arrays of the same kind out; between, nothing is copied to the host."""
 
 import numpy as np
 import pytest

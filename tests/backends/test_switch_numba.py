@@ -257,7 +257,7 @@ def test_blas_has_one_thread_meanwhile(count):
 
 @pytest.mark.usefixtures("two_threads")
 def test_an_error_waits_for_the_other_threads():
-    """BLAS gets its threads back when nobody works any more, not before."""
+    """BLAS gets its threads back after the last of them is done, not before."""
     released, after = threading.Event(), []
 
     def work(start, stop):

@@ -93,7 +93,7 @@ def test_gradient_against_differences(case, seed):
     step = 1e-6
     here, ahead, behind = value(0), value(step), value(-step)
     right, left = (ahead - here) / step, (here - behind) / step
-    # At a kink the slope lies between the one-sided ones.
+    # At a kink the derivative is between the one-sided ones.
     scale = 1e-4 * (1 + abs(right) + abs(left) + abs(here))
     assert min(left, right) - scale <= slope <= max(left, right) + scale
 

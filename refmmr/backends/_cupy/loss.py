@@ -40,12 +40,12 @@ def loss_gradient(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> tuple[float
     losses = cupy.log(cupy.exp(shifted).sum(axis=1)) - cupy.where(own, shifted, 0).sum(axis=1)
     # The class's own entry is minus the sum of the others: softmax - 1 would cancel.
     rivals = cupy.where(own, 0, reference.softmax(found))
-    slope = cupy.where(own, -rivals.sum(axis=1, keepdims=True), rivals) / len(X)
-    deltas = backward(net, cache, slope)
+    dlogits = cupy.where(own, -rivals.sum(axis=1, keepdims=True), rivals) / len(X)
+    deltas = backward(net, cache, dlogits)
     return float(losses.mean()), net.weight_gradients(cache, deltas)
 
 
-def backward(net, cache, slope):
+def backward(net, cache, dlogits):
     """Gradients with respect to all pre-activations from that to the logits, ``(n, K)``."""
-    slope = slope.reshape(cache.outputs[-1].shape)
-    return net.backward(cache, [*(None for _ in net.unit_shapes), slope])
+    dlogits = dlogits.reshape(cache.outputs[-1].shape)
+    return net.backward(cache, [*(None for _ in net.unit_shapes), dlogits])

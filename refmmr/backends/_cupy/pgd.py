@@ -41,8 +41,8 @@ def pgd(
         logits = cache.outputs[-1].reshape(len(X), -1)
         best, best_margin = _better(best, best_margin, Z, _margins(logits, own))
         # The gradient of the log-odds, as in the reference.
-        slope = cupy.where(own, -1, softmax(cupy.where(own, -cupy.inf, logits)))
-        gradient = net.input_gradient(backward(net, cache, slope))
+        dlogits = cupy.where(own, -1, softmax(cupy.where(own, -cupy.inf, logits)))
+        gradient = net.input_gradient(backward(net, cache, dlogits))
         Z = step(X, Z, gradient, p, eps, step_size, box)
     if keep_last:
         return Z

@@ -39,7 +39,8 @@ def update(
             flat = (part.reshape(-1) for part in group)
             threads.spread(_update, group[0].size, *flat, rates, least=MIN_NUMBERS)
         else:
-            reference.update(*([part] for part in group), scale)
+            array, mean, square, gradient = group
+            reference.update([array], [mean], [square], [gradient], scale)
 
 
 @jit

@@ -285,8 +285,8 @@ def _linear(layer, x, W):
     """``W x`` of each sample, with any W of the layer's shape."""
     if isinstance(layer, Dense):
         return x @ W.T
-    read = layer.read(np.ascontiguousarray(x), Buffers(x.dtype), "windows")
-    return (read @ W.T).reshape(len(x), -1)
+    operand = layer.operand(np.ascontiguousarray(x), Buffers(x.dtype), "windows")
+    return (operand @ W.T).reshape(len(x), -1)
 
 
 def _grown(window: tuple[int, ...], layer: Conv) -> tuple[int, int, int]:

@@ -77,31 +77,31 @@ class Dense:
     def __init__(self, W: np.ndarray, b: np.ndarray) -> None:
         self.W, self.b = np.ascontiguousarray(W), np.ascontiguousarray(b)
         self.outputs, self.inputs = W.shape
-        # Numbers in the largest array of a sample, and multiplications per sample.
-        self.numbers, self.products = self.outputs, W.size
+        # Numbers in the largest buffer, and multiplications, of one sample.
+        self.buffer_size, self.products = self.outputs, W.size
         self._transposed = self.W.T
 
     def copy_transposed(self) -> None:
         """Store W^T contiguously: that pays where small batches are multiplied many times."""
         self._transposed = np.ascontiguousarray(self.W.T)
 
-    def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
+    def operand(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
         """The left factor of the product: x itself, (n, inputs)."""
         return x
 
-    def linear(self, read: np.ndarray, out: np.ndarray) -> None:
-        """``W x`` of each sample: `read` of x, to `out`, (n, outputs)."""
-        np.matmul(read, self._transposed, out=out)
+    def linear(self, operand: np.ndarray, out: np.ndarray) -> None:
+        """``W x`` of each sample: `operand` of x, to `out`, (n, outputs)."""
+        np.matmul(operand, self._transposed, out=out)
 
     def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
         """``W^T g`` of each sample: (n, outputs) to `out`, (n, inputs)."""
         np.matmul(g, self.W, out=out)
 
     def add_gradient(
-        self, read: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
+        self, operand: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
     ) -> None:
         """Add ``sum g x^T`` to dW and ``sum g`` to db, over all samples: g is (n, outputs)."""
-        dW += np.matmul(g.T, read)
+        dW += np.matmul(g.T, operand)
         if db is not None:
             db += g.sum(axis=0)
 
@@ -112,19 +112,19 @@ class Conv:
     def __init__(self, W: np.ndarray, b: np.ndarray, geometry: Geometry) -> None:
         self.W, self.b, self.geometry = np.ascontiguousarray(W), np.ascontiguousarray(b), geometry
         self.inputs, self.outputs = geometry.inputs, geometry.positions * len(W)
-        # Numbers in the largest array of a sample, and multiplications per sample.
-        self.numbers = max(self.outputs, geometry.positions * geometry.window)
+        # Numbers in the largest buffer, and multiplications, of one sample.
+        self.buffer_size = max(self.outputs, geometry.positions * geometry.window)
         self.products = self.W.size * geometry.positions
 
-    def read(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
+    def operand(self, x: np.ndarray, buffers: Buffers, name: object) -> np.ndarray:
         """The left factor of the product: windows of x, (n, inputs) to (n * positions, window)."""
         windows = buffers.take(name, len(x) * self.geometry.positions, self.geometry.window)
         _gather_windows(x, windows, self.geometry)
         return windows
 
-    def linear(self, read: np.ndarray, out: np.ndarray) -> None:
-        """``W x`` of each sample: `read` of x, to `out`, (n, outputs)."""
-        np.matmul(read, self.W.T, out=out.reshape(len(read), -1))
+    def linear(self, operand: np.ndarray, out: np.ndarray) -> None:
+        """``W x`` of each sample: `operand` of x, to `out`, (n, outputs)."""
+        np.matmul(operand, self.W.T, out=out.reshape(len(operand), -1))
 
     def transpose(self, g: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
         """``W^T g`` of each sample: (n, outputs) to `out`, (n, inputs)."""
@@ -133,11 +133,11 @@ class Conv:
         _scatter_windows(windows, out, self.geometry)
 
     def add_gradient(
-        self, read: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
+        self, operand: np.ndarray, g: np.ndarray, dW: np.ndarray, db: np.ndarray | None
     ) -> None:
         """Add the gradient of ``sum g * (W x + b)`` to dW and db: g is (n, outputs)."""
         g = g.reshape(-1, len(self.W))
-        dW += np.matmul(g.T, read)
+        dW += np.matmul(g.T, operand)
         if db is not None:
             db += g.sum(axis=0)
 

@@ -24,7 +24,7 @@ from refmmr.reference import network as reference
 from refmmr.reference.network import Gradients, Network
 
 BLOCK = 64
-"""Samples in one pass: enough for a product at full speed, few enough to stay in the cache."""
+"""Samples in one pass: enough rows for the speed of a large product."""
 
 
 @implements("numba", reference.logits)
@@ -80,7 +80,7 @@ class Passes:
         cache = ForwardCache([X], [], [], self._output("logits", len(X), self.layers[-1]))
         for k, layer in enumerate(self.layers[:-1]):
             f = self._output(("f", k), len(X), layer)
-            layer.linear(layer.read(cache.inputs[-1], self.buffers, "windows"), f)
+            layer.linear(layer.operand(cache.inputs[-1], self.buffers, "windows"), f)
             mask = self.buffers.take(("mask", k), *f.shape, dtype=bool)
             # A convolution has one bias for each channel, the last axis.
             flat = (-1, len(layer.b))
@@ -113,18 +113,18 @@ class Passes:
 
         Returns
         -------
-        read : list of ndarray
-            `read` of each of these layers' inputs, for `add_direction_gradients`.
+        operands : list of ndarray
+            `operand` of each of these layers' inputs, for `add_direction_gradients`.
         h : ndarray, shape (r, outputs of the last of them)
         """
-        h, read = G, []
+        h, operands = G, []
         for k, mask in enumerate(masks):
             layer = self.layers[k]
-            read.append(layer.read(h, self.buffers, ("read", k)))
+            operands.append(layer.operand(h, self.buffers, ("operand", k)))
             h = self._output(("direction", k), len(G), layer)
-            layer.linear(read[-1], h)
+            layer.linear(operands[-1], h)
             apply_mask(h, mask)
-        return read, h
+        return operands, h
 
     def backward(
         self,
@@ -170,13 +170,13 @@ class Passes:
     ) -> None:
         """Add the gradient with respect to the weights to `sums`, one (dW, db) a layer."""
         for layer, x, delta, (dW, db) in zip(self.layers, cache.inputs, deltas, sums, strict=True):
-            layer.add_gradient(layer.read(x, self.buffers, "windows"), delta, dW, db)
+            layer.add_gradient(layer.operand(x, self.buffers, "windows"), delta, dW, db)
 
     def add_direction_gradients(
-        self, read: Sequence[np.ndarray], deltas: Sequence[np.ndarray], sums: Gradients
+        self, operands: Sequence[np.ndarray], deltas: Sequence[np.ndarray], sums: Gradients
     ) -> None:
         """The same for directions, through the layers that they have passed: no bias moves them."""
-        for layer, x, delta, (dW, _) in zip(self.layers, read, deltas, sums, strict=False):
+        for layer, x, delta, (dW, _) in zip(self.layers, operands, deltas, sums, strict=False):
             layer.add_gradient(x, delta, dW, None)
 
     def _output(self, name: object, n: int, layer: Layer) -> np.ndarray:

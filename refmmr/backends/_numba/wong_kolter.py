@@ -127,7 +127,7 @@ class _ReceptiveFields:
                 assert isinstance(before, Conv)  # dense layers come last
                 self.steps.insert(0, self._grow(before))
         sizes = [height * width * channels for height, width, channels in self.shapes]
-        self.widest = max([*sizes, *(step.numbers for step in self.steps)])
+        self.widest = max([*sizes, *(step.buffer_size for step in self.steps)])
         self.products = sum(step.products for step in self.steps)
 
     def _grow(self, layer: Conv) -> Conv:
@@ -241,7 +241,7 @@ class _Worker:
         """``W x + b -+ eps ||W||_q``, (n, units) each."""
         plan, layer = self.plan, self.plan.layers[0]
         center = np.empty((len(batch.x), layer.outputs), plan.dtype)
-        layer.linear(layer.read(batch.x, self.buffers, "read"), center)
+        layer.linear(layer.operand(batch.x, self.buffers, "operand"), center)
         center += plan.bias[0]
         reach = plan.eps * plan.first_norms
         return Bounds(center - reach, center + reach)
@@ -249,8 +249,8 @@ class _Worker:
     def _add_first_gradient(self, batch, dbounds):
         """From the bounds of the first layer to its weights, and to the norms of its rows."""
         layer, (dlower, dupper) = self.plan.layers[0], dbounds
-        read = layer.read(batch.x, self.buffers, "read")
-        layer.add_gradient(read, dlower + dupper, *self.sums[0])
+        operand = layer.operand(batch.x, self.buffers, "operand")
+        layer.add_gradient(operand, dlower + dupper, *self.sums[0])
         self.dfirst_norms += self.plan.eps * (dupper - dlower).sum(axis=0)
 
     def _bounds(self, k, batch):
@@ -352,13 +352,13 @@ class _Worker:
         input_terms_gradient(rows, windows, batch.x, plan.p, terms.norm, dterms.center, dterms.norm)
         for j, step in enumerate(plan.fields[k].steps):
             A, (dW, db) = G[j + 1], self.sums[j]
-            read = step.read(rows, self.buffers, "read")
+            operand = step.operand(rows, self.buffers, "operand")
             rows = self.buffers.take(("dG", j + 1), *A.shape)
-            step.linear(read, rows)
+            step.linear(operand, rows)
             windows = plan.windows(functions, j + 1)
             clear_padding(rows, windows)
             relax_gradient(rows, A, windows, batch.layers[j], dterms)
-            step.add_gradient(read, A, dW, None)
+            step.add_gradient(operand, A, dW, None)
             db += (dterms.center @ A).reshape(-1, len(db)).sum(axis=0)
         dW, db = self.sums[k]
         channels = units % len(db)

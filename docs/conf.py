@@ -57,7 +57,9 @@ python_use_unqualified_type_names = True
 autosummary_generate = True
 autosummary_imported_members = True
 # Some file systems take no difference between capitals and small letters.
-autosummary_filename_map = {f"refmmr.{name}": f"refmmr.{name}-class" for name in ("Distances", "MMR")}
+autosummary_filename_map = {
+    f"refmmr.{name}": f"refmmr.{name}-class" for name in ("Distances", "MMR")
+}
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True
 numpydoc_xref_ignore = "all"

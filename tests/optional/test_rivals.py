@@ -55,7 +55,7 @@ def two_convolutions(draw):
 
 
 def flawed():
-    """A small lenet with a filter that is zero, one that is dead, and a unit without a hyperplane."""
+    """A small lenet with a zero filter, a dead one, and a unit without a hyperplane."""
     net = rm.Network.lenet_small((1, 9, 10), 4, rng=1)
     parameters = [(W.copy(), b + 0.01) for W, b in net.parameters]
     parameters[0][0][2], parameters[0][1][2] = 0, 0

@@ -77,7 +77,7 @@ def test_membership_is_the_same_activation_pattern(case, seed):
 
 @given(DYADIC, SEEDS)
 def test_membership_is_exact_on_multiples_of_a_quarter(case, seed):
-    """Hyperplanes included: with the masks of x frozen, each unit is on its side or on its hyperplane."""
+    """Facets included: with the masks of x frozen, each unit has its sign or is 0."""
     net, x, _ = case
     region = rm.linear_region(net, x)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Distances to hyperplanes: against linear programs, root finding, fractions, and the laws they obey."""
+"""Distances to hyperplanes: linear programs, root finding, fractions, and their laws."""
 
 from fractions import Fraction
 
@@ -191,7 +191,7 @@ def test_the_optimality_conditions_of_l_2_give_the_same(hyperplane):
 
 @given(points_and_hyperplanes(), norms(), SEEDS)
 def test_no_random_point_of_the_hyperplane_in_the_box_is_nearer(hyperplane, p, seed):
-    """Walk along the hyperplane from the nearest point, and clip: whatever stays on it is no nearer."""
+    """Move along the hyperplane from the nearest point, and clip: what stays on it is no nearer."""
     x, w, _, lo, hi = hyperplane
     distance, delta = shortest_step_in_box(*hyperplane, p)
     assume(np.isfinite(distance))

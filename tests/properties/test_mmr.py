@@ -139,7 +139,7 @@ def test_gradients_are_finite_also_for_degenerate_networks(case):
 
 @given(cases(networks(dyadic=True).filter(lambda net: net.n_hidden), dyadic=True), st.data(), SEEDS)
 def test_hidden_units_may_change_places_and_scales(case, data, seed):
-    """Unit i times alpha, what reads it divided by alpha: the same network, the same hyperplanes."""
+    """Unit i times alpha, its outgoing weights divided by alpha: the same hyperplanes."""
     net, X, y, options = case
     layer = data.draw(st.integers(0, len(net.unit_shapes) - 1))
     (W, b), (W_next, b_next) = net.parameters[layer : layer + 2]

@@ -212,7 +212,7 @@ def test_incircles_are_those_of_programs(shapes):
         assert radius / size == pytest.approx(expected, abs=2e-9)
         A, b = half_planes(vertices - center)
         long = np.hypot(*A.T) > 1e-6 * size
-        # The center is a float: it may be off by an ulp of its coordinates, however small the polygon.
+        # The center is a float: off by an ulp of its coordinates, however small the polygon.
         ulp = np.spacing(np.abs(vertices).max())
         assert (b[long] >= np.hypot(*A[long].T) * (radius - 1e-9 * size - 2 * ulp)).all()
         assert_in_box(center, vertices)

@@ -203,7 +203,7 @@ def test_gradients_that_cancel(p):
 
 @pytest.mark.parametrize("p", NORMS)
 def test_constant_units_of_unknown_sign(p):
-    """A unit without a hyperplane whose value is all rounding error: active in floats or in truth?"""
+    """A unit without a hyperplane whose value is all rounding error: is it active?"""
     rng = np.random.default_rng(0)
     for _ in range(50):
         a, b = rng.uniform(0.1, 1, 2)

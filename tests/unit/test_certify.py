@@ -51,7 +51,7 @@ def test_by_hand(p, box, radius):
 
 
 def test_region_boundary_nearer_than_the_decision_boundary():
-    """The hyperplane of the region is all that is proved; the projection beyond it is still genuine."""
+    """Only the region boundary is proved; the projection beyond it is still genuine."""
     net = network(([[1, 0], [0, 1]], [-0.5, 0]), ([[0, 1], [0, 0]], [0, 0.25]))
     found = rm.certify(net, [[0.6, 0.75]], [0], 2)
     np.testing.assert_allclose(found.lower, 0.1, rtol=1e-12)
@@ -61,7 +61,7 @@ def test_region_boundary_nearer_than_the_decision_boundary():
 
 
 def test_projection_that_is_not_adversarial():
-    """Beyond the hyperplane the network turns back: no adversarial example is found, and none is said."""
+    """Beyond the facet the network bends back: no adversarial example is found or reported."""
     net = network(([[1], [-1]], [-0.5, 0.5]), ([[1, 1], [0, 0]], [0.1, 0]))
     found = rm.certify(net, [[0.7]], [0], 2, box=None)
     np.testing.assert_allclose(found.lower, 0.2, rtol=1e-12)
@@ -129,7 +129,7 @@ def test_units_without_a_hyperplane_do_not_matter(p, box):
 
 
 def test_padding():
-    """A unit at the border of the image has a truncated filter, so a longer way to its hyperplane."""
+    """A unit at the border of the image has a truncated filter, so a larger distance."""
     ones = np.ones((1, 1, 3, 3))
     net = rm.Network(
         [

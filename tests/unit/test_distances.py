@@ -101,7 +101,7 @@ NET = Network([Linear([[3, 4]], [0]), Linear([[1], [0]], [0, 1])], 2)
 def test_distances_of_a_network_by_hand(p, dual):
     d = rm.distances(NET, [[1, 0.5], [1, 0.5], [-1, 0.5], [0.25, 0]], [0, 1, 1, 0], p=p)
     assert_allclose(d.boundary, np.array([[5], [5], [1], [0.75]]) / dual, rtol=1e-15)
-    # Negative: on the wrong side.  The third sample is where the logits are constant: no hyperplane.
+    # Negative: misclassified.  At the third sample the logits are constant: no hyperplane.
     expected = [[INF, 4 / dual], [-4 / dual, INF], [INF, INF], [INF, -0.25 / dual]]
     assert_allclose(d.decision, expected, rtol=1e-15)
 

@@ -53,7 +53,7 @@ SLIDES = 6
 """Projections of x onto the boundary around the best example, whose region changes with each."""
 
 FRACTIONS = (1.0, 0.5, 0.2, 0.05)
-"""Fractions of the way to such a projection that are tried, the largest first."""
+"""Fractions of the segment to such a projection that are tried, the largest first."""
 
 OVERSHOOT = 1e-7
 """Distance beyond the hyperplane, relative to the distance to it: more than rounding, and less than

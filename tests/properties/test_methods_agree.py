@@ -16,7 +16,7 @@ NORMS = [1, 2, np.inf]
 BOUNDS = ("region", "ibp", "fast-lin", "crown")
 EXACT = {1: ("search", "mip"), 2: ("search",), np.inf: ("search", "mip")}
 SLACK = 1e-5
-"""Exact answers of two solvers agree to this, relative to the distance."""
+"""Exact distances of two methods agree to this, relative to the distance."""
 
 
 class Both(NamedTuple):
@@ -109,7 +109,7 @@ def test_random_networks(p, data):
 
 @pytest.mark.parametrize("p", NORMS)
 @pytest.mark.parametrize("seed", range(4))
-def test_exact_answers_agree_with_the_enumeration(p, seed):
+def test_exact_distances_agree_with_the_enumeration(p, seed):
     """In the plane the partition knows the distance to the decision boundary."""
     rng = np.random.default_rng(seed)
     net = rm.Network.mlp([2, 8, 8, 3], rng=rng)

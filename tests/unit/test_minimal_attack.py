@@ -46,7 +46,7 @@ def test_by_hand(p, box, radius):
 
 @pytest.mark.parametrize("p", NORMS)
 def test_beyond_a_fold(p):
-    """Class 1 where |x| > 1 and x > 0 counts double: the gradient at -0.1 points the wrong way."""
+    """Class 1 where |x| > 1 and x > 0 counts double: the gradient at -0.1 leads away from it."""
     net = network(([[1], [-1]], [0, 0]), ([[0, 0], [2, 1]], [1, 0]))
     Z, distances = minimal_attack(net, [[-0.1]], [0], p, box=None)
     np.testing.assert_allclose(distances, 0.6, rtol=1e-6)

@@ -89,7 +89,7 @@ def test_a_known_example_is_used():
 
 
 def test_triangles_by_hand():
-    # Both units lie in [-2 eps, 2 eps]; on the upper lines their sum is 2 eps wherever z is.
+    # Both units lie in [-2 eps, 2 eps]; at their upper bounds the ReLUs add up to 2 eps for all z.
     x = np.array([[0.5, 0.5]])
     found = lp.lp_bounds(VALLEY, x, np.array([0]), np.inf, UNIT)
     assert 0.25 * (1 - 2 * lp.PRECISION) <= found.lower[0] <= 0.25

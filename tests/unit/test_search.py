@@ -15,7 +15,7 @@ def network(*parameters):
     return rm.Network([rm.Linear(W, b) for W, b in parameters], len(parameters[0][0][0]))
 
 
-def sides(lo, hi, d=2):
+def as_box(lo, hi, d=2):
     """A box as the method takes it."""
     return np.broadcast_to(lo, d).astype(float), np.broadcast_to(hi, d).astype(float)
 
@@ -47,7 +47,7 @@ SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
     ],
 )
 def test_first_region(p, box, radius):
-    box = None if box is None else sides(*box)
+    box = None if box is None else as_box(*box)
     result = search(SIMPLE, np.array([[1.0, 0.5]]), np.array([0]), p, box)
     exact(result, radius)
     assert result.regions == 1
@@ -55,13 +55,13 @@ def test_first_region(p, box, radius):
 
 
 # f = (max(u - 0.5, 0), max(v, 0)): class 0 wins where v > 0.25.
-BESIDE = network(([[1, 0], [0, 1]], [-0.5, 0]), ([[0, 1], [0, 0]], [0, 0.25]))
+NEARER_HYPERPLANE = network(([[1, 0], [0, 1]], [-0.5, 0]), ([[0, 1], [0, 0]], [0, 0.25]))
 
 
-@pytest.mark.parametrize("box", [None, sides(0, 1)])
+@pytest.mark.parametrize("box", [None, as_box(0, 1)])
 @pytest.mark.parametrize("p", NORMS)
 def test_hyperplane_nearer_than_the_decision_boundary(p, box):
-    exact(search(BESIDE, np.array([[0.6, 0.75]]), np.array([0]), p, box), 0.5)
+    exact(search(NEARER_HYPERPLANE, np.array([[0.6, 0.75]]), np.array([0]), p, box), 0.5)
 
 
 # |u - 0.5| + 0.1 against 0.4 (class 1 wins from u = 0.2 down, and from 0.8 up).
@@ -72,26 +72,26 @@ VALLEY = network(([[1], [-1]], [-0.5, 0.5]), ([[0, 0], [1, 1]], [0.4, 0.1]))
 def test_beyond_a_hyperplane(p):
     """From 0.55 the nearer end of the valley is 0.8, in the same region; from 0.45 it is 0.2."""
     X = np.array([[0.55], [0.45], [0.75]])
-    result = search(VALLEY, X, np.zeros(3, int), p, sides(0, 1, 1))
+    result = search(VALLEY, X, np.zeros(3, int), p, as_box(0, 1, 1))
     exact(result, [0.25, 0.25, 0.05])
-    # The upper end is out of reach: the way to the lower one leads through the hyperplane at 0.5.
-    result = search(VALLEY, X, np.zeros(3, int), p, sides(0, 0.75, 1))
+    # The upper end is outside the box: the lower one lies beyond the hyperplane at 0.5.
+    result = search(VALLEY, X, np.zeros(3, int), p, as_box(0, 0.75, 1))
     exact(result, [0.35, 0.25, 0.55])
     # Both units have the same hyperplane: two patterns are regions, two are as thin as it.
     np.testing.assert_array_equal(result.regions, 4)
 
 
 @pytest.mark.parametrize("p", NORMS)
-def test_nothing_to_fear(p):
-    """Neither end of the valley can be reached."""
-    result = search(VALLEY, np.array([[0.55]]), np.array([0]), p, sides(0.25, 0.75, 1))
+def test_no_example_in_the_box(p):
+    """Neither end of the valley is in the box."""
+    result = search(VALLEY, np.array([[0.55]]), np.array([0]), p, as_box(0.25, 0.75, 1))
     assert result.bounds.lower == result.bounds.upper == np.inf
     assert np.isnan(result.bounds.adversarial).all()
     assert result.regions == 4
 
 
 @pytest.mark.parametrize("p", NORMS)
-@pytest.mark.parametrize("box", [None, sides(0, 1)])
+@pytest.mark.parametrize("box", [None, as_box(0, 1)])
 def test_no_hidden_layer(p, box):
     net = network(([[1, 0], [0, 1], [0, 0]], [0, 0, -9]))
     radius = {1: 0.5, 2: 0.5 / np.sqrt(2), np.inf: 0.25}[p]
@@ -101,7 +101,7 @@ def test_no_hidden_layer(p, box):
 @pytest.mark.parametrize("p", NORMS)
 def test_misclassified_and_ties(p):
     X = np.array([[0.9, 0.5], [0.1, 0.1]])
-    lower, upper, adversarial = search_bounds(SIMPLE, X, np.array([1, 0]), p, sides(-1, 1))
+    lower, upper, adversarial = search_bounds(SIMPLE, X, np.array([1, 0]), p, as_box(-1, 1))
     np.testing.assert_array_equal(lower, 0)
     np.testing.assert_array_equal(upper, 0)
     np.testing.assert_array_equal(adversarial, X)
@@ -113,9 +113,9 @@ def test_misclassified_and_ties(p):
 
 @pytest.mark.parametrize("p", NORMS)
 def test_point_on_hyperplanes(p):
-    """At the origin all three units are 0: no pattern is certain, all are looked at."""
+    """At the origin all three units are 0: no pattern is certain, all are visited."""
     net = network(([[1, 0], [0, 1], [1, 1]], [0, 0, 0]), ([[1, 1, 1], [0, 0, 0]], [0, 0.75]))
-    result = search(net, np.zeros((1, 2)), np.array([1]), p, sides(-1, 1))
+    result = search(net, np.zeros((1, 2)), np.array([1]), p, as_box(-1, 1))
     # The first class wins where u + v + (u + v) > 0.75, or u + (u + v) > 0.75 with v < 0, ...
     exact(result, {1: 0.375, 2: np.sqrt(2) * 0.1875, np.inf: 0.1875}[p])
 
@@ -137,7 +137,7 @@ def test_vertex():
     """
     net = network(([[1, 0], [0, 1]], [0, 0]), ([[0, 0], [1, 1]], [2, 0]))
     for p, radius in ((1, 1.5), (2, 1.5 / np.sqrt(2)), (np.inf, 0.75)):
-        exact(search(net, np.array([[0.5, 0.0]]), np.array([0]), p, sides(-1, 1.25)), radius)
+        exact(search(net, np.array([[0.5, 0.0]]), np.array([0]), p, as_box(-1, 1.25)), radius)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def task():
     net = rm.Network.mlp([2, 12, 12, 3], rng=1)
     net = net.with_parameters([(W, rng.normal(size=b.shape) / 3) for W, b in net.parameters])
     X = rng.uniform(-1, 1, (6, 2))
-    return net, X, net.predict(X), sides(-1, 1)
+    return net, X, net.predict(X), as_box(-1, 1)
 
 
 @pytest.mark.parametrize("p", NORMS)
@@ -197,7 +197,7 @@ def test_known_examples_save_work(task, p):
     whole = search(net, X, y, p, box)
     again = search(net, X, y, p, box, upper=whole.bounds.upper,
                    adversarial=whole.bounds.adversarial)  # fmt: skip
-    # Families of regions may end the search a little earlier or later.
+    # Subproblems may end the search a little earlier or later.
     assert again.regions.sum() <= whole.regions.sum() + len(X)
     exact(again, whole.bounds.upper)
     np.testing.assert_array_equal(again.bounds.adversarial, whole.bounds.adversarial)

@@ -32,12 +32,11 @@ import numpy as np
 
 from refmmr._examples import OVERSHOOTS
 from refmmr.certify.bounds import EXACT
+from refmmr.certify.bounds._affine_maps import AffineMaps, PointErrors
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._nearest import ShortestSteps, shortest_steps
 from refmmr.reference import rounding
-from refmmr.reference.affine import basis
 from refmmr.reference.hyperplanes import dual_norm, norm
-from refmmr.reference.network import Network
 
 REFINE_WITHIN = 1.15
 """Refine the hyperplanes of a region whose bounds are at most this factor above the smallest one in
@@ -62,59 +61,6 @@ class Entry(NamedTuple):
     order: int  # of two equal bounds the older entry comes first
     kind: int
     data: Any  # a pattern (N,), a region, or a region and the number of one of its hyperplanes
-
-
-class AffineMaps:
-    """The affine maps of a network for given activation patterns."""
-
-    def __init__(self, net: Network) -> None:
-        self.net = net
-        self.slices = net.unit_slices
-        self.indicator = rounding.indicator(net)
-        # V of the first layer is the same for all patterns.
-        self.first = basis(net, np.dtype(np.float64))
-        for layer in net.layers[: net.affine[0] + 1]:
-            self.first = layer.linear(self.first)
-
-    def masks(self, pattern: np.ndarray) -> list[np.ndarray]:
-        """A pattern (N,) as masks (1, *unit_shape)."""
-        shapes = zip(self.slices, self.net.unit_shapes, strict=True)
-        return [pattern[units].reshape(1, *shape) for units, shape in shapes]
-
-    def gradients(self, masks: list[np.ndarray]) -> list[np.ndarray]:
-        """V of each layer, (N_k, d)."""
-        g, net = self.first, self.net
-        probes = [g]
-        for i in range(net.affine[0] + 1, len(net.layers)):
-            if i - 1 in net.affine:
-                g = g * masks[len(probes) - 1]
-            g = net.layers[i].linear(g)
-            if i in net.affine:
-                probes.append(g)
-        return [probe.reshape(len(probe), -1).T for probe in probes]
-
-    def constant(self, masks: list[np.ndarray]) -> np.ndarray:
-        """Units to which no weight or bias leads, (N,) bool: 0 on the whole region, exactly."""
-        paths = self.indicator.forward(np.ones((1, *self.net.input_shape)), masks).outputs[:-1]
-        return np.concatenate([path.reshape(-1) == 0 for path in paths])
-
-
-class Errors:
-    """Bounds on the rounding errors at one point, valid for the affine maps of all patterns.
-
-    Attributes
-    ----------
-    values, rows : ndarray, shape (N + K,)
-        Of the values at x, and of the gradients in every l_q: hidden units, then margins.
-    """
-
-    def __init__(self, net: Network, x: np.ndarray, y: int) -> None:
-        every = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
-        f = [error.reshape(-1) for error in rounding.value_errors(net, x, every)]
-        V = [error.reshape(-1) for error in rounding.gradient_errors(net, every)]
-        # The subtraction itself rounds too: at most as much again.
-        self.values = np.concatenate([*f[:-1], 2 * (f[-1] + f[-1][y])])
-        self.rows = np.concatenate([*V[:-1], 2 * (V[-1] + V[-1][y])])
 
 
 class Region:
@@ -203,7 +149,7 @@ class RegionSearch:
         self._known: dict[bytes, float] = {}  # the smallest bound of each region offered
         self.stable, self._reach = np.zeros(maps.net.n_hidden, bool), np.inf
         with np.errstate(all="ignore"):
-            self.errors = Errors(maps.net, point.x, point.y)
+            self.errors = PointErrors(maps.net, point.x, point.y)
             cache = maps.net.forward(point.x)
         outputs = np.concatenate([output.reshape(-1) for output in cache.outputs])
         N = len(self.stable)

@@ -20,8 +20,9 @@ import numpy as np
 
 from refmmr._examples import Box
 from refmmr.certify.bounds import EXACT, Bounds
+from refmmr.certify.bounds._affine_maps import AffineMaps
 from refmmr.certify.bounds._incumbent import Incumbent
-from refmmr.certify.bounds._region_search import AffineMaps, RegionSearch
+from refmmr.certify.bounds._region_search import RegionSearch
 from refmmr.certify.bounds._subproblems import Subproblems
 from refmmr.reference.network import Network
 

@@ -1,9 +1,9 @@
-"""The stages of an evaluation: methods improve what is known about a block of points.
+"""The stages of an evaluation: methods improve the bounds of a block of points.
 
-The state of a point is the best lower and upper bound on its minimal perturbation so far.  It is an
-answer for every radius at once: robust below the lower bound, attacked from the upper bound on.  So
-what is known at one radius of a curve never contradicts what is known at another, and each method
-is only asked about radii between the bounds, by bisection.
+The state of a point is the best lower and upper bound on its minimal perturbation so far.  They
+decide every radius outside of them: the point is robust below the lower bound, and has an
+adversarial example from the upper bound on.  So the results for the radii of a curve never
+contradict each other, and each method only decides radii between the bounds, by bisection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from refmmr.reference import pgd
 
 
 class Problem(NamedTuple):
-    """All that is the same for all points."""
+    """What all points have in common."""
 
     net: Network
     p: float
@@ -43,16 +43,16 @@ class Block(NamedTuple):
     points: np.ndarray  # (m,) their numbers
     X: np.ndarray  # (m, *input_shape)
     y: np.ndarray  # (m,)
-    eps: np.ndarray | None  # (m, E), increasing; None: minimal perturbations are looked for
+    eps: np.ndarray | None  # (m, E), increasing; None for minimal perturbations
     lower: np.ndarray  # (m,)
     upper: np.ndarray  # (m,)
     adversarial: np.ndarray  # (m, *input_shape)
-    settled_by: np.ndarray  # (m,) names, "" where open
+    settled_by: np.ndarray  # (m,) names of methods, "" where undecided
     seconds: dict[str, np.ndarray]  # (m,) each
 
 
 def improve(problem: Problem, block: Block) -> Block:
-    """Run methods on a block, each on the points that are still open."""
+    """Run the methods of a block, each on the points that are still undecided."""
     block = block._replace(
         lower=block.lower.copy(), upper=block.upper.copy(), adversarial=block.adversarial.copy(),
         settled_by=block.settled_by.copy(), seconds=dict(block.seconds),
@@ -65,24 +65,24 @@ def improve(problem: Problem, block: Block) -> Block:
         if name == ATTACK:
             _attack(problem, block, rows)
         else:
-            _ask(problem, name, block, rows)
+            _decide(problem, name, block, rows)
         spent = np.zeros(len(block.points))
         spent[rows] = (time.perf_counter() - start) / len(rows)
         block.seconds[name] = block.seconds.get(name, 0) + spent
-        block.settled_by[rows[~_is_open(block, rows)]] = name
+        block.settled_by[rows[~_is_undecided(block, rows)]] = name
     return block
 
 
-def _is_open(block: Block, rows: np.ndarray) -> np.ndarray:
+def _is_undecided(block: Block, rows: np.ndarray) -> np.ndarray:
     if block.eps is None:
-        open_: np.ndarray = ~api.is_exact(block.lower[rows], block.upper[rows])
+        undecided: np.ndarray = ~api.is_exact(block.lower[rows], block.upper[rows])
     else:
-        open_ = np.asarray(_open_radii(block, rows).any(axis=1))
-    return open_
+        undecided = np.asarray(_undecided_radii(block, rows).any(axis=1))
+    return undecided
 
 
-def _open_radii(block: Block, rows: np.ndarray) -> np.ndarray:
-    """Radii that nothing is known about, shape (rows, E): between the two bounds."""
+def _undecided_radii(block: Block, rows: np.ndarray) -> np.ndarray:
+    """Radii between the bounds, shape (rows, E) bool."""
     assert block.eps is not None
     unproved: np.ndarray = block.lower[rows, None] <= block.eps[rows]
     unknown: np.ndarray = unproved & (block.eps[rows] < block.upper[rows, None])
@@ -92,7 +92,7 @@ def _open_radii(block: Block, rows: np.ndarray) -> np.ndarray:
 def _merge(
     block: Block, rows: np.ndarray, name: str, lower: Any, upper: np.ndarray, Z: np.ndarray
 ) -> None:
-    """Take over what a method found, where it is better."""
+    """Keep the bounds that a method found where they are better."""
     block.lower[rows] = np.maximum(block.lower[rows], lower)
     better = upper < block.upper[rows]
     block.upper[rows[better]], block.adversarial[rows[better]] = upper[better], Z[better]
@@ -106,34 +106,34 @@ def _merge(
         )
 
 
-def _ask(problem: Problem, name: str, block: Block, rows: np.ndarray) -> None:
-    """A certification method: once, or about radius after radius."""
+def _decide(problem: Problem, name: str, block: Block, rows: np.ndarray) -> None:
+    """A certification method: once, or for one radius after the other."""
     method = problem.methods[name]
     if block.eps is None or not method.goal:
         _call(problem, name, block, rows, None)
         return
-    asked = np.zeros((len(rows), block.eps.shape[1]), dtype=bool)
+    tried = np.zeros((len(rows), block.eps.shape[1]), dtype=bool)
     while True:
-        open_ = _open_radii(block, rows)
-        active, pick = _next(open_, asked)
+        undecided = _undecided_radii(block, rows)
+        active, pick = _next(undecided, tried)
         if not len(active):
             return
-        there = rows[active]
-        _call(problem, name, block, there, np.nextafter(block.eps[there, pick], np.inf))
-        asked[active, pick] = True
+        some = rows[active]
+        _call(problem, name, block, some, np.nextafter(block.eps[some, pick], np.inf))
+        tried[active, pick] = True
         if not method.finds:
-            # What cannot be proved at a radius cannot at a larger one.
+            # A radius that is not proved rules out proofs of larger ones.
             for i, j in zip(active, pick, strict=True):
                 if block.lower[rows[i]] <= block.eps[rows[i], j]:
-                    asked[i, j:] = True
+                    tried[i, j:] = True
 
 
-def _next(open_: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The middle one of the open radii, for bisection; first those below one that stayed open."""
+def _next(undecided: np.ndarray, tried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The middle one of the undecided radii; those below one that stayed undecided come first."""
     active, pick = [], []
-    for i in np.flatnonzero((open_ & ~asked).any(axis=1)):
-        waiting = np.flatnonzero(open_[i] & ~asked[i])
-        stuck = np.flatnonzero(open_[i] & asked[i])
+    for i in np.flatnonzero((undecided & ~tried).any(axis=1)):
+        waiting = np.flatnonzero(undecided[i] & ~tried[i])
+        stuck = np.flatnonzero(undecided[i] & tried[i])
         below = waiting[waiting < stuck[0]] if len(stuck) else waiting
         waiting = below if len(below) else waiting
         active.append(i)
@@ -151,7 +151,7 @@ def _call(problem, name, block, rows, goal):
 
 
 def _attack(problem: Problem, block: Block, rows: np.ndarray) -> None:
-    """PGD at the open radii; for minimal perturbations, the attack that looks for them."""
+    """PGD at the undecided radii; for minimal perturbations, the attack of minimal norm."""
     if block.eps is None:
         for i in rows:  # one by one, with a generator for each
             row, rng = slice(i, i + 1), np.random.default_rng([problem.seed, int(block.points[i])])
@@ -160,25 +160,25 @@ def _attack(problem: Problem, block: Block, rows: np.ndarray) -> None:
             )
             _merge(block, np.array([i]), ATTACK, 0, length, Z)
         return
-    asked = np.zeros((len(rows), block.eps.shape[1]), dtype=bool)
+    tried = np.zeros((len(rows), block.eps.shape[1]), dtype=bool)
     while True:
-        active, pick = _next(_open_radii(block, rows), asked)
+        active, pick = _next(_undecided_radii(block, rows), tried)
         if not len(active):
             return
-        there = rows[active]
-        radii = block.eps[there, pick]
+        some = rows[active]
+        radii = block.eps[some, pick]
         for eps in np.unique(radii):
-            _pgd(problem, block, there[radii == eps], float(eps))
-        asked[active, pick] = True
+            _pgd(problem, block, some[radii == eps], float(eps))
+        tried[active, pick] = True
         for i, j in zip(active, pick, strict=True):
-            # What is not found at a radius is not looked for at a smaller one.
+            # Where PGD fails at a radius, smaller ones are not tried.
             if block.eps[rows[i], j] < block.upper[rows[i]]:
-                asked[i, :j] = True
+                tried[i, :j] = True
 
 
 def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:
-    """PGD with restarts, at one radius, until there is an adversarial example."""
-    slightly_less = eps * (1 - 1e-12)  # so that rounding carries no example beyond eps
+    """PGD with restarts at one radius, until an adversarial example is verified."""
+    slightly_less = eps * (1 - 1e-12)  # rounding must carry no example beyond eps
     step = 2 * slightly_less / problem.pgd_steps
     for restart in range(problem.restarts):
         X, y = block.X[rows], block.y[rows]
@@ -198,7 +198,7 @@ def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:
 
 
 def _starts(problem, points, X, eps, restart):
-    """Random points of the balls, each from a generator of its own point."""
+    """Random points of the balls, each drawn by the generator of its point."""
     directions = np.empty_like(X)
     for i, number in enumerate(points):
         rng = np.random.default_rng([problem.seed, int(number), restart])

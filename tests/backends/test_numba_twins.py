@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def twin(function, *args):
-    """What the twin of a reference function gives."""
+    """Call the twin of a reference function."""
     with rm.use_backend("numba"):
         return RUN[function](*args)
 
@@ -48,6 +48,16 @@ def strict(monkeypatch):
 
 def test_there_is_a_twin_of_every_kernel():
     assert [kernel.name for kernel in RUN.values() if "numba" not in kernel.twins] == []
+
+
+def test_the_package_says_where_each_twin_is():
+    """The file has the name of the reference's, or, in mmr_gradient.py, of the function."""
+    from refmmr.backends import _numba
+
+    for name in _kernels.KERNELS:
+        assert f"``{name}``" in _numba.__doc__
+        file, function = name.split(".")
+        assert any(hasattr(getattr(_numba, place, None), function) for place in (file, function))
 
 
 # ------------------------------------------------------------------------------------- strategies

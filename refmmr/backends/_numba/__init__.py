@@ -19,8 +19,8 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``loss.margin_gradients``            ``loss.margin_gradients``
 ``adam.update``                      ``adam.update``
 ``pgd.pgd``                          ``pgd.pgd``
-``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``
-``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``
+``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``; ``wong_kolter_kernels``
+``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
 ``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
 ``enumeration.enumerate_regions``    ``enumeration``; its steps in ``cells``, ``maps``, ``vertices``
 ``volumes.volumes``                  ``volumes.volumes``

@@ -6,13 +6,13 @@ first layers, the *stem*, are chosen so that this is cheap:
 
 - of a dense network the stem is the first layer.  Its rows are W_1, the same for all samples: the
   coefficients of all units of all samples times W_1 are a single product;
-- otherwise the stem are all convolutions.  The row of a convolutional unit is zero outside its
-  receptive field, and only that *patch* is stored.  Patches of the second convolution are a product
-  with its masks (`patches`), those of later ones a backward pass through windows.  A unit behind
-  the stem adds up the patches, times its coefficients, at their places in the image.
+- of a convolutional network the stem is all convolutions.  The row of a convolutional unit is zero
+  outside its receptive field, and only that *patch* is stored.  Patches of the second convolution
+  are the product of masks and weights (`patches`), those of later ones a backward pass through a
+  window of the network.  The row of a unit behind the stem is the sum of the patches, times its
+  coefficients, at their places in the image.
 
-The reference pushes all d basis vectors through the network instead; that costs as much as if no
-row had a zero.
+The reference pushes all d basis vectors through the network instead, whatever is zero in the rows.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from refmmr.backends._numba.patches import SecondConv
 from refmmr.reference.network import Gradients
 
 PRODUCT_NUMBERS = 2**18
-"""Numbers in the result of one product of patches: that many stay in a core's cache until they are
+"""Numbers in the result of one product of patches: they are in the cache of a core when they are
 added to the image."""
 
 
@@ -326,7 +326,7 @@ def window_passes(convs: Sequence[Conv], fields: Sequence[Geometry], dtype: np.d
 
 
 def _groups(samples: np.ndarray) -> Iterator[tuple[int, slice]]:
-    """Runs of equal numbers: the number, and where it stands."""
+    """Runs of equal numbers: the number, and the slice."""
     starts = np.flatnonzero(np.diff(samples, prepend=-1))
     for start, stop in pairwise([*starts.tolist(), len(samples)]):
         yield int(samples[start]), slice(start, stop)

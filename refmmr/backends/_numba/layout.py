@@ -27,7 +27,7 @@ def runs(start: int, stop: int, size: int) -> Iterator[slice]:
 def add_up(parts: dict[int, Gradients]) -> Gradients:
     """Sum of the threads' gradients, given by the first sample of each.
 
-    In the order of the samples: as many threads give the same bits again.
+    In the order of the samples: the same number of threads gives the same bits.
     """
     total, *others = (parts[start] for start in sorted(parts))
     for other in others:
@@ -71,7 +71,7 @@ class Layout:
                 self.layers.append(Dense(self._columns(k, W), b))
 
     def samples_per_thread(self, passes: int) -> int:
-        """Samples that are worth a thread, if each goes through the network so often."""
+        """Samples that are worth a thread, if each takes this number of passes."""
         products = sum(layer.products for layer in self.layers)
         return max(1, PRODUCTS_PER_THREAD // (products * passes))
 

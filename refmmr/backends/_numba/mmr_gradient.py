@@ -1,7 +1,8 @@
 """The gradient of MMR: the twin of `refmmr.reference.mmr.mmr_gradient`.
 
-The reference's steps 1 and 2 (hinge to distance, distance to f and to the norm of the row v) are
-the same here.  Step 3 uses that few hyperplanes are active, have a hinge with a slope.  With
+Steps 1 and 2 (hinge to distance, distance to f and to the norm of the row v) are those of the
+reference.  Step 3, from the rows to the weights, is done for the *active* hyperplanes alone: those
+among the k nearest, and nearer than gamma.  With
 
     G = dJ/dv = dJ/d||v|| * grad ||v||_q,    a direction in R^d,
 

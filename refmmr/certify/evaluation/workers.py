@@ -27,7 +27,7 @@ Work = Callable[[Any, Any], Any]
 Run = Callable[[Work, Any, Sequence[Any]], Iterator[Any]]
 
 CONNECT = 10
-"""Seconds to wait for a scheduler: one that is there replies within one."""
+"""Seconds to wait for a scheduler, which replies within milliseconds on a local network."""
 WORKERS = 60
 """Seconds to wait for the first worker: a process that imports NumPy and SciPy from a slow disk."""
 RETRIES = 3

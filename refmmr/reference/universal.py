@@ -1,14 +1,14 @@
-"""From l_1 and l_inf to every l_p: what two certified balls prove about all norms between.
+"""From l_1 and l_inf to every l_p: the certified radii that follow from those of two norms.
 
-Say that nothing changes in the l_1 ball of radius ``e_1`` around x in R^d, and nothing in the l_inf
-ball of radius ``e_inf``.  Then nothing changes in their union, and each l_p ball inside the union
-is certified.  If the two certificates come from one *convex* set without another class, nothing
-changes in the convex hull of the union either; it is larger, and so are its l_p balls (Croce, Hein:
-Provable robustness against all adversarial l_p-perturbations for p >= 1, ICLR 2020).
+Let the class be constant on the l_1 ball of radius ``e_1`` around x in R^d, and on the l_inf ball
+of radius ``e_inf``.  Then it is constant on their union, and each l_p ball inside the union is
+certified.  If both balls lie in one *convex* set on which the class is constant, it is constant on
+the convex hull of the union too; the hull is larger, and so are its l_p balls (Croce and Hein 2020,
+Provable robustness against all adversarial l_p-perturbations for p >= 1).
 
-**When the hull may be taken.**  A linear region, cut by the half-spaces ``f_y > f_s`` of its affine
-classifier, is such a convex set.  Certificates of other kinds (relaxations, mixed-integer programs,
-searches through many regions) prove their ball and nothing more: the union is all that follows.
+**Condition for the hull.**  The intersection of a linear region with the half-spaces ``f_y > f_s``
+of its affine map is such a convex set.  Certificates of other methods (relaxations, mixed-integer
+programs, search through many regions) hold on their ball alone: then only the union is certified.
 
 **The hull**, by duality.  The support function of the hull is the larger of the two balls',
 ``h(w) = max(e_1 ||w||_inf, e_inf ||w||_1)``, and the l_p ball of radius r is inside if and only if
@@ -16,17 +16,17 @@ searches through many regions) prove their ball and nothing more: the union is a
 
     1 / r  =  max { ||w||_q :  ||w||_inf <= 1 / e_1,  ||w||_1 <= 1 / e_inf }.
 
-A convex function is largest at a vertex: as many entries ``1 / e_1`` as the l_1 norm allows, that
-is k of them, and one with what is left.  With ``e_1 / e_inf = k + t``, k whole and ``0 <= t < 1``,
+A convex function has its maximum at a vertex: as many entries ``1 / e_1`` as the l_1 norm allows,
+k of them, and one entry with the rest.  With ``e_1 / e_inf = k + t``, k whole and ``0 <= t < 1``,
 
     r  =  e_1 / (k + t^q)^(1/q).
 
-It falls as ``e_1 / e_inf`` grows.  Only d entries can be filled: a ratio of more than d, where the
-l_1 ball contains the other, counts as d.  And where ``e_1 < e_inf`` the l_inf ball contains the
-other, and ``e_1 = e_inf`` gives the same hull.
+It decreases in ``e_1 / e_inf``.  A vector has d entries: a ratio of more than d, where the l_1 ball
+contains the other, is replaced by d.  If ``e_1 < e_inf`` the l_inf ball contains the other, and
+``e_1 = e_inf`` gives the same hull.
 
 **The union.**  The smallest vector outside of both balls has one entry ``a >= e_inf`` and an l_1
-norm of ``e_1``, the rest of it spread evenly over the other entries:
+norm of ``e_1``, the rest of which is spread evenly over the other entries:
 
     r^p  =  a^p + (d - 1) (rest / (d - 1))^p,    a = max(e_inf, e_1 / d),   rest = max(e_1 - a, 0).
 """
@@ -38,13 +38,13 @@ import numpy as np
 from refmmr.reference.rounding import rounding_factor
 
 ROUNDINGS = 256
-"""More than a radius loses: some operations, and exponents whose errors count ``log d < 60`` fold.
-
-Both formulas are well conditioned: no radius changes by a larger factor than ``e_1`` and ``e_inf``.
+"""Roundings of a radius, at most: a few operations, and powers whose exponents have errors that
+count up to ``log d < 60`` times.  Both formulas are well conditioned: errors of ``e_1`` and
+``e_inf`` change a radius by no larger factor.
 """
 
 SMALLEST = 1e-290
-"""Smaller radii count as 0: near the end of the floats relative errors are no longer small."""
+"""Smaller radii are rounded down to 0: subnormal numbers have larger relative errors."""
 
 
 def hull_radius(e1: np.ndarray, e_inf: np.ndarray, p: float, d: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def hull_radius(e1: np.ndarray, e_inf: np.ndarray, p: float, d: int) -> np.ndarr
     finite = np.isfinite(e1) & np.isfinite(e_inf)
     inner = np.where(finite, e_inf, 0)
     outer = np.maximum(np.where(finite, e1, 0), inner)
-    # The ratio rounded up: the radius falls with it.
+    # The ratio is rounded up: the radius decreases in it.
     with np.errstate(over="ignore"):
         ratio = outer / np.where(inner > 0, inner, 1) * (1 + rounding_factor(4))
     ratio = np.where(inner > 0, np.minimum(ratio, d), d)
@@ -97,5 +97,5 @@ def union_radius(e1: np.ndarray, e_inf: np.ndarray, p: float, d: int) -> np.ndar
 
 
 def _rounded_down(radius):
-    """A radius that is not above the true one."""
+    """A radius that is at most the true one."""
     return np.where(radius > SMALLEST, radius * (1 - rounding_factor(ROUNDINGS)), 0)

@@ -272,7 +272,7 @@ class Subproblems:
         rows = np.zeros((1, 2 * m, low.size))
         rows[0, np.arange(m), units] = 1
         rows[0, m + np.arange(m), units] = -1
-        slopes = [lower_slope(*pair, method="crown") for pair in bounds]
+        slopes = [lower_slope(low, high, "crown") for low, high in bounds]
         rows = rows.reshape(1, 2 * m, *low.shape[1:])
         magnitudes = self._magnitudes[: len(bounds) + 1]
         bound = backward_bound(self.net, self._ball, rows, bounds, slopes, None, magnitudes)

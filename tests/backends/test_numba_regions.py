@@ -21,7 +21,7 @@ numba = pytest.importorskip("numba", reason="the numba backend needs numba")
 with rm.use_backend("numba"):
     from refmmr.backends._numba import enumeration as twin
     from refmmr.backends._numba import maps as maps_twin
-    from refmmr.backends._numba import vertices as names
+    from refmmr.backends._numba import vertices as vertices_twin
     from refmmr.backends._numba import volumes as volumes_twin
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -123,7 +123,7 @@ def test_regions_that_are_not_simple(seed, n):
     "sizes", [[2, 70, 2], [2, 24, 24, 2], [2, 12, 12, 12, 12, 2], [3, 12, 12, 2], [4, 7, 6, 2]]
 )
 def test_wide_and_deep(sizes):
-    """More pieces, vertices and names than the first buffers hold; several words of bits."""
+    """More pieces and vertices than the first arrays hold; several words of bits."""
     found = assert_same(dense(np.random.default_rng(0), sizes), box(sizes[0]))
     assert len(found.patterns) > 300
 
@@ -173,7 +173,7 @@ def test_a_map_is_made_afresh_before_its_error_bound_is_used_up():
     parents = np.sort(rng.integers(0, 3, 500))
     active = rng.integers(0, 2**63, (500, 1), dtype=np.uint64)
     active[1:] = active[:-1] ^ (np.uint64(1) << rng.integers(0, 63, (499, 1), dtype=np.uint64))
-    fresh = maps_twin._fresh(parents, active, 10)
+    fresh = maps_twin.find_fresh(parents, active, 10)
     updates = 0
     for i in range(500):
         if i in fresh:
@@ -185,29 +185,29 @@ def test_a_map_is_made_afresh_before_its_error_bound_is_used_up():
 
 
 @given(SEEDS, st.integers(1, 300))
-def test_names(seed, n):
+def test_each_cut_of_an_edge_by_a_unit_is_one_vertex(seed, n):
     """Cuts of the same edge by the same unit are the same vertex."""
     rng = np.random.default_rng(seed)
     cuts = rng.integers(0, 6, (n, 3))
-    doubtful = rng.random(n) < 0.1
+    uncertain = rng.random(n) < 0.1
     vertices = -1 - rng.integers(0, n, 20)
-    table, count = names.no_names(2), 0
+    table, count = vertices_twin.no_vertices(2), 0
     numbers = []
     for start in range(0, n, 100):  # in several runs
         some = slice(start, start + 100)
         here = np.arange(-1, -1 - len(cuts[some]), -1)
-        table, count = names.merge(
-            table, count, cuts[some], rng.normal(size=(len(here), 2)), doubtful[some], here, 50
+        table, count = vertices_twin.merge(
+            table, count, cuts[some], rng.normal(size=(len(here), 2)), uncertain[some], here, 50
         )
         numbers.extend(here - 50)
     known = {}
     expected = [known.setdefault(tuple(cut), len(known)) for cut in cuts.tolist()]
     assert numbers == expected
     assert count == len(known)
-    for name, place in known.items():
-        assert tuple(table.cuts[place]) == name
-        same = [cut == name for cut in map(tuple, cuts.tolist())]
-        assert table.doubtful[place] == doubtful[same].any()
+    for edge_and_unit, place in known.items():
+        assert tuple(table.cuts[place]) == edge_and_unit
+        same = [cut == edge_and_unit for cut in map(tuple, cuts.tolist())]
+        assert table.uncertain[place] == uncertain[same].any()
     assert vertices.max() < 0
 
 
@@ -219,7 +219,7 @@ def test_bits_are_appended(seed, widths):
         parents = np.sort(rng.integers(0, len(packed), 5))
         active = rng.random((5, width)) < 0.5
         words = reference.pack(active, words=-(-width // 64))
-        packed = names.append_bits(packed, n_bits, parents, words, width)
+        packed = twin.append_bits(packed, n_bits, parents, words, width)
         bits = np.concatenate([bits[parents], active], axis=1)
         n_bits += width
         np.testing.assert_array_equal(packed, np.packbits(bits, axis=1, bitorder="little"))

@@ -22,7 +22,10 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``; ``wong_kolter_kernels``
 ``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
 ``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
-``enumeration.enumerate_regions``    ``enumeration``; its steps in ``cells``, ``maps``, ``vertices``
+``enumeration.enumerate_regions``    ``enumeration.enumerate_regions``
+``enumeration.next_maps``            ``maps.Maps``
+``vertices.VertexTable``             ``vertices``; on the edges of a cell: ``pieces``
+``cells.Polygon``, ``Polytope``      ``polygons.split_polygons``, ``polytopes.split_polytopes``
 ``volumes.volumes``                  ``volumes.volumes``
 ==================================== ============================================================
 

@@ -1,143 +1,172 @@
-"""Vertices of a complex, compiled: a layer's values at each, and one number for each name."""
+"""The vertices of a subdivision, compiled: the twin of `refmmr.reference.vertices.VertexTable`.
+
+As in the reference a vertex is evaluated once, by the map of the first cell that has it.  First
+come the signs of all units, two bits for each unit and vertex; 64 units at a time they tell which
+units change sign on a cell.  Then the values of these units alone are kept, for each cell.  New
+vertices get their numbers from a hash table of edges and units (`merge`).
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-# Without fastmath no product and sum are fused: each rounds as in NumPy.
-_jit = njit(cache=True, nogil=True, error_model="numpy")
+from refmmr.backends._numba.jit import strict_jit
 
 
-class Names(NamedTuple):
-    """The vertices that a layer's cuts have made so far, to be found by name in a hash table."""
+class Incidence(NamedTuple):
+    """Which vertices each of R cells has, and which cells have each of V vertices.
 
-    slots: np.ndarray  # (a power of 2,) int: a vertex's place in the arrays below, or -1
+    An entry is a position in `vertices`.  The first entry of a vertex is in the cell by whose map
+    the vertex is evaluated.
+    """
+
+    points: np.ndarray  # (V, n)
+    starts: np.ndarray  # (R + 1,) int
+    vertices: np.ndarray  # (C,) int: of each cell
+    entry_starts: np.ndarray  # (V + 1,) int
+    entries: np.ndarray  # (C,) int: of each vertex, rising
+    cells: np.ndarray  # (C,) int: the cell of each entry
+
+
+class Crossing(NamedTuple):
+    """The units that change sign on each of R cells, and which others are positive."""
+
+    starts: np.ndarray  # (R + 1,) int
+    units: np.ndarray  # int: of each cell, rising
+    value_starts: np.ndarray  # (R + 1,) int: where its values begin: (vertices, crossing units)
+    active: np.ndarray  # (R, words) uint64: bit j says that unit j is positive somewhere
+
+
+class NewVertices(NamedTuple):
+    """The vertices that a layer's cuts have made, in a hash table of what they were made by."""
+
+    slots: np.ndarray  # (a power of 2,) int: a position in the arrays below, or -1
     cuts: np.ndarray  # (M, 3) int: ends of the edge that was cut, and the unit
     points: np.ndarray  # (M, n)
-    doubtful: np.ndarray  # (M,) bool
+    uncertain: np.ndarray  # (M,) bool
 
 
-def no_names(n: int) -> Names:
-    """An empty table for vertices in n dimensions."""
-    return Names(
+def no_vertices(n: int) -> NewVertices:
+    """An empty table of vertices in n dimensions."""
+    return NewVertices(
         np.full(64, -1), np.empty((16, 3), np.int64), np.empty((16, n)), np.empty(16, bool)
     )
 
 
-class Around(NamedTuple):
-    """Which entries of the cells' vertices are which vertex.
+@strict_jit
+def find_incidence(points, starts, vertices):
+    """Sort the entries of the cells' vertices by vertex.
 
-    The first of them is the cell whose map the vertex is evaluated by, its owner.
+    Parameters
+    ----------
+    points : ndarray, shape (V, n)
+    starts, vertices : ndarray of int, shapes (R + 1,), (C,)
+
+    Returns
+    -------
+    Incidence
     """
-
-    starts: np.ndarray  # (V + 1,) int
-    entries: np.ndarray  # (C,) int: rising for each vertex
-    cells: np.ndarray  # (C,) int: the cell of each entry of the cells' vertices
-
-
-@_jit
-def around(n_points, starts, vertices):
-    """Sort the entries of the cells' vertices by vertex."""
-    first, entries = np.zeros(n_points + 1, np.int64), np.empty(len(vertices), np.int64)
-    cells = np.empty(len(vertices), np.int64)
+    entry_starts, cells = np.zeros(len(points) + 1, np.int64), np.empty(len(vertices), np.int64)
+    entries = np.empty(len(vertices), np.int64)
     for vertex in vertices:
-        first[vertex + 1] += 1
-    for vertex in range(n_points):
-        first[vertex + 1] += first[vertex]
-    place = first[:-1].copy()
+        entry_starts[vertex + 1] += 1
+    for vertex in range(len(points)):
+        entry_starts[vertex + 1] += entry_starts[vertex]
+    place = entry_starts[:-1].copy()
     for cell in range(len(starts) - 1):
-        for e in range(starts[cell], starts[cell + 1]):
-            entries[place[vertices[e]]] = e
-            place[vertices[e]] += 1
-            cells[e] = cell
-    return first, entries, cells
+        for entry in range(starts[cell], starts[cell + 1]):
+            vertex = vertices[entry]
+            entries[place[vertex]] = entry
+            place[vertex] += 1
+            cells[entry] = cell
+    return Incidence(points, starts, vertices, entry_starts, entries, cells)
 
 
-@_jit
-def find_signs(first, maps, points, starts, vertices, near, errors, signs, doubtful):
-    """Signs of a layer's units at the vertices that some cells own.
+@strict_jit
+def find_signs(first, maps, incidence, errors, signs, uncertain):
+    """Signs of a layer's units at the vertices that are evaluated by the maps of some cells.
 
     Parameters
     ----------
     first : int
-        The first of the cells.
+        The number of the first of these cells.
     maps : ndarray, shape (cells, n + 1, N_k)
-        Theirs.
-    points : ndarray, shape (V, n)
-    starts, vertices : ndarray of int
+        Their affine maps.
+    incidence : Incidence
         Of all cells.
-    near : Around
     errors : ndarray, shape (N_k,)
-        Values within them have no sign.
+        Bounds on the rounding errors of the values; those within them have no sign.
     signs : ndarray of uint64, shape (V, 2, ceil(N_k / 64))
-        Is filled in: bit j says that unit j is positive, and negative.
-    doubtful : ndarray of bool, shape (V,)
-        Is filled in: a value is within its error.
+        Is filled in: bit j of the first row says that unit j is positive, of the second that it is
+        negative.
+    uncertain : ndarray of bool, shape (V,)
+        Is filled in: the value of some unit is within its error.
     """
-    n, n_units = points.shape[1], maps.shape[2]
-    value = np.empty(n_units)
+    n, n_units = incidence.points.shape[1], maps.shape[2]
+    points, vertices = incidence.points, incidence.vertices
+    values = np.empty(n_units)
     for cell in range(first, first + len(maps)):
-        for e in range(starts[cell], starts[cell + 1]):
-            vertex = vertices[e]
-            if near.entries[near.starts[vertex]] != e:
+        for entry in range(incidence.starts[cell], incidence.starts[cell + 1]):
+            vertex = vertices[entry]
+            if incidence.entries[incidence.entry_starts[vertex]] != entry:
                 continue
-            value[:] = 0
+            values[:] = 0
             for axis in range(n):
                 z = points[vertex, axis]
                 for j in range(n_units):
-                    value[j] += z * maps[cell - first, axis, j]
+                    values[j] += z * maps[cell - first, axis, j]
             for j in range(n_units):
-                value[j] += maps[cell - first, n, j]
-            doubtful[vertex] = _decide(value, errors, signs[vertex])
+                values[j] += maps[cell - first, n, j]
+            uncertain[vertex] = _write_signs(values, errors, signs[vertex])
 
 
-@_jit
-def _decide(value, errors, signs):
-    """Set the bits of signs; whether any value is within its error."""
-    doubtful = False
+@strict_jit
+def _write_signs(values, errors, signs):
+    """Set the bits of ``signs (2, words)``; whether any value is within its error."""
+    uncertain = False
     for word in range(signs.shape[1]):
         first = 64 * word
-        up = down = np.uint64(0)
-        for j in range(first, min(first + 64, len(value))):
+        positive = negative = np.uint64(0)
+        for j in range(first, min(first + 64, len(values))):
             bit = np.uint64(1) << np.uint64(j - first)
-            if abs(value[j]) > errors[j]:
-                up |= bit if value[j] > 0 else np.uint64(0)
-                down |= bit if value[j] < 0 else np.uint64(0)
+            if abs(values[j]) > errors[j]:
+                positive |= bit if values[j] > 0 else np.uint64(0)
+                negative |= bit if values[j] < 0 else np.uint64(0)
             else:
-                doubtful |= errors[j] > 0
-        signs[0, word], signs[1, word] = up, down
-    return doubtful
+                uncertain |= errors[j] > 0
+        signs[0, word], signs[1, word] = positive, negative
+    return uncertain
 
 
-@_jit
-def find_crossing(starts, vertices, signs):
-    """Which units change sign on which cell.
+@strict_jit
+def find_crossing(incidence, signs):
+    """The units that change sign on each cell.
+
+    Parameters
+    ----------
+    incidence : Incidence
+    signs : ndarray of uint64, shape (V, 2, words)
+        As in `find_signs`.
 
     Returns
     -------
-    open_starts : ndarray of int, shape (R + 1,)
-    units : ndarray of int
-        Those that change sign, of one cell after the other.
-    value_starts : ndarray of int, shape (R + 1,)
-        Where the values of the cell's open units at its vertices have their place.
-    active : ndarray of uint64, shape (R, words)
-        Bit j says that unit j is positive somewhere on the cell.
+    Crossing
     """
+    starts, vertices = incidence.starts, incidence.vertices
     n_cells, words = len(starts) - 1, signs.shape[2]
-    open_starts, value_starts = np.zeros(n_cells + 1, np.int64), np.zeros(n_cells + 1, np.int64)
+    unit_starts, value_starts = np.zeros(n_cells + 1, np.int64), np.zeros(n_cells + 1, np.int64)
     active, units = np.zeros((n_cells, words), np.uint64), np.empty(4 * n_cells + 64, np.int64)
     count = 0
     for cell in range(n_cells):
         for word in range(words):
-            above = below = np.uint64(0)
-            for e in range(starts[cell], starts[cell + 1]):
-                above |= signs[vertices[e], 0, word]
-                below |= signs[vertices[e], 1, word]
-            active[cell, word] = above
-            both, unit = above & below, 64 * word
+            positive = negative = np.uint64(0)
+            for entry in range(starts[cell], starts[cell + 1]):
+                positive |= signs[vertices[entry], 0, word]
+                negative |= signs[vertices[entry], 1, word]
+            active[cell, word] = positive
+            both, unit = positive & negative, 64 * word
             if both and count + 64 > len(units):
                 longer = np.empty(2 * len(units) + 64, np.int64)
                 longer[:count] = units[:count]
@@ -148,90 +177,95 @@ def find_crossing(starts, vertices, signs):
                     count += 1
                 both >>= np.uint64(1)
                 unit += 1
-        open_starts[cell + 1] = count
-        size = (count - open_starts[cell]) * (starts[cell + 1] - starts[cell])
+        unit_starts[cell + 1] = count
+        size = (count - unit_starts[cell]) * (starts[cell + 1] - starts[cell])
         value_starts[cell + 1] = value_starts[cell] + size
-    return open_starts, units[:count], value_starts, active
+    return Crossing(unit_starts, units[:count], value_starts, active)
 
 
-@_jit
-def find_values(
-    first, maps, points, starts, vertices, near, errors, open_starts, units, value_starts, values
-):
-    """Values of open units at the vertices that some cells own.
+@strict_jit
+def find_values(first, maps, incidence, errors, crossing, values):
+    """Values of the crossing units at the vertices that are evaluated by the maps of some cells.
 
-    For every cell around a vertex, by the same sums as in `find_signs`; see there and
-    `find_crossing` for the parameters.  `values` is filled in: of one cell after the other, of one
-    vertex after the other, decided.
+    They are written for every cell that has the vertex, computed by the same sums as in
+    `find_signs`, and 0 where they are within their error.
+
+    Parameters
+    ----------
+    first, maps, incidence, errors
+        As in `find_signs`.
+    crossing : Crossing
+    values : ndarray
+        Is filled in: of each cell (its vertices, its crossing units), at ``value_starts``.
     """
-    n = points.shape[1]
+    n, points, starts = incidence.points.shape[1], incidence.points, incidence.starts
     for owner in range(first, first + len(maps)):
         for e in range(starts[owner], starts[owner + 1]):
-            vertex = vertices[e]
-            if near.entries[near.starts[vertex]] != e:
+            vertex = incidence.vertices[e]
+            if incidence.entries[incidence.entry_starts[vertex]] != e:
                 continue
-            for k in range(near.starts[vertex], near.starts[vertex + 1]):
-                entry = near.entries[k]
-                cell = near.cells[entry]
-                begin, n_open = open_starts[cell], open_starts[cell + 1] - open_starts[cell]
-                place = value_starts[cell] + (entry - starts[cell]) * n_open
-                for i in range(n_open):
-                    j, value = units[begin + i], 0.0
+            for k in range(incidence.entry_starts[vertex], incidence.entry_starts[vertex + 1]):
+                entry = incidence.entries[k]
+                cell = incidence.cells[entry]
+                begin, n_units = crossing.starts[cell], crossing.starts[cell + 1]
+                n_units -= begin
+                place = crossing.value_starts[cell] + (entry - starts[cell]) * n_units
+                for i in range(n_units):
+                    j, value = crossing.units[begin + i], 0.0
                     for axis in range(n):
                         value += points[vertex, axis] * maps[owner - first, axis, j]
                     value += maps[owner - first, n, j]
                     values[place + i] = value if abs(value) > errors[j] else 0.0
 
 
-@_jit
-def merge(names, count, cuts, points, doubtful, vertices, first):
-    """Give each cut of an edge the number of its vertex, and each vertex of pieces its number.
+@strict_jit
+def merge(table, count, cuts, points, uncertain, vertices, first):
+    """Give each cut of an edge the number of its vertex, and write it to the vertices of pieces.
 
     Parameters
     ----------
-    names : Names
-        Is added to.
+    table : NewVertices
+        New vertices are added to it.
     count : int
         How many vertices it has.
-    cuts, points, doubtful : ndarray, shapes (I, 3), (I, n), (I,)
-        A run's cuts, as in `cells.Made`.
+    cuts, points, uncertain : ndarray, shapes (I, 3), (I, n), (I,)
+        The cuts of a run of cells, as in `pieces.Pieces`.
     vertices : ndarray of int, shape (C,)
-        Vertices of the run's pieces; numbers take the place of -1 - i.
+        Vertices of the run's pieces; where they are -1 - i, the number of cut i is filled in.
     first : int
         The number of the layer's first new vertex.
 
     Returns
     -------
-    names : Names
+    table : NewVertices
     count : int
     """
     numbers = np.empty(len(cuts), np.int64)
-    names = _room(names, count, count + len(cuts))
-    slots, known, places, doubts = names
+    table = _with_room(table, count, count + len(cuts))
     for i in range(len(cuts)):
         a, b, unit = cuts[i, 0], cuts[i, 1], cuts[i, 2]
         a = numbers[-1 - a] if a < 0 else a
         b = numbers[-1 - b] if b < 0 else b
-        slot = _slot(slots, known, a, b, unit)
-        place = slots[slot]
+        slot = _slot(table.slots, table.cuts, a, b, unit)
+        place = table.slots[slot]
         if place < 0:
-            slots[slot] = place = count
-            known[count, 0], known[count, 1], known[count, 2] = a, b, unit
+            table.slots[slot] = place = count
+            table.cuts[count, 0], table.cuts[count, 1], table.cuts[count, 2] = a, b, unit
             for axis in range(points.shape[1]):
-                places[count, axis] = points[i, axis]
-            doubts[count] = False
+                table.points[count, axis] = points[i, axis]
+            table.uncertain[count] = False
             count += 1
-        doubts[place] |= doubtful[i]
+        table.uncertain[place] |= uncertain[i]
         numbers[i] = first + place
     for c in range(len(vertices)):
         if vertices[c] < 0:
             vertices[c] = numbers[-1 - vertices[c]]
-    return names, count
+    return table, count
 
 
-@_jit
+@strict_jit
 def _slot(slots, cuts, a, b, unit):
-    """The slot of a name: where it is, or where it can be put."""
+    """The slot of a cut: where it is, or where it can be put (linear probing)."""
     mask = np.uint64(len(slots) - 1)
     bits = _mixed(np.uint64(a) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(b))
     slot = np.int64(_mixed(bits + np.uint64(unit)) & mask)
@@ -243,63 +277,30 @@ def _slot(slots, cuts, a, b, unit):
     return slot
 
 
-@_jit
+@strict_jit
 def _mixed(bits):
-    """A number that depends on all bits of another in all of its own (the end of MurmurHash3)."""
+    """A hash of 64 bits: the finalizer of MurmurHash3 (Appleby 2011)."""
     bits = (bits ^ (bits >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
     bits = (bits ^ (bits >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     return bits ^ (bits >> np.uint64(33))
 
 
-@_jit
-def _room(names, count, most):
-    """The table of `count` vertices, or a larger one: room for `most`, half of the slots free."""
-    slots, cuts, points, doubtful = names
-    if most > len(cuts):
-        size = max(most, 2 * len(cuts))
-        cuts = np.empty((size, 3), np.int64)
-        points = np.empty((size, points.shape[1]), np.float64)
-        doubtful = np.empty(size, np.bool_)
-        cuts[:count], points[:count] = names.cuts[:count], names.points[:count]
-        doubtful[:count] = names.doubtful[:count]
-    if 2 * most > len(slots):
-        size = len(slots)
-        while size < 2 * most:
-            size *= 2
-        slots = np.full(size, -1)
+@strict_jit
+def _with_room(table, count, size):
+    """The table of `count` vertices with room for `size`, and half of its slots free."""
+    slots, cuts, points, uncertain = table
+    if size > len(cuts):
+        longer = max(size, 2 * len(cuts))
+        cuts = np.empty((longer, 3), np.int64)
+        points = np.empty((longer, points.shape[1]), np.float64)
+        uncertain = np.empty(longer, np.bool_)
+        cuts[:count], points[:count] = table.cuts[:count], table.points[:count]
+        uncertain[:count] = table.uncertain[:count]
+    if 2 * size > len(slots):
+        n_slots = len(slots)
+        while n_slots < 2 * size:
+            n_slots *= 2
+        slots = np.full(n_slots, -1)
         for place in range(count):
             slots[_slot(slots, cuts, cuts[place, 0], cuts[place, 1], cuts[place, 2])] = place
-    return Names(slots, cuts, points, doubtful)
-
-
-@_jit
-def append_bits(patterns, n_bits, parents, active, n_units):
-    """Patterns of the parents, ``(P, bytes)``, each with a layer's bits behind it.
-
-    Bits go from the lowest of each byte up.
-
-    Parameters
-    ----------
-    patterns : ndarray of uint8, shape (P, ceil(n_bits / 8))
-    n_bits : int
-    parents : ndarray of int, shape (R,)
-    active : ndarray of uint64, shape (R, words)
-    n_units : int
-
-    Returns
-    -------
-    ndarray of uint8, shape (R, ceil((n_bits + n_units) / 8))
-    """
-    old, width = patterns.shape[1], (n_bits + n_units + 7) // 8
-    made = np.zeros((len(parents), width), np.uint8)
-    first, shift = n_bits // 8, np.uint64(n_bits % 8)
-    for i in range(len(parents)):
-        row = made[i]
-        row[:old] = patterns[parents[i]]
-        for byte in range((n_units + 7) // 8):
-            word = active[i, byte // 8] >> np.uint64(8 * (byte % 8))
-            bits = (word & np.uint64(255)) << shift
-            row[first + byte] |= np.uint8(bits & np.uint64(255))
-            if first + byte + 1 < width:
-                row[first + byte + 1] |= np.uint8(bits >> np.uint64(8))
-    return made
+    return NewVertices(slots, cuts, points, uncertain)

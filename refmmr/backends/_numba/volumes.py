@@ -1,25 +1,39 @@
-"""Volumes of polytopes, by the simplices of `refmmr.reference.volumes.simplices`, compiled."""
+"""Volumes of cells, compiled: the twin of `refmmr.reference.volumes.volumes`."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
 
 from refmmr._backend import implements
 from refmmr.backends import threads
+from refmmr.backends._numba.jit import strict_jit
 from refmmr.reference import volumes as reference
 from refmmr.reference.enumeration import Regions
 
-# Without fastmath no product and sum are fused: each rounds as in NumPy.
-_jit = njit(cache=True, nogil=True, error_model="numpy")
-
 LEAST = 64
-"""Cells that are worth a thread."""
+"""Fewest cells per thread, so that the work outweighs handing it to a thread."""
+
+WORD = 64
+"""Most facets of a polytope: the bits of a word."""
+
+
+class Faces(NamedTuple):
+    """A chain of faces, each a facet of the one before: at level l of n - l dimensions."""
+
+    members: np.ndarray  # (n + 1, m) int: vertices of the face
+    sizes: np.ndarray  # (n + 1,) int: how many
+    apexes: np.ndarray  # (n + 1,) int: the first vertex, that of the simplex
+    common: np.ndarray  # (n + 1,) uint64: the facets of the polytope that the face lies on
+    closures: np.ndarray  # (n + 1, WORD) uint64: see `_closures`
+    facets: np.ndarray  # (n + 1,) int: the facet of the polytope to descend to next
+    matrix: np.ndarray  # (n, n): memory for a determinant
 
 
 @implements("numba", reference.volumes)
 def volumes(cells: Regions) -> np.ndarray:
-    """As the reference, which also takes fractions, and cells of more than 64 facets."""
+    """As the reference, which runs for fractions, and where a cell has more than `WORD` facets."""
     n = cells.points.shape[1]
     if cells.points.dtype != np.float64 or cells.touches.shape[1] > 1:
         return reference.volumes(cells)
@@ -38,9 +52,18 @@ def volumes(cells: Regions) -> np.ndarray:
     return found
 
 
-@_jit
+@strict_jit
 def _areas(start, stop, points, starts, vertices, found):
-    """Areas of polygons: half the sum of the cross products of edges, from the first vertex on."""
+    """Areas of polygons ``start, ..., stop - 1``, as sums of triangles at the first vertex.
+
+    Parameters
+    ----------
+    start, stop : int
+    points : ndarray, shape (V, 2)
+    starts, vertices : ndarray of int, shapes (R + 1,), (C,)
+    found : ndarray, shape (R,)
+        Is filled in.
+    """
     for cell in range(start, stop):
         here = vertices[starts[cell] : starts[cell + 1]]
         total, (x, y) = 0.0, points[here[0]]
@@ -50,49 +73,78 @@ def _areas(start, stop, points, starts, vertices, found):
         found[cell] = total / 2
 
 
-@_jit
+@strict_jit
 def _volumes(start, stop, points, starts, vertices, touches, found):
-    n = points.shape[1]
-    sizes, apexes = np.empty(n + 1, np.int64), np.empty(n + 1, np.int64)
-    closures, matrix = np.empty((n + 1, 64), np.uint64), np.empty((n, n))
-    members = np.empty((n + 1, 64), np.int64)
-    factorial = 1.0
+    """Volumes of polytopes ``start, ..., stop - 1``, as sums of simplices.
+
+    Parameters
+    ----------
+    start, stop : int
+    points : ndarray, shape (V, n)
+    starts, vertices : ndarray of int, shapes (R + 1,), (C,)
+    touches : ndarray of uint64, shape (C,)
+        Bit j says that the vertex lies on facet j of its cell.
+    found : ndarray, shape (R,)
+        Is filled in.
+    """
+    n, factorial = points.shape[1], 1.0
     for i in range(2, n + 1):
         factorial *= i
+    faces = _empty_faces(n, 64)
     for cell in range(start, stop):
         here = vertices[starts[cell] : starts[cell + 1]]
-        if len(here) > members.shape[1]:
-            members = np.empty((n + 1, 2 * len(here)), np.int64)
-        for i in range(len(here)):
-            members[0, i] = i
-        sizes[0] = len(here)
+        if len(here) > faces.members.shape[1]:
+            faces = _empty_faces(n, 2 * len(here))
         touched = touches[starts[cell] : starts[cell + 1]]
-        total = _fan(points, here, touched, members, sizes, apexes, closures, matrix)
-        found[cell] = total / factorial
+        found[cell] = _sum_of_determinants(points, here, touched, faces) / factorial
 
 
-@_jit
-def _fan(points, here, touches, members, sizes, apexes, closures, matrix):
-    """Sum of the determinants of the simplices of a polytope.
+@strict_jit
+def _empty_faces(n, m):
+    """Memory for the faces of polytopes of n dimensions and up to m vertices."""
+    return Faces(
+        np.empty((n + 1, m), np.int64),
+        np.empty(n + 1, np.int64),
+        np.empty(n + 1, np.int64),
+        np.empty(n + 1, np.uint64),
+        np.empty((n + 1, WORD), np.uint64),
+        np.empty(n + 1, np.int64),
+        np.empty((n, n)),
+    )
 
-    The face at a level has n - level dimensions, and the vertices ``members[level, :sizes[level]]``.
-    Its facets are gone through one by one, each a level deeper.  (No recursion: a function that
-    calls itself does not survive Numba's cache.)
+
+@strict_jit
+def _sum_of_determinants(points, here, touches, faces):
+    """Sum of the absolute determinants of the simplices of a polytope.
+
+    As `refmmr.reference.volumes.simplices`, with a stack instead of recursion, since Numba cannot
+    cache a function that calls itself.
+
+    Parameters
+    ----------
+    points : ndarray, shape (V, n)
+    here : ndarray of int, shape (m,)
+        The vertices of the polytope.
+    touches : ndarray of uint64, shape (m,)
+    faces : Faces
     """
     n, total, level = points.shape[1], 0.0, 0
-    common, at = np.empty(n + 1, np.uint64), np.zeros(n + 1, np.int64)
-    apexes[0] = members[0, 0]
+    members, sizes, apexes = faces.members, faces.sizes, faces.apexes
+    common, closures = faces.common, faces.closures
+    for i in range(len(here)):
+        members[0, i] = i
+    sizes[0], apexes[0], faces.facets[0] = len(here), 0, 0
     common[0] = _closures(touches, members[0], sizes[0], closures[0])
     while level >= 0:
         if level == n:
-            total += _determinant(points, here, apexes, matrix)
+            total += _determinant(points, here, apexes, faces.matrix)
             level -= 1
             continue
-        facet = at[level]
-        if facet == 64:
+        facet = faces.facets[level]
+        if facet == WORD:
             level -= 1
             continue
-        at[level] += 1
+        faces.facets[level] += 1
         bit = np.uint64(1) << np.uint64(facet)
         if closures[level, facet] == 0 or common[level] & bit or touches[apexes[level]] & bit:
             continue
@@ -104,16 +156,28 @@ def _fan(points, here, touches, members, sizes, apexes, closures, matrix):
                 members[level + 1, count] = members[level, k]
                 count += 1
         level += 1
-        sizes[level], apexes[level], at[level] = count, members[level, 0], 0
+        sizes[level], apexes[level], faces.facets[level] = count, members[level, 0], 0
         common[level] = _closures(touches, members[level], count, closures[level])
     return total
 
 
-@_jit
+@strict_jit
 def _closures(touches, members, size, closures):
-    """Of each facet: what facets all vertices of the face that touch it touch; 0 if none does.
+    """The facets that all vertices of a face touch, and the same for its facets.
 
-    Returns the facets that all vertices of the face touch.
+    Parameters
+    ----------
+    touches : ndarray of uint64, shape (m,)
+    members : ndarray of int
+        The vertices of the face are the first `size` of them.
+    size : int
+    closures : ndarray of uint64, shape (WORD,)
+        Is filled in: for each facet of the polytope, the facets that all vertices of the face on it
+        touch; 0 if there are none.
+
+    Returns
+    -------
+    uint64
     """
     common = ~np.uint64(0)
     closures[:] = np.uint64(0)
@@ -129,9 +193,12 @@ def _closures(touches, members, size, closures):
     return common
 
 
-@_jit
+@strict_jit
 def _is_largest(closures, common, facet):
-    """Whether no other facet meets the face in more, or, of lower number, in the same vertices."""
+    """Whether the intersection of a face with a facet is not contained in another one.
+
+    Of facets with the same intersection the first is taken; see `_closures` for the arguments.
+    """
     rest = closures[facet] & ~common & ~(np.uint64(1) << np.uint64(facet))
     other = 0
     while rest:
@@ -144,9 +211,12 @@ def _is_largest(closures, common, facet):
     return True
 
 
-@_jit
+@strict_jit
 def _determinant(points, here, apexes, matrix):
-    """Absolute determinant of the edges from the first apex, by elimination with pivots."""
+    """Absolute determinant of a simplex: Gaussian elimination with partial pivoting.
+
+    Row i of the `matrix`, (n, n), is ``points[apexes[i + 1]] - points[apexes[0]]``.
+    """
     n = len(matrix)
     for i in range(n):
         for j in range(n):

@@ -10,7 +10,7 @@
   infinite.
 
 `strict_jit` has no ``fastmath``: each operation rounds as in NumPy.  It is for the enumeration of
-regions, whose signs and vertices are those of the reference bit for bit.
+regions, whose signs are decided by bounds on these rounding errors.
 """
 
 import numba

@@ -28,6 +28,7 @@ and the errors of all steps are added up.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -158,4 +159,4 @@ def backward_factor(net: Network) -> float:
     input.  Eight times all of them cover the relaxations, the minimum on the ball and the rounding
     of the error itself.
     """
-    return rounding_factor(8 * sum(int(np.prod(shape)) for shape in net.shapes) + 64)
+    return rounding_factor(8 * sum(math.prod(shape) for shape in net.shapes) + 64)

@@ -7,7 +7,10 @@ import numpy as np
 from refmmr.reference.network import Gradients
 
 BETAS = (0.9, 0.999)
+"""Decay rates of the running means of the gradient and of its square."""
+
 EPSILON = 1e-8
+"""Added to sqrt(v); the ``epsilon-hat`` of Kingma and Ba (2015, section 2), as in TensorFlow."""
 
 
 def update(
@@ -17,7 +20,7 @@ def update(
     gradients: list[np.ndarray],
     scale: float,
 ) -> None:
-    """Update the running means m, v by the gradient, then step by ``-scale * m / sqrt(v)``.
+    """Update the running means m, v, then step by ``-scale * m / (sqrt(v) + EPSILON)``.
 
     All lists have one array per parameter; the first three are changed in place.
     """
@@ -29,7 +32,7 @@ def update(
 
 
 class Adam:
-    """Adam (Kingma and Ba, 2015): steps of even size along a running mean of the gradient.
+    """Adam: steps along a running mean of the gradient, divided by its root mean square.
 
     With m and v the running means of the gradient and of its square, started at 0 and corrected for
     that start, each step is ``-lr * m / sqrt(v)``: about lr for every weight, whatever the scale of
@@ -52,7 +55,7 @@ class Adam:
         update(self.arrays, self.means, self.squares, flat(gradients), self.next_scale(lr))
 
     def next_scale(self, lr: float) -> float:
-        """Count a step; lr times the correction for both running means having started at 0."""
+        """Count a step; returns lr times the bias correction ``sqrt(1 - b_2^t) / (1 - b_1^t)``."""
         self.steps += 1
         first, second = BETAS
         return lr * (1 - second**self.steps) ** 0.5 / (1 - first**self.steps)

@@ -51,23 +51,24 @@ class LinearRegion(NamedTuple):
 
     @property
     def halfspaces(self) -> tuple[np.ndarray, np.ndarray]:
-        """``(A, b)``, shapes (N, d) and (N,), with ``Q(x) = { z : A z <= b }``: a row per unit."""
-        side = np.where(self.pattern, 1.0, -1.0).astype(self.x.dtype)
-        A = -side[:, None] * np.concatenate([*self.V[:-1], self.V[-1][:0]])
-        b = side * np.concatenate([*self.a[:-1], self.a[-1][:0]])
+        """``(A, b)``, shapes (N, d) and (N,), ``Q(x) = { z : A z <= b }``, one row per unit."""
+        sign = np.where(self.pattern, 1.0, -1.0).astype(self.x.dtype)
+        A = -sign[:, None] * np.concatenate([*self.V[:-1], self.V[-1][:0]])
+        b = sign * np.concatenate([*self.a[:-1], self.a[-1][:0]])
         return A, b
 
     def contains(self, Z: np.ndarray, tolerance: float = 0.0) -> np.ndarray:
         """Which points lie in the region: ``(n, *input_shape) -> (n,)`` bool.
 
-        The region is closed.  `tolerance` is the l_2 distance by which a point may violate a facet.
+        The region is closed.  `tolerance` is the largest l_2 distance of a point
+        beyond the hyperplane of a unit.
         """
         A, b = self.halfspaces
         Z = self._flat(Z)
         return (Z @ A.T - b <= tolerance * np.linalg.norm(A, axis=1)).all(axis=1)
 
     def logits(self, Z: np.ndarray) -> np.ndarray:
-        """The affine map of the region at any points: ``(n, *input_shape) -> (n, K)``."""
+        """The affine map of the region, at any points: ``(n, *input_shape) -> (n, K)``."""
         return self._flat(Z) @ self.V[-1].T + self.a[-1]
 
     def _flat(self, Z):
@@ -117,7 +118,7 @@ def probe(net: Network, masks: Sequence[np.ndarray], directions: np.ndarray) -> 
 
 
 def chunks(net: Network, n: int, itemsize: int = 8) -> Iterator[slice]:
-    """Split n samples into groups, of one at least, whose probes fit into `CHUNK_BYTES`."""
+    """Split n samples into groups whose probes fit into `CHUNK_BYTES`, at least one sample each."""
     widest = max(int(np.prod(shape)) for shape in net.shapes[1:])
     size = max(1, CHUNK_BYTES // (int(np.prod(net.input_shape)) * widest * itemsize))
     for start in range(0, n, size):

@@ -1,11 +1,13 @@
 """The backward bound: a lower bound of a linear function of a layer that is affine in the input.
 
-It starts with the coefficients of the function, ``A f_k``, and goes back to the input:
+It starts with the coefficients of the function, ``A f_k``, and replaces layer after layer, down to
+the input:
 
     A f_k = G g_{k-1} + A b_k      with   G = A W_k,
     G g_{k-1} >= sum_j G_j * (lower relaxation of unit j if G_j > 0, upper if G_j < 0).
 
-It ends at ``<A, z> + constant``, whose minimum over the ball is known (`refmmr.reference.ball`).
+The result is ``<A, z> + constant``, whose minimum over the ball is known
+(`refmmr.reference.ball`).
 The relaxations need bounds of the layers before layer k, so layers are bounded in order.
 
 Methods differ in the lower slopes alone (`refmmr.reference.relaxation`).  In a *subproblem*, where
@@ -14,8 +16,8 @@ with multipliers, as in beta-CROWN (Wang et al. 2021): for any ``beta >= 0``
 
     A f_k  >=  A f_k - sum_active beta_j f_j + sum_inactive beta_j f_j.
 
-The bounds hold in real arithmetic: `refmmr.reference.rounding` says what floats lose, and that is
-subtracted.  Overflow ends in an error that is infinite or undefined, which proves nothing.
+The bounds hold in real arithmetic: a bound on the rounding error (`refmmr.reference.rounding`) is
+subtracted.  Where a float overflows, the bound is -inf.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from refmmr.reference.relaxation import lower_slope, relu_relaxation
 from refmmr.reference.rounding import Magnitude, backward_errors, layer_magnitudes
 
 CHUNK_BYTES = 2**25
-"""Rows go back in groups, so that no array of coefficients is larger than this."""
+"""Largest array of coefficients: rows are propagated in groups that respect it."""
 
 
 class LinearBound(NamedTuple):
@@ -46,7 +48,7 @@ class LinearBound(NamedTuple):
     def minimum(self, ball: Ball) -> np.ndarray:
         """The smallest value on each ball, (n, m); -inf where a float overflowed."""
         ends = (self.A * ball.x[:, None]).sum(axis=-1) - largest_gain(ball, -self.A)
-        return _or_nothing(self.constant + ends - self.error)
+        return _finite_or_minus_inf(self.constant + ends - self.error)
 
 
 def backward_bound(
@@ -69,15 +71,15 @@ def backward_bound(
     rows : ndarray, shape (n or 1, m, *shape of f_k)
         The coefficients A of m functions, for each ball or the same for all.
     bounds : sequence of (lower, upper), one per hidden layer before f_k
-        Of its pre-activations, arrays (n, *unit_shape).  Those of a unit that is fixed active
-        have ``lower >= 0``, those of a unit that is fixed inactive ``upper <= 0``.
+        Bounds of its pre-activations, arrays (n, *unit_shape), with ``lower >= 0`` for units that
+        are fixed active and ``upper <= 0`` for units that are fixed inactive.
     lower_slopes : sequence of ndarray (n, *unit_shape), one per hidden layer before f_k
         Of the relaxations of unstable units, between 0 and 1.
     multipliers : sequence of (ndarray (n or 1, m, *unit_shape) or None), optional
         Coefficients of the pre-activations of hidden layers that are added to the functions:
         ``-beta`` for units fixed active and ``+beta`` for units fixed inactive, ``beta >= 0``.
     magnitudes : sequence of Magnitude, optional
-        Of the layers up to f_k, by `layer_magnitudes`, also with other bounds that hold here.
+        Of the layers up to f_k, by `layer_magnitudes` for `bounds` or for wider ones.
 
     Returns
     -------
@@ -115,8 +117,8 @@ def layer_bounds(
 ) -> list[Bounds]:
     """Bounds of all pre-activations on the balls ``||z - x||_p <= eps`` within the box.
 
-    Intervals, and backward bounds of the units that intervals leave unstable and of the logits; the
-    better of both.
+    Each is the better of the interval bound and, for logits and for units that intervals leave
+    unstable, the backward bound.
 
     Parameters
     ----------
@@ -148,8 +150,8 @@ def margin_bounds(
 ) -> np.ndarray:
     """Lower bounds of the margins ``f_y - f_s`` on the balls: (n, K), infinite in column y.
 
-    Arguments as for `layer_bounds`, and the classes y, (n,).  Positive for all s: no point of the
-    ball has another class than y.
+    Arguments are those of `layer_bounds`, and the classes y, (n,).  If the bounds of a ball are
+    positive for all s, every point of it has class y.
     """
     balls = ball(X, eps, p, box)
     hidden = _layer_bounds(net, balls, method, len(net.affine) - 1)
@@ -161,13 +163,13 @@ def margin_bounds(
 
 
 def _layer_bounds(net, ball, method, layers):
-    """Bounds of the first affine layers."""
+    """Bounds of the first `layers` affine layers."""
     shape = (len(ball.x), *net.input_shape)
     bounds: list[Bounds] = []
     lower, upper = ball.lowest.reshape(shape), ball.highest.reshape(shape)
     for k in range(layers):
         lower, upper = through(net, k, lower, upper)
-        # Intervals are exact for a first layer in l_inf, and all that IBP computes behind it.
+        # In l_inf intervals are exact for the first layer; for later layers IBP has nothing else.
         if (ball.p != np.inf) if k == 0 else (method != "ibp"):
             everything = k == len(net.affine) - 1 or method == "ibp"
             selected = (lower < 0) & (upper > 0) | everything
@@ -211,11 +213,11 @@ def _lowest(net, ball, rows, bounds, method):
 
 
 def _interval_minimum(net, rows, bounds, magnitudes):
-    """IBP of linear functions: one step back, and the smallest value on the intervals there."""
+    """IBP of linear functions: one backward step, then the minimum over intervals of its inputs."""
     error = backward_errors(net, rows, magnitudes[-1])
     rows, constant = _affine_step(net, len(bounds), rows)
-    lower, upper = (np.maximum(side, 0)[:, None] for side in bounds[-1])
-    return _or_nothing(constant + _dot(rows, np.where(rows > 0, lower, upper)) - error)
+    lower, upper = (np.maximum(bound, 0)[:, None] for bound in bounds[-1])
+    return _finite_or_minus_inf(constant + _dot(rows, np.where(rows > 0, lower, upper)) - error)
 
 
 def _affine_step(net, k, rows):
@@ -233,6 +235,6 @@ def _dot(rows, values):
     return (rows * values).reshape(*np.broadcast_shapes(rows.shape, values.shape)[:2], -1).sum(-1)
 
 
-def _or_nothing(values):
-    """-inf, which proves nothing, for what is not a finite number."""
+def _finite_or_minus_inf(values):
+    """Lower bounds, with the trivial bound -inf where a float overflowed."""
     return np.where(np.isfinite(values), values, -np.inf)

@@ -25,9 +25,9 @@ import numpy as np
 from refmmr.reference.hyperplanes import dual_norm, norm
 
 SMALL = 2.0**-500
-"""Squares of l_2 lengths above this do not underflow.  The ball of a smaller radius is replaced by
-its l_inf ball; and `SMALL`, relative to the largest coefficient and the radius, is more than all
-squares of tiny coefficients lose."""
+"""Squares of l_2 lengths above this do not underflow.  An l_2 ball of a smaller radius is replaced
+by the l_inf ball that contains it.  And `SMALL` times the radius and the largest coefficient is
+more than the error of all squares of tiny coefficients."""
 
 
 class Ball(NamedTuple):
@@ -72,7 +72,7 @@ def largest_gain(ball: Ball, w: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray, shape (n, m)
-        At least the true maximum, but for the rounding of this sum itself.
+        At least the true maximum, up to the rounding of this sum.
     """
     radius = ball.radius[:, None]
     if ball.box is None:
@@ -87,12 +87,12 @@ def largest_gain(ball: Ball, w: np.ndarray) -> np.ndarray:
 
 
 def _linf_gain(slopes, reach, radius):
-    """Every coordinate moves as far as it can."""
+    """l_inf: ``m_j = min(reach_j, r)``."""
     return (slopes * np.minimum(reach, radius[..., None])).sum(axis=-1)
 
 
 def _l1_gain(slopes, reach, radius):
-    """Move the steepest coordinates; t is the slope of the last one that moves."""
+    """l_1: the steepest coordinates move first; t is the slope of the last one that moves."""
     order = np.argsort(-slopes, axis=-1)
     length = np.cumsum(np.take_along_axis(reach, order, -1), axis=-1)
     last = (length < radius[..., None]).sum(axis=-1, keepdims=True)
@@ -103,7 +103,7 @@ def _l1_gain(slopes, reach, radius):
 
 
 def _l2_gain(slopes, reach, radius):
-    """Moves ``m_j = min(reach_j, |w_j| / t)`` whose length is the radius.
+    """l_2: ``m_j = min(reach_j, |w_j| / t)``, with t such that ``||m||_2 = r``.
 
     Sort the coordinates by the level ``1 / t`` at which they reach the box; before the i-th does,
     the length squared is that of those before it plus ``(level * |w_j|)^2`` of the others.

@@ -72,7 +72,7 @@ class Polygon(NamedTuple):
         return whole._part(np.array(signs) >= 0, label), whole._part(np.array(signs) <= 0, label)
 
     def _part(self, keep: np.ndarray, label: int) -> Polygon:
-        """The polygon of some vertices, which follow each other up to one gap: the cut."""
+        """The polygon of some vertices, consecutive except for one gap, which the cut closes."""
         kept = np.flatnonzero(keep)
         before_gap = ~keep[(kept + 1) % len(keep)]
         return Polygon(self.vertices[kept], np.where(before_gap, label, self.hyperplanes[kept]))
@@ -109,8 +109,8 @@ class Polytope(NamedTuple):
     def _edges(self, positive: np.ndarray, negative: np.ndarray, n: int) -> np.ndarray:
         """The edges from a positive to a negative vertex, (e, 2).
 
-        Two vertices are joined by an edge if they touch n - 1 common facets at least, and no third
-        vertex touches all of these.
+        An edge joins two vertices if they touch at least n - 1 common facets, and no third vertex
+        touches all of these.
         """
         i, j = np.nonzero(positive[:, None] & negative)
         common = self.touches[i] & self.touches[j]
@@ -141,12 +141,12 @@ Cell = Polygon | Polytope
 
 
 def face_label(axis: int, upper: bool) -> int:
-    """Label of the facets on a face of the domain, where ``z[axis]`` is lo or hi: negative."""
+    """Label, negative, of the facets on the face of the domain where ``z[axis]`` is lo or hi."""
     return -1 - 2 * axis - upper
 
 
 def box_cell(lo: np.ndarray, hi: np.ndarray) -> tuple[Cell, np.ndarray]:
-    """A box as a cell, and its vertices, (2 ** n, n)."""
+    """A box with bounds (n,) as a cell, and its vertices, (2 ** n, n)."""
     n = len(lo)
     if n == 2:
         upper = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], dtype=bool)

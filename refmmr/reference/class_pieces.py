@@ -42,7 +42,7 @@ def class_pieces(
     regions : Regions
     domain : Domain
     which : sequence of int
-        The regions to cut.
+        Numbers of the regions to cut.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def class_pieces(
     """
     first, second = np.triu_indices(net.n_classes, k=1)
     logit_errors = value_errors(net, domain)[-1]
-    # Twice, for the roundings of the differences of logits and of maps.
+    # Twice, to cover the rounding of the differences of logits and of maps.
     errors = 2 * (logit_errors[first] + logit_errors[second])
     maps = regions.maps[which]
     table = VertexTable(regions.points)
@@ -71,12 +71,12 @@ def class_pieces(
 def _part_of_class(cell, table, winner, n_hidden, n_classes):
     """The part of a cell where a class has the largest logit (the first of equals), or None.
 
-    The "units" of the table are the differences of logits, of one pair of classes each.
+    The "units" of the table are the differences of the logits of all pairs of classes.
     """
     pairs = list(zip(*np.triu_indices(n_classes, k=1), strict=True))
     rivals = [i for i, pair in enumerate(pairs) if winner in pair]
     values = table.values_at(cell.vertices)
-    # First without a cut: mostly there is a rival that is ahead on the whole cell.
+    # The first pass makes no cut: in most cases some rival has the larger logit on the whole cell.
     for cut in (False, True):
         for i in rivals:
             first, second = map(int, pairs[i])

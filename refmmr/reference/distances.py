@@ -44,7 +44,8 @@ def distances(
     """d_B and signed d_D of a batch.
 
     ``d_B[k, i] = |f_k(x)_i| / ||V_k[i]||_q`` for each hidden unit, and
-    ``d_D[s] = (f(x)_y - f(x)_s) / ||V[y] - V[s]||_q`` for each class s; negative is misclassified.
+    ``d_D[s] = (f(x)_y - f(x)_s) / ||V[y] - V[s]||_q`` for each class s: negative
+    where s has the larger logit.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def distances(
     Returns
     -------
     Distances
-        `boundary` (n, N); `decision` (n, K), infinite in the class's own column.
+        `boundary` (n, N); `decision` (n, K), infinite in column y.
     """
     parts = [_distances(net, X[rows], y[rows], p, box) for rows in chunks(net, len(X), X.itemsize)]
     return Distances(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
@@ -71,7 +72,7 @@ def _distances(net, X, y, p, box):
         boundary = np.abs(hyperplane_distance(hyperplanes.f, hyperplanes.boundary_norms(p)))
         decision = hyperplane_distance(hyperplanes.margin, dual_norm(hyperplanes.R, p, axis=1))
     else:
-        lo, hi = (np.broadcast_to(side, net.input_shape).reshape(-1) for side in box)
+        lo, hi = (np.broadcast_to(bound, net.input_shape).reshape(-1) for bound in box)
         lo, hi = lo.astype(X.dtype), hi.astype(X.dtype)
         x = X.reshape(len(X), 1, -1)
         boundary, _ = shortest_step_in_box(

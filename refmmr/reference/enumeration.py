@@ -3,15 +3,14 @@
 Start with one convex cell, the domain.  The first layer is affine on it, so each of its units is 0
 on a hyperplane: split every cell along the hyperplane of every unit that changes sign on it.  On
 each of the pieces the activation pattern of the first layer is constant, so the second layer is
-affine there: split again, and so on.  The cells in the end are the linear regions: each unit has
-one sign on each of them (Hanin and Rolnick 2019; in a plane, Humayun et al. 2023).
+affine there: split again, and so on.  The cells after the last layer are the linear regions: each
+unit has one sign on each of them (Hanin and Rolnick 2019; in a plane, Humayun et al. 2023).
 
 The domain is a box of n dimensions, with coordinates z, mapped into the input space by
 ``x = origin + z_1 direction_1 + ... + z_n direction_n``: a box of inputs (n = d), a rectangle of a
 plane (n = 2) or a segment (n = 1).
 
-How a cell is cut is told in `refmmr.reference.cells`, how signs are decided in
-`refmmr.reference.vertices`.
+`refmmr.reference.cells` cuts a cell; `refmmr.reference.vertices` decides the signs.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from refmmr.reference.vertices import VertexTable
 EXTRA_ROUNDINGS = 128
 """Roundings per layer in the error bounds, beyond those of the matrix products here.
 
-An affine map may also be made out of that of a neighbouring cell, by one product of rank one for
-each unit that differs.  With the same bounds, both ways to compute it decide the same signs.
+A backend may also compute an affine map from that of a neighbouring cell, by a rank-one update for
+each unit that differs.  These roundings cover both computations, so both decide the same signs.
 """
 
 WORD = 64
-"""Bits of a number in `Regions.touches`."""
+"""Bits of a word of `Regions.touches`."""
 
 Proceed = Callable[[int, int, int, int], bool]
-"""Whether to go on: ``proceed(layer, split, cells, pieces)``, see `enumerate_regions`."""
+"""Whether to continue: ``proceed(layer, split, cells, pieces)``, see `enumerate_regions`."""
 
 
 class Domain(NamedTuple):
-    """A box in coordinates z, (n,), and how it lies in the input space."""
+    """A box in coordinates z, (n,), and its affine map into the input space."""
 
     lo: np.ndarray  # (n,)
     hi: np.ndarray  # (n,)
@@ -91,17 +90,18 @@ def enumerate_regions(
     net : Network
     domain : Domain
     proceed : callable, optional
-        Called now and then, for progress and to stop early: with the number of the hidden layer,
-        how many of its cells are split, how many there are, and the number of pieces so far.  If it
-        returns False, the remaining cells are left out of the next layers and of the result.
+        Called repeatedly, for progress and to stop early, with the number k of the hidden layer,
+        the number of cells split by it so far, the number of all its cells, and the number of
+        pieces so far.  If it returns False, the remaining cells are left out of the next layers and
+        of the result.
     max_pieces : int, optional
-        Stop likewise as soon as a layer has more pieces than this, within a cell too.
+        Stop in the same manner as soon as a layer has more pieces than this.
 
     Returns
     -------
     Regions
-        In a fixed order: of two pieces of a cell, that one comes first where the first unit whose
-        sign differs is active.
+        In a fixed order: of two pieces of a cell, the first is the one on which the first unit
+        whose sign differs is active.
     """
     cell, points = box_cell(domain.lo, domain.hi)
     cells: list[Cell] = [cell]
@@ -168,7 +168,7 @@ def split_cell(cell: Cell, table: VertexTable, units: slice) -> Iterator[tuple[C
 
 
 def first_map(net: Network, domain: Domain) -> np.ndarray:
-    """The first layer as an affine map of z, (1, n + 1, N_1): n directions, then the value at 0."""
+    """The first layer as an affine map of z, (1, n + 1, N_1): n directions, then f_1 at 0."""
     return _through(net, 0, np.concatenate([domain.directions, domain.origin[None]])[None])
 
 
@@ -179,7 +179,7 @@ def next_maps(net: Network, layer: int, maps: np.ndarray) -> np.ndarray:
     ----------
     net : Network
     layer : int
-        k - 1, the position of the hidden layer.
+        The hidden layer, counted from 0.
     maps : ndarray, shape (c, n + 1, N_k)
         For each of c cells ``s_k * V_k``, a row per direction, then ``s_k * a_k``.
 
@@ -204,11 +204,11 @@ def value_errors(net: Network, domain: Domain) -> list[np.ndarray]:
 
     The bounds grow with ``|x|``, so they are taken at the largest absolute value of each input.
     """
-    if domain.lo.dtype == object:  # fractions make no errors
+    if domain.lo.dtype == object:  # fractions are exact
         return [flat([np.zeros((1, *shape))])[0] for shape in (*net.unit_shapes, net.shapes[-1])]
     reach = np.maximum(np.abs(domain.lo), np.abs(domain.hi))
     largest = np.abs(domain.origin) + np.tensordot(reach, np.abs(domain.directions), axes=1)
-    # Those of z -> x and of the sum of a map's rows come on top of those of the layers.
+    # Roundings of z -> x and of the sum over a map's rows, beyond those of the layers.
     extra = 2 * len(reach) + 2 + EXTRA_ROUNDINGS * len(net.affine)
     return [flat([bound])[0] for bound in rounding.value_errors(net, largest[None], extra=extra)]
 
@@ -234,13 +234,13 @@ def _concatenated(cells, table, patterns, maps, complete):
 
 
 def pack(bits: np.ndarray, words: int) -> np.ndarray:
-    """Rows of bools, (m, n), as the bits of words, (m, words) uint64; none for no words."""
+    """Rows of bools, (m, n), as the bits of words, (m, words) uint64."""
     padded = np.zeros((len(bits), words * WORD), dtype=np.uint8)
     padded[:, : bits.shape[1]] = bits[:, : padded.shape[1]]
     return np.packbits(padded, axis=1, bitorder="little").view("<u8").astype(np.uint64)
 
 
 def unpack(words: np.ndarray, n: int) -> np.ndarray:
-    """Undo `pack`: (m, words) uint64 to (m, n) bool."""
+    """The inverse of `pack`: (m, words) uint64 to (m, n) bool."""
     as_bytes = np.ascontiguousarray(words).astype("<u8").view(np.uint8)
     return np.unpackbits(as_bytes, axis=1, count=n, bitorder="little").astype(bool)

@@ -18,7 +18,7 @@ import numpy as np
 
 
 def dual_norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
-    """``||w||_q`` along an axis, for the exponent q dual to p: 1 to inf, 2 to 2, inf to 1."""
+    """``||w||_q`` along an axis, with ``1/p + 1/q = 1``: q = inf, 2, 1 for p = 1, 2, inf."""
     if p == 1:
         return np.abs(w).max(axis=axis)
     if p == 2:
@@ -35,7 +35,7 @@ def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
 
 
 def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
-    """``value / ||w||_q``, with the sign of `value`; infinite where w = 0: there is no hyperplane.
+    """``value / ||w||_q``, with the sign of `value`; infinite where w = 0 (no hyperplane).
 
     Parameters
     ----------
@@ -65,7 +65,8 @@ def shortest_step(w: np.ndarray, value: np.ndarray, p: float) -> np.ndarray:
     Returns
     -------
     ndarray, shape (..., d)
-        l_2: along w.  l_inf: all coordinates by the same amount.  l_1: all in the steepest one.
+        l_2: along w.  l_inf: all coordinates move equally far.  l_1: only the coordinate of largest
+        ``|w_j|`` moves, the first of equals.
     """
     if p == 2:
         return -w * (value / (w * w).sum(axis=-1))[..., None]
@@ -104,7 +105,7 @@ def shortest_step_in_box(
         ``||delta||_p``, with the sign of `value`; infinite where the hyperplane does not meet the
         box (and where w = 0).
     delta : ndarray, shape (..., d)
-        The step; zero where there is none.
+        The step; zero where the distance is infinite.
     """
     x, w, lo, hi = np.broadcast_arrays(x, w, lo, hi)
     direction = -np.sign(w) * np.where(value < 0, -1, 1).astype(w.dtype)[..., None]

@@ -7,7 +7,7 @@ import numpy as np
 from refmmr.reference.polygons import cross
 
 BLOCK = 2**18
-"""Most numbers in an intermediate array, about (2 MB)."""
+"""Largest number of elements of an intermediate array, about: 2 MB."""
 
 
 def inradii(starts: np.ndarray, vertices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ def _largest_touching_last(n, h):
     # Cramer's rule for ``<n, c> + radius = h`` with the three lines.
     det = cross(n1, n2) + cross(n2, n3) + cross(n3, n1)
     turned = h1 * (n2 - n3) + h2 * (n3 - n1) + h3 * (n1 - n2)
-    det = np.where(det == 0, 1, det)  # an arbitrary candidate; its smallest slack excludes it
+    det = np.where(det == 0, 1, det)  # parallel lines: an arbitrary candidate, not chosen
     candidates = np.stack([turned[..., 1] / det, -turned[..., 0] / det], axis=-1)
     radii = (h[:, None] - _dot(n[:, None], candidates[:, :, None])).min(axis=2)
     best = radii.argmax(axis=1)

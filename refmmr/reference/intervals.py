@@ -18,7 +18,7 @@ Bounds = tuple[np.ndarray, np.ndarray]
 
 
 def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bounds:
-    """Bounds of ``f_k`` (k from 0) from bounds of what goes into it, in real arithmetic.
+    """Bounds of ``f_k`` (k from 0) from bounds of its inputs, valid in real arithmetic.
 
     ``W (lower + upper) / 2 + b  -+  |W| (upper - lower) / 2``, rounded outwards.
 
@@ -26,7 +26,7 @@ def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bound
     ----------
     net : Network
     k : int
-        Which affine layer.
+        The affine layer.
     lower, upper : ndarray, shape (n, *shape)
         Of the input of the network for k = 0, else of ``f_{k-1}`` (before the ReLU).
 
@@ -40,7 +40,7 @@ def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bound
         lower, upper = net.layers[i].apply(lower), net.layers[i].apply(upper)
     layer = net.affine_layers[k]
     size = layer.with_weights(np.abs(layer.W), np.abs(layer.b))
-    # Halves are taken last: half of the smallest float is 0, and a large weight would multiply it.
+    # Division by 2 comes last: half of the smallest float is 0, which a large weight would magnify.
     middle = layer.with_weights(layer.W, 2 * layer.b).apply(lower + upper) / 2
     spread = size.linear(upper - lower) / 2
     # The sums of `middle` and `spread`, and a few roundings of terms no larger than these.

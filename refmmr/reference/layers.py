@@ -25,7 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 Map = Callable[[np.ndarray], np.ndarray]
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
-"""((top, bottom), (left, right))"""
+"""Numbers of zeros around an image, ((top, bottom), (left, right))."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Linear:
         return Linear(f(self.W), f(self.b))
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one output."""
+        """Shape of one output, ``(n_out,)``."""
         return (len(self.b),)
 
 
@@ -82,12 +82,13 @@ class Conv2d:
     W : ndarray, shape (n_out, n_in, kernel_height, kernel_width)
         Filters.
     b : ndarray, shape (n_out,)
-        Biases, one a channel.
+        Biases, one per output channel.
     stride : (int, int)
         Step between windows, (down, across).
     padding : ((int, int), (int, int)) or "same"
         Zeros around the image, ((top, bottom), (left, right)).  "same" is TensorFlow's: the output
-        has ``ceil(size / stride)`` pixels and an odd zero goes to the bottom or right.
+        has ``ceil(size / stride)`` pixels; of an odd number of zeros, one more is at the bottom or
+        right.
     """
 
     W: np.ndarray
@@ -107,7 +108,7 @@ class Conv2d:
     def transpose(self, g: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
         """Propagate gradients to the input: ``(..., n_out, h', w') -> (..., n_in, h, w)``.
 
-        In `linear` each filter tap ``(i, j)`` reads a strided grid of pixels; here it adds to it.
+        In `linear`, filter tap ``(i, j)`` reads a strided grid of pixels; here it adds to it.
         """
         _, height, width = input_shape
         (top, bottom), (left, right) = self.pads(height, width)
@@ -138,7 +139,7 @@ class Conv2d:
         return Conv2d(f(self.W), f(self.b), self.stride, self.padding)
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one output image."""
+        """Shape of one output image, ``(n_out, h', w')``."""
         _, height, width = input_shape
         (top, bottom), (left, right) = self.pads(height, width)
         down, across = self.stride
@@ -181,7 +182,7 @@ class Flatten:
     linear = apply
 
     def transpose(self, g: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
-        """Undo it for gradients: ``(..., c h w) -> (..., c, h, w)``."""
+        """Reshape gradients to images: ``(..., c h w) -> (..., c, h, w)``."""
         return g.reshape(*g.shape[:-1], *input_shape)
 
     def map(self, f: Map) -> Flatten:
@@ -189,7 +190,7 @@ class Flatten:
         return self
 
     def output_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Length of the vector."""
+        """Shape of the vector, ``(c h w,)``."""
         return (int(np.prod(input_shape)),)
 
 
@@ -197,7 +198,7 @@ Layer = Linear | Conv2d | Flatten
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's "SAME": zeros (before, after) so that ``ceil(size / stride)`` windows fit."""
+    """Zeros (before, after) of TensorFlow's "SAME": ``ceil(size / stride)`` windows fit."""
     outputs = -(-size // stride)
     total = max((outputs - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2

@@ -1,4 +1,4 @@
-"""The cross-entropy loss, value beside gradient."""
+"""The cross-entropy loss and margins, values beside gradients."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ def cross_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cross_entropy_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Gradient of `cross_entropy` to the logits, ``softmax(logits) - onehot(y)``, shape (n, K).
+    """Gradient with respect to the logits: ``softmax(logits) - onehot(y)``, shape (n, K).
 
-    The class's own entry is minus the sum of the others: ``softmax - 1`` would cancel.
+    The entry of the class itself is minus the sum of the others: ``softmax - 1`` would lose digits
+    to cancellation.
     """
     gradient = softmax(logits)
     rows = np.arange(len(y))
@@ -36,10 +37,10 @@ def cross_entropy_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def odds_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Gradient of the log-odds ``log sum_{s != y} exp(f_s) - f_y`` to the logits, shape (n, K).
+    """Gradient, shape (n, K), of the log-odds of an error, ``log sum_{s != y} exp(f_s) - f_y``.
 
-    The cross-entropy is ``log(1 + exp(log-odds))``, so its gradient has the same direction, but it
-    vanishes where the margin is large, and underflows to 0 where it is very large.
+    The cross-entropy is ``log(1 + exp(log-odds))``, so both gradients have the same direction.  But
+    that of the cross-entropy tends to 0 as the margin grows, and underflows for large margins.
     """
     rows = np.arange(len(y))
     rivals = logits.copy()
@@ -50,7 +51,7 @@ def odds_gradient(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gradients]:
-    """Mean cross-entropy of a batch, and its gradient to the weights.
+    """Mean cross-entropy of a batch, and its gradient with respect to the weights.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def input_gradient(
     y: np.ndarray,
     logit_gradient: LogitGradient = cross_entropy_gradient,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and the gradient of each sample's own loss to its input.
+    """Logits, and the gradient of each sample's loss with respect to its input.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ def input_gradient(
     X : ndarray, shape (n, *input_shape)
     y : ndarray of int, shape (n,)
     logit_gradient : callable
-        Gradient of the loss to the logits, ``(logits, y) -> (n, K)``.
+        Gradient of the loss with respect to the logits, ``(logits, y) -> (n, K)``.
 
     Returns
     -------
@@ -94,7 +95,7 @@ def input_gradient(
 
 
 def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """``f_y - max_{s != y} f_s`` of each sample, shape (n,); negative is misclassified."""
+    """``f_y - max_{s != y} f_s`` of each sample, shape (n,); negative if misclassified."""
     rows = np.arange(len(y))
     rivals = logits.copy()
     rivals[rows, y] = -np.inf
@@ -104,9 +105,9 @@ def margins(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 def margin_gradients(
     net: Network, Z: np.ndarray, y: np.ndarray, rivals: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and the gradients of margins with respect to the input, a backward pass for each.
+    """Logits, and the gradients of margins with respect to the input.
 
-    All rival classes of a sample share the masks of its one forward pass.
+    There is one forward pass per sample, whose masks the backward passes of all rivals share.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ def margin_gradients(
 def _forward_backward(
     net: Network, X: np.ndarray, y: np.ndarray, logit_gradient: LogitGradient
 ) -> tuple[ForwardCache, np.ndarray, list[np.ndarray]]:
-    """Forward cache, logits, and the gradient of each sample's loss to all pre-activations."""
+    """Forward cache, logits, and each sample's gradient with respect to all pre-activations."""
     cache = net.forward(X)
     logits = cache.outputs[-1].reshape(len(X), -1)
     return cache, logits, net.backward(cache, net.at_logits(logit_gradient(logits, y)))

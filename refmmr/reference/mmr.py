@@ -16,7 +16,7 @@ The gradient is the chain rule in three steps.
 3. Hyperplane to weights: f is the pre-activation of the *sample*, and the entries of v are those of
    the *probes*.  So it is backpropagation twice: once over the sample, once over the probes.
 
-The masks are constant along the way: they only change where some distance is 0.
+The masks are treated as constants: they change only where some distance is 0.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ def mmr(
     p : {1, 2, inf}
         The norm that distances are measured in.
     gamma_b, gamma_d : float
-        Distances beyond which a region boundary, a decision boundary, does not contribute.
+        Target distances: a region boundary at least gamma_b away, or a decision boundary at least
+        gamma_d away, contributes 0.
     k_b, k_d : int
-        Number of nearest boundaries in each mean.  The own class counts as infinitely far.
+        Number of nearest boundaries in each mean.  Class y itself counts as infinitely far.
 
     Returns
     -------
@@ -95,7 +96,7 @@ def mmr_gradient(
     k_b: int,
     k_d: int,
 ) -> tuple[float, Gradients]:
-    """Mean of the regularizer over the batch, and its gradient to the weights.
+    """Mean of the regularizer over the batch, and its gradient with respect to the weights.
 
     Parameters are those of `mmr`.
 
@@ -144,13 +145,13 @@ def _distance_gradients(slope, d, norms):
     """Step 2: gradients with respect to ``|f|`` and to the norm ``||v||`` of each hyperplane.
 
     ``d = |f| / ||v||``, so ``dd/d|f| = 1 / ||v||`` and ``dd/d||v|| = -d / ||v||``.  Where the slope
-    of the hinge is 0 the distance may be infinite: 0 times infinity is avoided.
+    of the hinge is 0, d may be infinite; it is replaced by 0, because 0 times infinity is NaN.
     """
     return _divide(slope, norms), -_divide(slope * np.where(slope != 0, d, 0), norms)
 
 
 def _margins_to_logits(dmargin: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A margin is ``f_y - f_s``: +1 for the class itself, -1 for each rival; (n, ..., K)."""
+    """Gradients with respect to the logits from those of the margins ``f_y - f_s``, (n, ..., K)."""
     dlogits = -dmargin
     dlogits[np.arange(len(y)), ..., y] += dmargin.sum(axis=-1)
     return dlogits
@@ -178,7 +179,7 @@ def _two_backprops(net, hyperplanes, df_sample, df_probes):
 
 
 def dual_norm_gradient(w: np.ndarray, p: float, axis: int) -> np.ndarray:
-    """Gradient of ``||w||_q`` along an axis: 0 at w = 0; for q = inf the first largest entry."""
+    """Gradient of ``||w||_q`` along an axis: 0 at w = 0; for q = inf the first largest entry's."""
     if p == 2:
         return _divide(w, np.expand_dims(dual_norm(w, p, axis), axis))
     if p == np.inf:

@@ -61,15 +61,15 @@ class Network:
         return Network([layer.map(f) for layer in self.layers], self.input_shape)
 
     def span(self, k: int) -> range:
-        """Positions in `layers` from behind one ReLU to the next: of affine layer k, from 0.
+        """Positions in `layers` of affine layer k, from 0, and of the `Flatten` layers before it.
 
-        The last one has weights; before it there are only `Flatten` layers.
+        Together they map the activations ``g_{k-1}`` to the pre-activations ``f_k``.
         """
         return range(self.affine[k - 1] + 1 if k else 0, self.affine[k] + 1)
 
     @property
     def unit_slices(self) -> list[slice]:
-        """Where the units of each hidden layer are among all N."""
+        """The position of each hidden layer's units among all N."""
         ends = np.cumsum([0, *(int(np.prod(shape)) for shape in self.unit_shapes)]).tolist()
         return [slice(start, end) for start, end in pairwise(ends)]
 
@@ -128,7 +128,7 @@ class Network:
         Parameters
         ----------
         cache : ForwardCache
-            Of `forward`.
+            The result of `forward`.
         df : sequence of (ndarray or None), one per affine layer
             Partial derivatives of the loss J with respect to ``f_k``, the other layers held fixed
             (the cross-entropy reads only the logits, MMR reads all layers).  None is zero.
@@ -145,13 +145,13 @@ class Network:
             for i in reversed(self.span(k + 1)):
                 g = self.layers[i].transpose(g, self.shapes[i])
             g = g * cache.masks[k]
-            if len(cache.outputs[k]) < len(g):  # one forward pass for all samples: add them up
+            if len(cache.outputs[k]) < len(g):  # all samples share the forward pass: sum over them
                 g = g.sum(axis=0, keepdims=True)
             deltas.insert(0, g if df[k] is None else g + df[k])
         return deltas
 
     def at_logits(self, dlogits: np.ndarray) -> list[np.ndarray | None]:
-        """The argument `df` of a loss that reads the logits alone, from its gradient (..., K)."""
+        """The argument `df` for a loss of the logits alone, from its gradient there, (..., K)."""
         last = dlogits.reshape(*dlogits.shape[:-1], *self.shapes[self.affine[-1] + 1])
         return [*(None for _ in self.unit_shapes), last]
 
@@ -162,7 +162,7 @@ class Network:
         return [layer.gradient(g, delta) for layer, g, delta in layers]
 
     def input_gradient(self, deltas: Sequence[np.ndarray]) -> np.ndarray:
-        """``dJ / dx = W_1^T delta_1``, shape of the input of the pass."""
+        """``dJ / dx = W_1^T delta_1``, of the shape of the inputs."""
         g = deltas[0]
         for i in reversed(self.span(0)):
             g = self.layers[i].transpose(g, self.shapes[i])
@@ -196,7 +196,7 @@ def flat(layers: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def unflat(units: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
-    """Undo `flat`: ``(n, N)`` to one ``(n, *unit_shape)`` per layer."""
+    """The inverse of `flat`: ``(n, N)`` to one ``(n, *unit_shape)`` per layer."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=int)
     parts = np.split(units, ends, axis=1)[:-1]
     return [part.reshape(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]

@@ -21,11 +21,12 @@ def pgd(
     start: np.ndarray,
     keep_last: bool = False,
 ) -> np.ndarray:
-    """Increase the cross-entropy within ``||x' - x||_p <= eps`` and the box.
+    """Increase the cross-entropy within ``||z - x||_p <= eps`` and the box.
 
-    A step has the direction of steepest ascent in l_p and a fixed length, so any increasing
-    function of the cross-entropy gives the same steps.  The gradient of the log-odds is used: it
-    does not vanish where the margin is large.
+    One step is ``z <- project(z + step_size * u)``, with u the direction of steepest ascent in l_p.
+    It does not depend on the length of the gradient, so any increasing function of the
+    cross-entropy gives the same steps.  The gradient of the log-odds is used: it does not vanish
+    where the margin is large.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def pgd(
     start : ndarray, shape (n, *input_shape)
         First iterates, in the ball and the box.
     keep_last : bool
-        Return the last iterates, rather than those of smallest margin.
+        Return the last iterates instead of those of smallest margin.
 
     Returns
     -------
@@ -102,10 +103,10 @@ def project(
 
 
 def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:
-    """The nearest point (l_2) of the l_1 ball: soft thresholding (Duchi et al. 2008).
+    """The nearest point (l_2) of the l_1 ball, by soft thresholding (Duchi et al. 2008).
 
-    With the absolute values sorted, largest first, the threshold that leaves i of them is ``(sum of
-    those - eps) / i``; it is the right one for the last i whose smallest value exceeds it.
+    Sort the absolute values in descending order.  If i of them exceed the threshold, it is ``(sum
+    of the first i - eps) / i``; i is the largest number for which the i-th value exceeds it.
     """
     size = np.abs(delta)
     descending = -np.sort(-size, axis=1)
@@ -117,12 +118,12 @@ def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _inward(gradient, Z, box):
-    """The gradient without the coordinates where the box holds Z: no part of a step is lost."""
+    """The gradient, with 0 in the coordinates in which Z is at the box and could only leave it."""
     if box is None:
         return gradient
     lo, hi = box
-    held = ((lo >= Z) & (gradient < 0)) | ((hi <= Z) & (gradient > 0))
-    return np.where(held, 0, gradient)
+    blocked = ((lo >= Z) & (gradient < 0)) | ((hi <= Z) & (gradient > 0))
+    return np.where(blocked, 0, gradient)
 
 
 def _better(best, best_margin, Z, margin):

@@ -21,7 +21,7 @@ import numpy as np
 from refmmr.reference.hyperplanes import dual_norm, norm, shortest_step
 
 BLOCK = 2**14
-"""Most numbers in an intermediate array, so that it stays in the L2 cache (128 KB)."""
+"""Largest number of elements of an intermediate array: 128 KB, which stay in the L2 cache."""
 
 SHORT = 1e-150
 """Edges shorter than this are treated as points: the square of their length would underflow."""
@@ -73,7 +73,7 @@ def to_segments(
 
 
 def _grid_groups(points):
-    """Indices of the points in each cell of a grid that has any."""
+    """Indices of the points in each nonempty cell of a grid."""
     if not len(points):
         return []
     # About 4 sqrt(q) cells for q points balance the work on centers and on points.
@@ -204,7 +204,7 @@ def centroids(starts: np.ndarray, vertices: np.ndarray) -> np.ndarray:
 
 
 def _fans(starts, vertices):
-    """Twice the area of edge and first vertex, (C,); vertices relative to the first, (C, 2)."""
+    """Twice the area of each edge's triangle, (C,); vertices relative to the first one, (C, 2)."""
     from_first = vertices - np.repeat(vertices[starts[:-1]], np.diff(starts), axis=0)
     return cross(from_first, from_first[_after(starts)]), from_first
 

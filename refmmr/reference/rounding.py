@@ -1,8 +1,8 @@
-"""How wrong floats can be: a-priori bounds on the rounding error of f and V.
+"""A-priori bounds on the rounding errors of f, of V and of backward bounds, in float64.
 
-A sum of n products, added in any order, is off by at most ``gamma_n |w| . |x|`` with
-``gamma_n = n u / (1 - n u)`` and u the unit roundoff; and a chain of such products by at most
-``gamma`` of all the terms together, times the same chain of *absolute values* (Higham 2002,
+A sum of n products, added in any order, has an error of at most ``gamma_n |w| . |x|`` with
+``gamma_n = n u / (1 - n u)`` and u the unit roundoff.  A chain of such products has an error of at
+most ``gamma`` of all the terms together, times the same chain of *absolute values* (Higham 2002,
 sections 3.1 and 3.5).  A ReLU does not add to it: with the right masks it is an exact product with
 0 or 1.  So one forward pass through the network of absolute weights bounds the error of a forward
 pass, at every unit:
@@ -12,18 +12,19 @@ pass, at every unit:
 
 (the second is the l_1 norm of the row, which is at least its l_q norm).
 
-**Underflow.**  A product below the smallest normal number t is off by at most ``u t``, as if its
-size was t (sums do not underflow).  So n products lose at most ``n u t <= gamma_n t``, and a bound
-covers underflow when a t is added to its sum of absolute products.  In the pass above t is added to
-the absolute biases of every layer, so that the layers behind multiply it by their weights.
+**Underflow.**  A product below the smallest normal number t has an error of at most ``u t``, like a
+product of size t (sums do not underflow).  So the errors of n products add up to at most
+``n u t <= gamma_n t``, and a bound covers underflow if t is added to its sum of absolute products.
+In the pass above, t is added to the absolute biases of every layer, so that later layers multiply
+it by their weights.
 
-**Going back.**  A backward bound (`refmmr.reference.backward_bound`) replaces ``A f_k`` by
-``G g_{k-1} + A b_k`` with ``G = A W_k``.  What G is off by meets the activations ``g_{k-1}`` and
-nothing else, and their size on the ball is known.  So a step is off by at most
+**Backward bounds.**  A backward bound (`refmmr.reference.backward_bound`) replaces ``A f_k`` by
+``G g_{k-1} + A b_k`` with ``G = A W_k``.  The error of G is multiplied by the activations
+``g_{k-1}`` alone, whose size on the ball is bounded.  So the error of a step is at most
 
     gamma * ( |A| (|W_k| max|g_{k-1}| + |b_k|)  +  t (1 + sum max|g_{k-1}|) ),
 
-and the errors of all steps are added up.
+and the errors of all steps are summed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 """The t of underflow, ``2^-1022``."""
 
 UNDERFLOW = 1e-150
-"""Added to every bound here: an l_2 norm loses less where its squares underflow."""
+"""Added to every bound on f and V: more than the error of an l_2 norm whose squares underflow."""
 
 
 def rounding_factor(n: int) -> float:
@@ -52,9 +53,9 @@ def rounding_factor(n: int) -> float:
 
 
 def roundings(net: Network) -> list[int]:
-    """Roundings between the input and each f_k: terms of all sums so far, biases included.
+    """Roundings between the input and each f_k: the terms of all sums up to it, biases included.
 
-    Twice as many as there are, which covers the rounding of the bound itself.
+    Twice their number, which also covers the rounding of the bound itself.
     """
     terms = [int(np.prod(W.shape[1:])) + 1 for W, _ in net.parameters]
     return [2 * int(total) + 8 for total in np.cumsum(terms)]
@@ -63,7 +64,7 @@ def roundings(net: Network) -> list[int]:
 def absolute(net: Network, *, bias: bool = True) -> Network:
     """The network of absolute weights and biases, with an allowance for underflow in the biases.
 
-    The allowance is that of a row of V, which has a sum for each input.
+    It is t times the number of inputs: a row of V consists of one sum for each input.
     """
     allowance = SMALLEST_NORMAL * float(np.prod(net.input_shape))
     layers = [
@@ -86,10 +87,10 @@ def value_errors(
     """Bounds on the error of ``f_1, ..., f_{L+1}`` at X, shapes (n, *unit_shape).
 
     They hold if the masks are right: where ``|f_k| <= bound`` in a hidden layer, the mask of that
-    unit is uncertain and the bounds of the layers behind it are void.  Without masks the magnitudes
-    of all units are summed, and the bounds hold in any case: a wrong mask changes an activation by
-    no more than the error of the pre-activation.  The bound is 0 where no weight or bias leads to
-    the unit: it is 0 on the whole region.  `extra` roundings of each product are allowed for.
+    unit is uncertain and the bounds of later layers are void.  Without masks the magnitudes of all
+    units are summed, and the bounds always hold: a wrong mask changes an activation by no more than
+    the error of the pre-activation.  The bound is 0 where no path of nonzero weights leads to the
+    unit from an input or a bias: f is exactly 0 there.  `extra` is a number of further roundings.
     """
     if masks is None:
         masks = [np.ones((1, *shape), dtype=bool) for shape in net.unit_shapes]
@@ -97,15 +98,15 @@ def value_errors(
 
 
 def gradient_errors(net: Network, masks: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Bounds on the l_q error, any q, of the rows of ``V_1, ..., V_{L+1}``, as `value_errors`.
+    """Bounds on the l_q error, any q, of the rows of ``V_1, ..., V_{L+1}``; see `value_errors`.
 
-    The bound is 0 where no weight leads to the unit: it is constant on the whole region.
+    The bound is 0 where no path of nonzero weights leads from an input to the unit: V is 0 there.
     """
     return _bounds(net, np.ones((1, *net.input_shape)), masks, bias=False)
 
 
 def _bounds(net, inputs, masks, bias, extra=0):
-    """``gamma`` times the sum of all absolute products, wherever there is any product."""
+    """``gamma`` times the sum of absolute products; 0 for units that no path leads to."""
     magnitudes = absolute(net, bias=bias).forward(inputs, masks).outputs
     paths = indicator(net).forward(np.ones((1, *net.input_shape)), masks, bias=bias).outputs
     return [
@@ -115,7 +116,7 @@ def _bounds(net, inputs, masks, bias, extra=0):
 
 
 class Magnitude(NamedTuple):
-    """The size of what an affine layer adds up, at most, on each of n balls."""
+    """Bounds on the absolute terms that an affine layer sums, on each of n balls."""
 
     terms: np.ndarray  # |W_k| |g_{k-1}| + |b_k| + t, (n, *unit_shape)
     inputs: np.ndarray  # the sum of all |g_{k-1}|, (n,)
@@ -124,9 +125,9 @@ class Magnitude(NamedTuple):
 def layer_magnitudes(
     net: Network, ball: Ball, bounds: Sequence[tuple[np.ndarray, np.ndarray]], first: int = 0
 ) -> list[Magnitude]:
-    """The magnitudes of the hidden layers that `bounds` are of, and of the layer behind them.
+    """The magnitudes of the layers ``first, ..., len(bounds)``, counted from 0.
 
-    Only of those from layer `first` (from 0) on.
+    `bounds` are (lower, upper) of the first hidden layers, arrays (n, *unit_shape).
     """
     largest = np.maximum(np.abs(ball.lowest), np.abs(ball.highest))
     sizes = [largest.reshape(-1, *net.input_shape)]
@@ -143,9 +144,9 @@ def _magnitude(net, k, size):
 
 
 def backward_errors(net: Network, rows: np.ndarray, magnitude: Magnitude) -> np.ndarray:
-    """What going back through one layer loses, for ``rows . f_k`` with rows (n or 1, m, *shape).
+    """Bounds on the error of one backward step of ``rows . f_k``, rows (n or 1, m, *shape): (n, m).
 
-    That is (n, m).  It covers the relaxation of the activations before the layer too.
+    They cover the relaxation of the activations before the layer, too.
     """
     terms = (np.abs(rows) * magnitude.terms[:, None]).reshape(-1, rows.shape[1], rows[0, 0].size)
     sums = terms.sum(axis=-1) + SMALLEST_NORMAL * (1 + magnitude.inputs[:, None])
@@ -153,10 +154,10 @@ def backward_errors(net: Network, rows: np.ndarray, magnitude: Magnitude) -> np.
 
 
 def backward_factor(net: Network) -> float:
-    """``gamma_n`` for more roundings n than a number meets between a layer and the input.
+    """``gamma_n`` with n above the number of roundings between a layer and the input.
 
     A step sums over the units of a layer, and so do biases and intercepts; the last sum is over the
-    input.  Eight times all of them cover the relaxations, the minimum on the ball and the rounding
-    of the error itself.
+    inputs.  Eight times the number of all terms also covers the relaxations, the minimum on the
+    ball and the rounding of the error itself.
     """
     return rounding_factor(8 * sum(math.prod(shape) for shape in net.shapes) + 64)

@@ -1,4 +1,4 @@
-"""The vertex table: where each vertex of a subdivision is, and the values of a layer's units there.
+"""The vertex table: coordinates of each vertex, and the values of a layer's units there.
 
 All cells of a subdivision refer to their vertices by numbers in one table.  So neighbouring cells
 agree about the vertices that they share, and no sliver between them is lost or invented:
@@ -82,13 +82,14 @@ class VertexTable:
             The ends of the edge: the unit is positive at a and negative at b.
         unit : int
         crossing : ndarray of int
-            The units whose signs at the vertex matter to the cell: those that change sign on it.
+            The units that change sign on the cell: only their signs at the vertex matter.
         label : int
             The label of the unit's hyperplane.
 
         Returns
         -------
         int
+            The number of the vertex.
         """
         vertex = self._on_edges.setdefault((a, b, label), len(self.points))
         f, g = self.values[a], self.values[b]
@@ -111,6 +112,6 @@ class VertexTable:
         """The values that exceed their errors; 0 for the others."""
         return np.where(np.abs(values) > self.errors, values, 0)
 
-    def _is_uncertain(self, values: np.ndarray, more: np.ndarray | int = 0) -> np.ndarray:
-        """Whether values are within their errors, and `more`; never where they are exact."""
-        return (np.abs(values) <= self.errors + more) & (self.errors > 0)
+    def _is_uncertain(self, values: np.ndarray, extra: np.ndarray | int = 0) -> np.ndarray:
+        """Whether values are within their errors plus `extra`; False where they are exact."""
+        return (np.abs(values) <= self.errors + extra) & (self.errors > 0)

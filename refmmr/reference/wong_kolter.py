@@ -1,4 +1,4 @@
-"""Training on a bound of the worst case (Wong and Kolter 2018), its gradient derived by hand.
+"""The loss of Wong and Kolter (2018), a bound of the worst case, and its gradient by hand.
 
 The loss ``log sum_c exp(-m_c)`` is the cross-entropy of lower bounds m_c of the margins
 ``f_y - f_c`` on the ball ``||z - x||_p <= eps``, with ``m_y = 0``.  It is at least the
@@ -11,7 +11,7 @@ an unstable unit has a linear relaxation with equal slopes,
     s f  <=  max(f, 0)  <=  s f + t,       s = u / (u - l),   t = -s l.
 
 So the coefficients of a linear function ``A f_k`` are propagated to the input like a gradient, and
-the intercepts t bound what that neglects.  For j = k, ..., 1, with ``A_k = A``,
+the intercepts t bound the difference.  For j = k, ..., 1, with ``A_k = A``,
 
     G_j = A_j W_j,     A_{j-1} = G_j diag(s_{j-1})
 
@@ -23,7 +23,7 @@ With the identity for A these are the bounds l, u of layer k, which need those o
 it; with the rows ``e_y - e_c`` for A and the logits for f_k they are the bounds of the margins.
 
 **Backward** is the chain rule.  Let dv be the derivative of the loss with respect to v.  From dl
-and du of the bounds of ``A f_k`` the lines above, the last one first, give
+and du of the bounds of ``A f_k``, the formulas above give, the last one first,
 
     dcenter = dl + du,     dreach = du - dl,     dG_1 = dcenter x + eps dreach grad ||G_1||_q
     for j = 1, ..., k, with sums over the functions in dW, db, ds and dt:
@@ -31,12 +31,12 @@ and du of the bounds of ``A f_k`` the lines above, the last one first, give
         ds_j += dA_j * G_{j+1},   dt_j += dl min(G_{j+1}, 0) + du max(G_{j+1}, 0)
         dG_{j+1} = dA_j * s_j + (dl 1[G_{j+1} < 0] + du 1[G_{j+1} > 0]) t_j
 
-The last layer comes first: once all layers behind layer k are done, ds_k and dt_k are complete and
+The last layer comes first: once all layers after layer k are done, ds_k and dt_k are complete and
 give dl and du of the bounds of layer k.
 
 In the code layers count from 0: ``A[j]`` and ``G[j]`` are coefficients of the output and of the
-input of affine layer j.  Units are flat.  What all samples share (the identity, the weights of the
-first layer) has a first axis of length 1, and its gradient is summed over the samples.
+input of affine layer j.  Units are flat.  Arrays that all samples share (the identity, the weights
+of the first layer) have a first axis of length 1, and their gradients are summed over samples.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def robust_margins(net: Network, X: np.ndarray, y: np.ndarray, p: float, eps: fl
     Returns
     -------
     ndarray, shape (n, K)
-        0 in the class's own column.  Rounding is not bounded here; `backward_bound` does that.
+        0 in column y.  Rounding errors are not bounded here; `backward_bound` does that.
     """
     some = chunks(net, len(X), X.itemsize)
     parts = [forward(net, X[rows], y[rows], p, eps)[-1].bounds.lower for rows in some]
@@ -99,7 +99,7 @@ def robust_margins(net: Network, X: np.ndarray, y: np.ndarray, p: float, eps: fl
 def robust_loss_gradient(
     net: Network, X: np.ndarray, y: np.ndarray, p: float, eps: float
 ) -> tuple[float, float, Gradients]:
-    """Mean cross-entropy of the worst-case margins of a batch, and its gradient to the weights.
+    """Mean of ``log sum_c exp(-m_c)`` over a batch, and its gradient with respect to the weights.
 
     Parameters are those of `robust_margins`.
 
@@ -107,7 +107,7 @@ def robust_loss_gradient(
     -------
     value : float
     error : float
-        Share of samples whose class the bound does not prove on the whole ball.
+        Share of samples that are not certified: some margin bound m_c is not positive.
     gradients : list of (dW, db), one per affine layer
     """
     value, wrong = 0.0, 0
@@ -161,7 +161,7 @@ def backward(
     net: Network, X: np.ndarray, p: float, eps: float, cache: list[Cache],
     dmargins: np.ndarray, sums: Gradients,
 ) -> None:  # fmt: skip
-    """Add the gradients of the weights to `sums`, from that of the margins, (n, K)."""
+    """Add the gradient with respect to the weights to `sums`, from that of the margins, (n, K)."""
     relaxations = [parallel_relaxation(*layer.bounds) for layer in cache[:-1]]
     drelaxations = [Relaxation(*map(np.zeros_like, pair)) for pair in relaxations]
     dbounds = Bounds(dmargins, np.zeros_like(dmargins))
@@ -174,7 +174,7 @@ def backward(
 
 
 def _linear_bounds(net, X, p, eps, relaxations, functions):
-    """One layer forward: bounds of linear functions, (n or 1, m, units), behind k relaxations."""
+    """One layer forward: bounds of linear functions, (n or 1, m, units), of f_k (k from 0)."""
     A: list[np.ndarray] = [functions]
     G: list[np.ndarray] = []
     center = below = above = 0

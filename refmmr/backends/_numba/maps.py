@@ -90,8 +90,8 @@ class Maps:
             in memory that is used again afterwards.
         """
         if self.stored is not None:
-            stored = self.stored
-            threads.spread(lambda a, b: work(a, stored[a:b]), len(stored), least=LEAST)
+            maps = self.stored
+            threads.spread(lambda a, b: work(a, maps[a:b]), len(maps), least=LEAST)
             return
         stored = np.empty((len(self.parents), self.rows, self.size)) if self._fits else None
         for first, maps, begin, end in self._from_below():

@@ -1,4 +1,4 @@
-"""Draw the architecture, ``docs/_static/architecture.svg``: rooms, and who calls whom."""
+"""Draw the architecture, ``docs/_static/architecture.svg``: the packages, and their calls."""
 
 from pathlib import Path
 
@@ -18,11 +18,11 @@ BOXES = [
     (270, 20, 220, 58, "user", "command line", "cli/"),
     (520, 20, 220, 58, "user", "scikit-learn", "estimator.py"),
     (20, 120, 470, 62, "", "calls: arguments are checked",
-     "network, geometry, attacks, training, io"),
-    (520, 120, 220, 62, "", "in and out", "interop/, datasets/"),
+     "network, geometry, attacks, training/, io"),
+    (520, 120, 220, 62, "", "in and out", "interop/, datasets/, display/"),
     (20, 224, 220, 62, "", "certify/", "bounds/, evaluation/"),
     (270, 224, 220, 62, "", "regions/", "all regions, exactly"),
-    (520, 224, 220, 62, "", "_kernels.py, _backend.py", "what has twins; the switch"),
+    (520, 224, 220, 62, "", "_kernels.py, _backend.py", "functions with twins; the switch"),
     (20, 338, 470, 70, "book", "reference/: the book",
      "plain NumPy, one idea a file, no checks, no switch"),
     (520, 338, 220, 70, "fast", "backends/", "_numba, _cupy: faster twins"),

@@ -167,6 +167,9 @@ def certify(
 ) -> Certificates:
     """Bound the minimal adversarial perturbation of each point from below and from above.
 
+    It is ``min ||z - x||_p`` over the points z of the box that have another class than y (ties
+    count as another class).
+
     Parameters
     ----------
     net : Network
@@ -252,7 +255,7 @@ def certify(
         for start in range(0, len(X), size):
             rows = slice(start, start + size)
             begin = time.perf_counter()
-            part = bounds(
+            part = run_method(
                 chosen, net, X[rows], labels[rows], p, limits,
                 None if goal is None else goal[rows], options,
             )  # fmt: skip
@@ -267,7 +270,7 @@ def certify(
     )  # fmt: skip
 
 
-def bounds(
+def run_method(
     method: Method,
     net: Network,
     X: np.ndarray,
@@ -278,10 +281,10 @@ def bounds(
     options: Mapping[str, Any],
     known: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Bounds:
-    """Run a method on checked arguments.
+    """The bounds of one method, for checked arguments.
 
-    `known` are distances and adversarial examples, for a guided method; without them it gets those
-    of `_attacked`.
+    `known` are distances (n,) and adversarial examples (n, *input_shape) for a guided method; if
+    not given, they are those of `_attacked`.
     """
     arguments = {name: options[name] for name in method.options if name in options}
     if method.goal:
@@ -294,7 +297,10 @@ def bounds(
 
 
 def _attacked(net, X, y, p, box):
-    """Distances and adversarial examples: the region's where they are minimal, else an attack's."""
+    """Distances (n,) and adversarial examples (n, *input_shape) that are known before a search.
+
+    They are the projections of `region_bounds` where these are minimal, else those of the attack.
+    """
     found = region.region_bounds(net, X, y, p, box)
     upper, adversarial = found.upper.copy(), found.adversarial.copy()
     some = ~is_exact(found.lower, upper)

@@ -1,4 +1,4 @@
-"""Data sets: those of the tutorials and of the paper, files of other sources, and arrays."""
+"""Data sets: those of the tutorials and of the paper, files in common formats, and arrays."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def load(
     Parameters
     ----------
     name : {"digits", "moons", "mnist", "fashion-mnist", "cifar10", "gtsrb"} or path-like
-        ``digits``: scikit-learn's 1,797 digits of 8x8 pixels, a fixed stratified fifth as test.
+        ``digits``: scikit-learn's 1,797 digits of 8x8 pixels, a stratified fifth for the test.
         ``moons``: scikit-learn's two moons, 2-D, 2,000 points, half for the test.
         ``mnist``, ``fashion-mnist``: 70,000 images of 28x28 pixels.
         ``cifar10``: 60,000 images of 3x32x32 pixels.
         ``gtsrb``: 51,839 images of traffic signs, resized to 3x32x32 pixels.
 
-        Or the path of something else:
+        Or the path of other data:
 
         - a folder of four IDX files, gzip or not, as MNIST comes in;
         - a folder or ``.tar.gz`` archive of CIFAR-10, the binary version or the one for Python
@@ -77,7 +77,7 @@ def load(
     crop : bool
         For GTSRB: only the sign instead of the whole image, which has a margin of a tenth.
     progress : bool, optional
-        Show a progress bar for what takes long; if not given, on a terminal only.
+        Show a progress bar for downloads and images; if not given, on a terminal only.
 
     Returns
     -------

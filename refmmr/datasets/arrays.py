@@ -86,12 +86,13 @@ def from_arrays(
         points are not changed.  None: not checked.
     classes : sequence, optional
         The labels in the order of their classes, for example ``range(10)`` where not all of the
-        ten digits are in y.  If not given, the labels that there are, sorted: labels that are
-        0, ..., K - 1 stay what they are.
+        ten digits are in y.  If not given, the distinct labels of y, sorted: labels that are
+        0, ..., K - 1 are then the classes.
     test_size : float
         The share of the test points, where they are split off.
     rng : int, numpy.random.Generator or None
-        Source of the choice of these points: a seed or a generator; None for others each time.
+        Source of the choice of these points: a seed or a generator; None for another choice at
+        each call.
     name : str
 
     Returns
@@ -206,7 +207,7 @@ def _points(name: str, X: Any, box: Any) -> np.ndarray:
 
 def _labels(name: str, y: Any, n: int) -> list[Any]:
     labels = _as_array(name, y)
-    # NumPy makes text of numbers beside text, and takes zeros from the end of text.
+    # NumPy converts numbers beside text to text, and strips zero bytes from the end of text.
     if labels.dtype.kind in "US" and isinstance(y, (list, tuple)):
         labels = np.array(y, dtype=object)
     if labels.shape == (n, 1):
@@ -259,7 +260,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name}: expected an array, got a ragged sequence") from error
-    # A tensor that records gradients, or is on another device, refuses in a way of its own.
+    # A tensor that records gradients, or is on another device, raises an exception of its own.
     except Exception as error:
         raise TypeError(
             f"{name}: expected something that NumPy can read, got {type(value).__name__} ({error})"

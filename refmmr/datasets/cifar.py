@@ -15,7 +15,7 @@ from refmmr.datasets.pickles import read_batch
 
 __all__ = ["is_cifar", "read_cifar"]
 
-# Binary first: it is the simpler one.
+# Binary first: its reader is the simpler one.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     ".bin": (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
     "": (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
@@ -77,7 +77,7 @@ def is_cifar(folder: Path) -> bool:
 
 
 def _batches_of_folder(folder: Path) -> dict[str, Callable[[], bytes]]:
-    """For every batch a function that reads it."""
+    """A function for each batch that reads it."""
     for inner in ("", *FOLDERS):
         for files in LAYOUTS.values():
             paths = {file: folder / inner / file for file in files}

@@ -25,7 +25,7 @@ class Home(NamedTuple):
 # The addresses and sums are those of torchvision.datasets (MNIST, FashionMNIST, GTSRB); the sums of
 # Fashion-MNIST are also in the README of its repository, that of CIFAR-10 on its home page.
 HOMES = {
-    # The mirror of PyTorch; the first home of MNIST does not always answer.
+    # PyTorch's mirror: the original server of MNIST is often unavailable.
     "mnist": Home(
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         {
@@ -59,7 +59,7 @@ HOMES = {
         },
     ),
 }
-# In the folder of all data; the first are our names, the others those that other libraries use.
+# In the folder of all data: this library's names first, then those that other libraries use.
 PLACES = {
     "mnist": ("mnist", "MNIST/raw"),
     "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw"),
@@ -118,7 +118,7 @@ def locate(
     FileNotFoundError
         It says which files to put where.
     ValueError
-        For a download that is not what it should be; nothing of it is kept.
+        For a download with another checksum, or too large; nothing of it is kept.
     """
     if data is not None:
         found = _place(name, Path(data))
@@ -262,6 +262,6 @@ def unpack(archive: Path, folder: Path) -> None:
                     shutil.copyfileobj(source, file)
     except OSError:
         raise
-    # What zipfile raises for damaged archives can be nearly anything.
+    # zipfile can raise nearly any exception for a damaged archive.
     except Exception as error:
         raise ValueError(f"{archive}: {error}") from error

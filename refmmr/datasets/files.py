@@ -30,11 +30,11 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
 
 
 def inside(folder: Path, name: str, source: str) -> Path:
-    """The path of a file that a table or an archive names, which must not leave the folder.
+    """The path of a file that a table or an archive names, which must lie in the folder.
 
-    Neither an absolute path does, nor one with ``..``, nor one through a link to elsewhere.
+    Absolute paths, paths with ``..`` and links that lead out of the folder are refused.
     """
-    # A path of Windows is split at both kinds of slash, and knows drives.
+    # PureWindowsPath splits at both kinds of slash, and recognises drives.
     parts = PureWindowsPath(name)
     path = folder.joinpath(*parts.parts)
     if (

@@ -208,7 +208,7 @@ def _image(sign: Sign, crop: bool) -> np.ndarray:
                 raise ValueError(f"the sign at {box} of {width}x{height} pixels")
             pixels = image.convert("RGB").crop(box)
             pixels = pixels.resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-    # What Pillow raises for a damaged file can be nearly anything.
+    # Pillow can raise nearly any exception for a damaged file.
     except Exception as error:
         raise ValueError(f"{sign.path}: expected a PPM or PNG image, got {error}") from error
     return np.asarray(pixels).transpose(2, 0, 1)

@@ -90,7 +90,7 @@ def read_batch(content: bytes, source: str) -> tuple[np.ndarray, list[int]]:
         if not all(type(label) is int for label in labels):
             raise ValueError("labels that are no integers")
         return data.values(), labels
-    # What pickletools and a damaged program raise can be nearly anything.
+    # pickletools, and a damaged program, can raise nearly any exception.
     except Exception as error:
         raise ValueError(
             f"{source}: expected a pickle of a dictionary with 'data' and 'labels', no code, got "
@@ -106,7 +106,7 @@ def _text(value: Any) -> str:
 
 
 class _Reader:
-    """The stack machine, without the instructions that act."""
+    """The stack machine, without the instructions that import or call."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []

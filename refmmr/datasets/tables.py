@@ -21,7 +21,7 @@ MAX_NPZ_BYTES = 2**31
 def read_npz(path: Path, box: Any, **options: Any) -> Halves:
     """Read ``X`` and ``y``, or ``X_train``, ``y_train``, ``X_test`` and ``y_test``.
 
-    Images of uint8 are divided by 255 where the box is [0, 1].  What else is in the file is not
+    Images of uint8 are divided by 255 where the box is [0, 1].  Other arrays of the file are not
     read; nothing is unpickled.
 
     Parameters

@@ -1,8 +1,8 @@
 """From the operations of another library's network to a network of this one.
 
-Here a ReLU follows every affine layer but the last, and there is nothing else.  Other libraries
-have normalised inputs, batch normalisation, separate biases, and affine layers without a ReLU
-between them.  All of these are affine maps, so they are folded: multiplied into an adjacent layer.
+In this library a network is a chain of affine layers with a ReLU after each but the last.  Other
+libraries have normalised inputs, batch normalisation, separate biases, and affine layers without a
+ReLU between them.  All of these are affine maps, so they are folded into an adjacent layer.
 A product rounds, and a certificate is about the network that was loaded, so folded layers are in
 float64, unless their weights are float32 numbers anyway.
 """
@@ -23,14 +23,14 @@ from refmmr.reference.layers import Layer
 __all__ = ["Assembly"]
 
 MAX_WEIGHTS = 2**27
-"""Largest dense matrix that a convolution or a product is written as: 1 GiB in float64."""
+"""Entries of a dense matrix in place of a convolution or a product of layers: 1 GiB in float64."""
 
 
 class Assembly:
-    """A network put together from one operation after the other.
+    """Builds a network from a sequence of operations.
 
-    Every method appends an operation; `where` names it in errors.  `shape` is the shape of the
-    output so far, of one sample.
+    Every method but `network` appends an operation; `where` names it in errors.  `shape` is the
+    shape of the output so far, of one sample.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class Assembly:
         self._close(where)
 
     def flatten(self, where: str) -> None:
-        """Add a flattening to a vector, channel by channel, row by row; none if it is one."""
+        """Add a flattening, channel by channel and row by row; a vector stays as it is."""
         if self._layer is not None:
             self._flatten_after = True
         elif not self._flat:
@@ -126,7 +126,7 @@ class Assembly:
             self._factors = factor.reshape(-1), shift.reshape(-1)
 
     def network(self) -> Network:
-        """The network of everything added (once); the last operation gives the logits."""
+        """Build the network, once all operations are added; the last one gives the logits."""
         if self._layer is None and self._factors is None:
             self._refuse("output", "expected a layer with weights at the end, for the logits")
         if len(self.shape) != 1:
@@ -138,7 +138,10 @@ class Assembly:
             raise ValueError(f"{self.source}: {error}") from error
 
     def _attach(self, layer: Linear | Conv2d, where: str) -> None:
-        """Make a layer the open one, with the map since the last ReLU folded in."""
+        """Make a layer the open one: later affine maps are folded into it until a ReLU closes it.
+
+        The affine map since the last ReLU is folded into it first.
+        """
         if self._layer is not None:
             before = self._dense(self._layer, self._shape_before, where)
             after = self._dense(layer, self.shape, where)

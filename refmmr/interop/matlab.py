@@ -66,10 +66,10 @@ def read(
         in the order of the file; for a convolutional one the largest square image that fits its
         first dense layer (28 for the authors' MNIST, 32 for their CIFAR-10).
     stride, padding : optional
-        As in `refmmr.Conv2d`, a list with one for each convolution; the files do not tell.  All
+        As in `refmmr.Conv2d`, a list with one for each convolution; the files do not store it.  All
         networks of the authors and of MIPVerify's examples have stride 2 and TensorFlow's "same".
     flatten : {"NCHW", "NHWC"}, optional
-        In which order the first dense layer reads an image.  If not given: NHWC in the files of the
+        Order in which the first dense layer reads an image.  If not given: NHWC in the files of the
         authors, NCHW in those of MIPVerify (its ``Flatten([1, 3, 2, 4])``, as for WK17a).  Files
         that the authors' code writes for MIPVerify (``*_mip.mat``) have the names of the latter
         and the order of the former (``Flatten([1, 4, 3, 2])``): pass ``flatten="NHWC"`` for them.
@@ -160,7 +160,7 @@ def _assembled(
 
 
 def _turned(W: np.ndarray, name: str, source: str) -> np.ndarray:
-    """Weights with the outputs first."""
+    """Weights of TensorFlow's layout, with the axis of outputs first."""
     if W.ndim not in (2, 4) or 0 in W.shape:
         raise ValueError(f"{source}: {name}: expected 2 or 4 axes, got shape {W.shape}")
     return np.ascontiguousarray(W.T if W.ndim == 2 else W.transpose(3, 2, 0, 1))

@@ -26,7 +26,7 @@ FORMAT = "refmmr-network"
 VERSION = 1
 
 MAX_BYTES = 2**30
-"""What all arrays of a file by others may take in memory."""
+"""Bytes of all arrays of a file that this library did not write."""
 
 
 def read(path: Path, **options: Any) -> Network:
@@ -60,7 +60,7 @@ def write(net: Network, path: Path) -> None:
 
 
 def network_arrays(net: Network) -> dict[str, Any]:
-    """Everything that makes a network, as arrays by name."""
+    """Weights, layers and input shape of a network, as arrays by name."""
     arrays: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -78,7 +78,7 @@ def network_from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> Networ
         described = json.loads(str(arrays["layers"]))
         layers = [_rebuild(i, options, arrays) for i, options in enumerate(described)]
         return Network(layers, [int(size) for size in arrays["input_shape"]])
-    # What is in the file can be of any kind, and fail in as many ways.
+    # A damaged description can raise any exception here.
     except Exception as error:
         raise ValueError(f"{source}: expected a network, got a damaged one ({error})") from error
 
@@ -106,4 +106,4 @@ def _is_foreign(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return "format.npy" not in archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
-        return False  # damaged: the reader of our own format says how
+        return False  # damaged: `read_npz` raises the error

@@ -13,7 +13,7 @@ from refmmr.interop.onnx_tensors import Tensors, quote
 __all__ = ["Constants", "Sizes", "shape_text"]
 
 MAX_SHAPE_LENGTH = 8
-"""Numbers of a shape that a graph computes: without a limit it could double in every node."""
+"""Numbers of a shape that a graph computes: without a limit they could double in every node."""
 
 
 class Sizes(NamedTuple):

@@ -10,7 +10,7 @@ Folded into the layers beside them, in float64
     BatchNormalization, and Add, Sub, Mul and Div with constants: biases, normalised inputs.
 Left out
     Identity, Dropout, and a Softmax or LogSoftmax at the very end: the network gives the logits
-    before it, which the same class wins by the same margin.
+    before it, which are largest for the same class.
 
 Everything else is refused by the name of the operator and of its node.  Weights may be float16,
 bfloat16 (both become float32), float32 or float64; they may lie in a file in the model's folder.
@@ -38,7 +38,7 @@ from refmmr.network import Conv2d, Linear, Network
 __all__ = ["from_bytes", "read", "write"]
 
 OPSET, IR_VERSION = 17, 8
-"""Versions of what is written, of 2022, which runtimes in use read."""
+"""Versions of the files written: of 2022, which current runtimes read."""
 
 
 def read(path: str | os.PathLike[str], input_shape: Sequence[int] | None = None) -> Network:
@@ -108,7 +108,7 @@ def from_bytes(
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
-    # Its class is protobuf's own business, a package that this library does not import.
+    # protobuf raises a class of its own, and this library does not import that package.
     except Exception as error:
         raise ValueError(f"{source}: expected an ONNX model, got damaged bytes") from error
     # What overflows is refused where the layers are made.

@@ -68,7 +68,7 @@ def read_graph(
 
 
 def _check_model(model: Any, source: str) -> int:
-    """Refuse what a chain does not have; return the version of the operators."""
+    """Refuse a model that cannot be a chain of operators; return the version of the operators."""
     from onnx import defs
 
     graph = model.graph

@@ -119,7 +119,7 @@ def _walk(
                 raise ValueError("bytes that end too early")
             if field is not None and field.message_type is not None:
                 _walk(content, start, start + size, field.message_type, depth - 1, counter)
-            # Protobuf gives bytes for a string that is none.
+            # Protobuf returns bytes for a string that is not UTF-8.
             elif field is not None and field.type == field.TYPE_STRING:
                 _check_text(content[start : start + size])
             start += size
@@ -137,7 +137,7 @@ def _check_text(text: bytes) -> None:
 
 
 def _varint(content: bytes, start: int, stop: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and the position of its end."""
+    """A varint (seven bits a byte, lowest first), and the position behind it."""
     value = 0
     for shift, byte in enumerate(content[start : min(start + 10, stop)]):
         value |= (byte & 127) << 7 * shift
@@ -147,7 +147,7 @@ def _varint(content: bytes, start: int, stop: int) -> tuple[int, int]:
 
 
 class Tensors:
-    """Makes arrays of the tensors of one file.
+    """Reads the tensors of one file as arrays.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ class Tensors:
         return shape
 
     def _data(self, tensor: Any, kind: _Kind, count: int, where: str) -> np.ndarray:
-        """The numbers in a row, `count` of them."""
+        """The flat array of `count` numbers."""
         if tensor.HasField("segment"):
             refuse(self.source, where, "expected a whole tensor, got a segment")
         size = count * np.dtype(kind.code).itemsize

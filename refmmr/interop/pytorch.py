@@ -136,7 +136,7 @@ def _check_kind(where: str, module: Any) -> None:
 
 
 def _kind(module: Any) -> str:
-    """Name of a module's class, qualified unless it is PyTorch's own."""
+    """Name of a module's class; qualified, unless the class is one of PyTorch."""
     kind = type(module)
     if kind.__module__.startswith("torch.nn.modules."):
         return kind.__name__
@@ -278,7 +278,7 @@ def _bias(where: str, module: Any, W: np.ndarray) -> np.ndarray:
 
 
 def _array(where: str, tensor: Any) -> np.ndarray:
-    """A copy in NumPy; what is narrower than float32 is widened, which changes no value."""
+    """A copy in NumPy; floats narrower than float32 are widened, which changes no value."""
     if tensor.is_meta:
         raise ValueError(f"module: {where}: expected weights, got none on the device meta")
     tensor = tensor.detach().cpu()

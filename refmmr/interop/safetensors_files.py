@@ -123,7 +123,7 @@ def _own(arrays: dict[str, np.ndarray], about: dict[str, str], path: Path) -> Ne
             for short, long in (("W", "weight"), ("b", "bias"))
         }
         shape = np.array(json.loads(about["input_shape"]), dtype=np.int64)
-    # The texts can be of any kind, and fail in as many ways.
+    # Damaged metadata can raise any exception here.
     except Exception as error:
         raise ValueError(f"{path}: expected a network, got a damaged one ({error!r})") from error
     named |= {"layers": np.array(about["layers"]), "input_shape": shape}

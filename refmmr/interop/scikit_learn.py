@@ -22,7 +22,7 @@ def from_sklearn(model: Any) -> Network:
     ----------
     model : MLPClassifier, MMRClassifier or Pipeline
         An MLPClassifier with ReLUs, or a pipeline of scalers and one: the scalers are folded into
-        the first layer, so that radii are in units of what goes into the pipeline.
+        the first layer, so that radii are in units of the inputs of the pipeline.
 
     Returns
     -------

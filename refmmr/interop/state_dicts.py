@@ -1,4 +1,4 @@
-"""Networks from state dicts: weights by name, as PyTorch's modules give and take them.
+"""Networks from state dicts: weights by name, as PyTorch's ``state_dict()`` returns them.
 
 A state dict holds the weights, not the operations between them.  Those are assumed to be as in the
 networks of the paper: a ReLU after every layer but the last (after its batch normalisation, where
@@ -28,7 +28,7 @@ MAX_IMAGE_SIDE = 1024
 """Without an input shape, square images of up to this side are tried."""
 
 MAX_MODULES = 256
-"""Modules of a state dict: the search for their order takes time with the square of it."""
+"""Modules of a state dict: the time of the search for their order grows with the square of this."""
 
 MAX_TRIES = 2000
 """Steps of the search for the order of modules, which can take exponentially many."""
@@ -384,7 +384,7 @@ def fitting_sides(layers: Sequence[Conv2d], n_outputs: int) -> list[int]:
 
 
 class Step(NamedTuple):
-    """A module of the ``Sequential`` that a network is."""
+    """A module of the ``Sequential`` that is the same function as a network."""
 
     kind: str  # "pad", "conv", "linear", "flatten" or "relu"
     layer: Any  # Linear, Conv2d, Flatten or None

@@ -113,7 +113,7 @@ def read(out: str | os.PathLike[str]) -> tuple[dict[str, Any], list[dict[str, An
     ------
     FileNotFoundError
     ValueError
-        For a file that is damaged or of something else.
+        For a damaged file, or one of another format.
     """
     header, records, _ = _parse(place(out))
     return header, records
@@ -156,12 +156,12 @@ class Writer:
     marks : mapping
         The `fingerprint`.
     extra : mapping
-        More for the header, not compared.
+        Further entries of the header, which are not compared.
 
     Raises
     ------
     ValueError
-        When the file belongs to another computation, or is none of refmmr's.
+        When the file belongs to another computation, or holds no records of refmmr.
     RuntimeError
         When another process is writing to it.
     """
@@ -219,7 +219,7 @@ class Writer:
 
 
 def _lock(file: int, path: Path) -> None:
-    """Two runs must not append to one file; the system releases the lock of a dead process."""
+    """Lock a file, so that one run appends to it; the lock of a dead process is released."""
     try:
         import fcntl
     except ImportError:  # not on every system

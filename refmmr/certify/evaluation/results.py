@@ -39,7 +39,7 @@ class Settled(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What all three kinds of results have in common."""
+    """The fields and methods that all three kinds of results share."""
 
     test_error: float
     misclassified: np.ndarray

@@ -1,4 +1,4 @@
-"""One evaluation: points in blocks through the methods, and records of what came out."""
+"""One evaluation: the methods run on blocks of points, and each point gets a record."""
 
 from __future__ import annotations
 
@@ -58,9 +58,10 @@ class Run:
         self.adversarial = np.full(X.shape, np.nan)
 
     def records_in(self, out: Any, rng: Any, eps: Any) -> Any:
-        """A context with the writer of the records, after taking those that it has; None without.
+        """A context with the writer of records to `out`; an empty context if `out` is None.
 
-        `eps` is the radius, a list of radii, an array with one for each point, or None.
+        Points that the file has already are taken over.  `eps` is the radius, a list of radii, an
+        array with one for each point, or None.
         """
         if out is None:
             return nullcontext()
@@ -101,7 +102,7 @@ class Run:
         elif record["misclassified"]:
             self.adversarial[i] = self.X[i]
 
-    def improve(self, work: workers.Run) -> Iterator[dict[str, Any]]:
+    def improve(self, work: workers.RunTasks) -> Iterator[dict[str, Any]]:
         """Run the methods; yields the record of each point as soon as it is done."""
         # Batched methods take fixed blocks of points; the others one point at a time.
         phases = [
@@ -132,7 +133,7 @@ class Run:
                 waiting += [_rows(block, np.array(undecided))] if undecided else []
 
     def _blocks(self) -> list[Block]:
-        """The blocks with a point that is not done; whole ones, for the sake of the last digit."""
+        """Whole blocks with a point that is not done: another size could change the last digit."""
         blocks = []
         for start in range(0, len(self.X), BLOCK):
             points = np.arange(start, min(start + BLOCK, len(self.X)))
@@ -200,7 +201,7 @@ class Run:
         return self.lower[:, None] > self.radii, self.upper[:, None] <= self.radii
 
     def summary(self) -> dict[str, Any]:
-        """The fields that all results have."""
+        """The fields of `results.Result`, by name."""
         lower, upper = self.lower, self.upper
         misclassified = np.array([row["misclassified"] for row in self.rows])
         one_radius = self.radii is not None and self.radii.shape[1] == 1

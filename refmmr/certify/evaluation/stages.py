@@ -24,7 +24,7 @@ from refmmr.reference import pgd
 
 
 class Problem(NamedTuple):
-    """What all points have in common."""
+    """Network, norm, box and options: the same for all points."""
 
     net: Network
     p: float
@@ -122,14 +122,18 @@ def _decide(problem: Problem, name: str, block: Block, rows: np.ndarray) -> None
         _call(problem, name, block, some, np.nextafter(block.eps[some, pick], np.inf))
         tried[active, pick] = True
         if not method.finds:
-            # A radius that is not proved rules out proofs of larger ones.
+            # Where a radius is not proved, larger ones are not either.
             for i, j in zip(active, pick, strict=True):
                 if block.lower[rows[i]] <= block.eps[rows[i], j]:
                     tried[i, j:] = True
 
 
 def _next(undecided: np.ndarray, tried: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The middle one of the undecided radii; those below one that stayed undecided come first."""
+    """Rows with a radius to try, and its column: the middle of the undecided radii not yet tried.
+
+    Radii below one that a method tried without success come first: a smaller ball is easier to
+    decide.
+    """
     active, pick = [], []
     for i in np.flatnonzero((undecided & ~tried).any(axis=1)):
         waiting = np.flatnonzero(undecided[i] & ~tried[i])
@@ -143,7 +147,7 @@ def _next(undecided: np.ndarray, tried: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _call(problem, name, block, rows, goal):
     known = block.upper[rows], block.adversarial[rows]
-    found = api.bounds(
+    found = api.run_method(
         problem.methods[name], problem.net, block.X[rows], block.y[rows], problem.p, problem.box,
         goal, problem.options, known if np.isfinite(known[0]).any() else None,
     )  # fmt: skip
@@ -178,7 +182,7 @@ def _attack(problem: Problem, block: Block, rows: np.ndarray) -> None:
 
 def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:
     """PGD with restarts at one radius, until an adversarial example is verified."""
-    slightly_less = eps * (1 - 1e-12)  # rounding must carry no example beyond eps
+    slightly_less = eps * (1 - 1e-12)  # so that no rounded example lies beyond eps
     step = 2 * slightly_less / problem.pgd_steps
     for restart in range(problem.restarts):
         X, y = block.X[rows], block.y[rows]

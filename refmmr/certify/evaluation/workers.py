@@ -24,7 +24,8 @@ from refmmr._backend import get_backend, use_backend
 
 Work = Callable[[Any, Any], Any]
 """A function of a module: (problem, task) -> result."""
-Run = Callable[[Work, Any, Sequence[Any]], Iterator[Any]]
+RunTasks = Callable[[Work, Any, Sequence[Any]], Iterator[Any]]
+"""Runs a function on all tasks of a problem: (work, problem, tasks) -> results, in any order."""
 
 CONNECT = 10
 """Seconds to wait for a scheduler, which replies within milliseconds on a local network."""
@@ -37,7 +38,7 @@ AHEAD = 4
 
 
 @contextmanager
-def pool(n_jobs: int = 1, dask: str | None = None) -> Iterator[Run]:
+def pool(n_jobs: int = 1, dask: str | None = None) -> Iterator[RunTasks]:
     """A context with a function that runs tasks on workers and yields their results.
 
     Parameters
@@ -116,7 +117,7 @@ def _unpack(token: str, packed: np.ndarray) -> Any:
 
 
 @contextmanager
-def _cluster(address: str, n_jobs: int) -> Iterator[Run]:
+def _cluster(address: str, n_jobs: int) -> Iterator[RunTasks]:
     """Workers of a Dask cluster.
 
     Tasks are futures, not calls of joblib's Dask backend: then the scheduler gives the task of a

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from helpers import random_biases
 from matplotlib import image
 
 import refmmr as rm
@@ -160,14 +161,6 @@ class Browser:
         return [event for event in self.events if event.get("method") in methods]
 
 
-def network(*sizes):
-    """Random weights and biases, except for the logits': so that every class wins somewhere."""
-    rng = np.random.default_rng(1)
-    net = rm.Network.mlp(sizes, rng=1)
-    hidden = [(W, rng.normal(size=b.shape) / 2) for W, b in net.parameters[:-1]]
-    return net.with_parameters([*hidden, net.parameters[-1]])
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     browser = Browser(tmp_path_factory.mktemp("profile"))
@@ -177,7 +170,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cx():
-    return rm.enumerate_regions(network(2, 7, 6, 3), rm.Box([-2, -2], [2, 2]), progress=False)
+    return rm.enumerate_regions(random_biases(2, 7, 6, 3), rm.Box([-2, -2], [2, 2]), progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,7 @@ def test_affine_inside_the_region(case, seed):
     directions = np.random.default_rng(seed).standard_normal((5, x.size))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     Z = x + 0.99 * room(net, x) * directions.reshape(5, *x.shape)
+    assert_array_equal(region.x, x.ravel())
     assert region.contains(Z, tolerance=1e-12).all()
     assert_allclose(region.logits(Z), net(Z), rtol=1e-10, atol=1e-10)
     flat_Z = Z.reshape(5, -1)

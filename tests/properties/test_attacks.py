@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import length
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -10,10 +11,6 @@ from refmmr import testing
 from refmmr.reference import pgd
 
 DUAL = {1: np.inf, 2: 2, np.inf: 1}
-
-
-def length(delta, p):
-    return np.linalg.norm(delta.reshape(len(delta), -1), p, axis=1)
 
 
 @st.composite

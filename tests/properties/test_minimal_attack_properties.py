@@ -1,6 +1,7 @@
 """Laws of the minimal-norm attack: genuine examples, never nearer than what is certified."""
 
 import numpy as np
+from helpers import length
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -10,10 +11,6 @@ from refmmr.attacks import minimal_attack
 from refmmr.exact import exact_network, fractions
 
 NETWORKS = testing.networks() | testing.conv_networks()
-
-
-def length(delta, p):
-    return np.linalg.norm(delta.reshape(len(delta), -1), p, axis=1)
 
 
 @settings(max_examples=60)

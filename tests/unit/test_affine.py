@@ -71,22 +71,6 @@ def test_border_units_of_a_padded_convolution_have_truncated_rows():
     assert_array_equal(V[2, 2], [[0, 0, 0], [0, 1, 2], [0, 4, 5]])
 
 
-def test_images_are_laid_out_as_flatten_does():
-    rng = np.random.default_rng(0)
-    net = Network(
-        [
-            Conv2d(rng.standard_normal((2, 2, 2, 2)), [0.5, -0.5]),
-            Flatten(),
-            Linear(np.eye(4), [0] * 4),
-        ],
-        (2, 2, 3),
-    )
-    x = rng.standard_normal((2, 2, 3))
-    region = linear_region(net, x)
-    assert_array_equal(region.x, x.ravel())
-    np.testing.assert_allclose(region.logits(x[None]), net(x[None]), rtol=1e-13)
-
-
 def test_probes_of_the_first_layer_are_shared():
     X = np.array([[1.0, -2], [0, -1], [5, 5]])
     cache = NET.forward(X)

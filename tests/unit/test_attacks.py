@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers import length
 
 import refmmr as rm
 from refmmr.reference import loss
 
 NORMS = [1, 2, np.inf]
-
-
-def length(delta, p):
-    return np.linalg.norm(delta.reshape(len(delta), -1), p, axis=1)
 
 
 @pytest.fixture
@@ -127,9 +124,6 @@ def test_restarts_are_never_worse(net, batch, p):
     assert (margins[1] <= margins[0]).all()
     assert (margins[2] <= margins[1]).all()
     assert (margins[2] < margins[0]).any()
-    for Z in runs:
-        assert (length(Z - X, p) <= 0.3 * (1 + 1e-12)).all()
-        assert ((Z >= 0) & (Z <= 1)).all()
 
 
 def test_deterministic(net, batch):

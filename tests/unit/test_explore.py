@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import random_biases
 
 import refmmr as rm
 from refmmr.regions import explore as explorer
@@ -17,17 +18,9 @@ from refmmr.regions.explore import Explorer, explore
 TYPES = {"Float64Array": "<f8", "Uint32Array": "<u4", "Uint8Array": "u1"}
 
 
-def network(*sizes):
-    """Random weights and biases, except for the logits': so that every class wins somewhere."""
-    rng = np.random.default_rng(1)
-    net = rm.Network.mlp(sizes, rng=1)
-    hidden = [(W, rng.normal(size=b.shape) / 2) for W, b in net.parameters[:-1]]
-    return net.with_parameters([*hidden, net.parameters[-1]])
-
-
 @pytest.fixture(scope="module")
 def cx():
-    net = network(2, 7, 6, 3)
+    net = random_biases(2, 7, 6, 3)
     return rm.enumerate_regions(net, rm.Box([-2, -1], [2, 3]), progress=False)
 
 
@@ -193,7 +186,7 @@ class Sized:
 
 @pytest.mark.parametrize("sizes", [(2, 3), (2, 3, 1)])
 def test_small_networks(sizes):
-    cx = rm.enumerate_regions(network(*sizes), rm.Box([0, 0], [1, 1]), progress=False)
+    cx = rm.enumerate_regions(random_biases(*sizes), rm.Box([0, 0], [1, 1]), progress=False)
     page = content(explore(cx).html)
     assert page["regions"] == len(cx)
     assert page["layers"] == list(sizes[1:-1])

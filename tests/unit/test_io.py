@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers import bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,12 +37,6 @@ NETWORKS = {
     "conv float32": conv(1, np.float32),
     "lenet": rm.Network.lenet_small((1, 8, 8), 3, rng=0),
 }
-
-
-def bits(net):
-    """Everything that makes a network, comparable bit by bit."""
-    parameters = [(a.dtype, a.shape, a.tobytes()) for pair in net.parameters for a in pair]
-    return repr(net), net.input_shape, net.dtype, parameters
 
 
 @pytest.fixture

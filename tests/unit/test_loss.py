@@ -50,17 +50,3 @@ def test_gradients_through_a_network_by_hand():
     logits, gradient = input_gradient(net, x, np.array([1]))
     assert_allclose(logits, [[np.log(3), 0]])
     assert_allclose(gradient, [[0.75]])
-
-
-def test_mean_over_the_batch_for_weights_but_own_loss_for_inputs():
-    net = Network.mlp([3, 5, 2], rng=0)
-    x, y = np.ones((1, 3)), np.array([1])
-    value, gradients = loss_gradient(net, x, y)
-    twice_value, twice_gradients = loss_gradient(net, np.repeat(x, 2, 0), np.repeat(y, 2))
-    assert twice_value == pytest.approx(value, rel=1e-15)
-    for pair, twice_pair in zip(gradients, twice_gradients, strict=True):
-        for one, two in zip(pair, twice_pair, strict=True):
-            assert_allclose(two, one, rtol=1e-13)
-    gradient = input_gradient(net, x, y)[1]
-    twice = input_gradient(net, np.repeat(x, 2, 0), np.repeat(y, 2))[1]
-    assert_allclose(twice, np.repeat(gradient, 2, 0), rtol=1e-13)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import RADII_OF_SIMPLE, SIMPLE, network
 
 import refmmr as rm
 from refmmr._examples import surely_misclassified
@@ -11,30 +12,7 @@ from refmmr.attacks import minimal_attack
 NORMS = [1, 2, np.inf]
 
 
-def network(*parameters):
-    """Dense layers from pairs (W, b)."""
-    return rm.Network([rm.Linear(W, b) for W, b in parameters], len(parameters[0][0][0]))
-
-
-# One hyperplane, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
-SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
-
-
-@pytest.mark.parametrize(
-    ("p", "box", "radius"),
-    [
-        # margin 4 at (1, 0.5), gradient (3, 4).
-        (1, None, 1.0),
-        (2, None, 0.8),
-        (np.inf, None, 4 / 7),
-        # In [0, 1]^2 the second coordinate can fall by 0.5 only: it gains 2, the first the rest.
-        (1, (0, 1), 0.5 + 2 / 3),
-        (2, (0, 1), np.hypot(0.5, 2 / 3)),
-        (np.inf, (0, 1), 2 / 3),
-        # Here it cannot fall at all.
-        (2, (np.array([-1.0, 0.5]), 1), 4 / 3),
-    ],
-)
+@pytest.mark.parametrize(("p", "box", "radius"), RADII_OF_SIMPLE)
 def test_by_hand(p, box, radius):
     X = np.array([[1.0, 0.5]])
     Z, distances = minimal_attack(SIMPLE, X, [0], p, box=box)

@@ -113,20 +113,6 @@ def test_gradient_of_the_two_nearest_by_hand():
     assert not dW2.any()
 
 
-def test_mean_over_the_batch():
-    value, gradients = rm.mmr_gradient(NET, [[3], [1]], [1, 0], gamma_b=4, gamma_d=2, k_b=2)
-    assert value == pytest.approx(
-        rm.mmr(NET, [[3], [1]], [1, 0], gamma_b=4, gamma_d=2, k_b=2).value.mean(), rel=1e-15
-    )
-    singles = [
-        rm.mmr_gradient(NET, [[x]], [y], gamma_b=4, gamma_d=2, k_b=2)[1]
-        for x, y in [(3, 1), (1, 0)]
-    ]
-    for mean, one, two in zip(gradients, *singles, strict=True):
-        assert_allclose(mean[0], (one[0] + two[0]) / 2, rtol=1e-14)
-        assert_allclose(mean[1], (one[1] + two[1]) / 2, rtol=1e-14)
-
-
 @pytest.mark.parametrize(
     ("p", "expected"), [(1, [0, -1, 0]), (2, [0.6, -0.8, 0]), (INF, [1, -1, 0])]
 )

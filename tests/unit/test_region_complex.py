@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from helpers import units
 
 import refmmr as rm
 from refmmr.reference import class_pieces
@@ -22,13 +23,6 @@ def network(sizes, seed=0):
     rng = np.random.default_rng(seed)
     layers = [rm.Linear(rng.normal(size=(m, n)), rng.normal(size=m)) for n, m in pairwise(sizes)]
     return rm.Network(layers, sizes[0])
-
-
-def units(W, b, *more):
-    """A network with these units in its first layer; its output is their sum."""
-    pairs = [(W, b), *more]
-    pairs.append((np.ones((1, len(pairs[-1][1]))), [0]))
-    return rm.Network([rm.Linear(W, b) for W, b in pairs], len(W[0]))
 
 
 def box(n):

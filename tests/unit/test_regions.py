@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import units
 
 import refmmr as rm
 from refmmr.reference import enumeration as reference
@@ -10,13 +11,6 @@ from refmmr.testing import exact_network
 
 UNIT = rm.Box([0, 0], [1, 1])
 AROUND = rm.Box([-1, -1], [1, 1])
-
-
-def units(W, b, *more):
-    """A network on the plane with these units in its first layer; its output is their sum."""
-    pairs = [(W, b), *more]
-    pairs.append((np.ones((1, len(pairs[-1][1]))), [0]))
-    return rm.Network([rm.Linear(W, b) for W, b in pairs], 2)
 
 
 def exact_cells(net, domain):

@@ -5,6 +5,7 @@ from math import comb
 
 import numpy as np
 import pytest
+from helpers import units
 from scipy.optimize import linprog
 
 import refmmr as rm
@@ -16,13 +17,6 @@ def go(net, half=1.0, **options):
     n = net.input_shape[0]
     side = np.full(n, float(half))
     return walk(net, np.zeros(n), np.eye(n), -side, side, **options)
-
-
-def units(n, W, b, *more):
-    """A network with these units; its output is the sum of the last ones."""
-    pairs = [(W, b), *more]
-    pairs.append((np.ones((1, len(pairs[-1][1]))), [0]))
-    return rm.Network([rm.Linear(W, b) for W, b in pairs], n)
 
 
 def random_net(sizes, seed, bias=0.3):
@@ -103,7 +97,7 @@ def test_hyperplanes_in_general_position(n, N):
     rng = np.random.default_rng(n)
     W, b = rng.normal(size=(N, n)), rng.uniform(-1, 1, N)
     meetings = [np.linalg.solve(W[list(i)], -b[list(i)]) for i in combinations(range(N), n)]
-    net = units(n, W, b)
+    net = units(W, b)
     found = go(net, half=2 * np.abs(meetings).max())
     check(net, found)
     assert len(found.radii) == sum(comb(N, k) for k in range(n + 1))
@@ -183,7 +177,7 @@ def test_convolution_in_a_slice():
 
 @pytest.mark.parametrize(("n", "N"), [(3, 7), (4, 6)])
 def test_central_arrangement(n, N):
-    net = units(n, np.random.default_rng(n).normal(size=(N, n)), np.zeros(N))
+    net = units(np.random.default_rng(n).normal(size=(N, n)), np.zeros(N))
     found = go(net)
     check(net, found)
     assert len(found.radii) == 2 * sum(comb(N - 1, k) for k in range(n))
@@ -202,22 +196,22 @@ def degenerate():
     """Name: (network in three dimensions, number of regions, of facets between them)."""
     x, y = [1, 0, 0], [0, 1, 0]
     yield "no hidden layer", rm.Network.mlp([3, 2], rng=0), 1, 0
-    yield "duplicate", units(3, [x, x], [0, 0]), 2, 1
-    yield "multiple", units(3, [x, [1 / 3, 0, 0]], [1 / 3, 1 / 9]), 2, 1
-    yield "negated", units(3, [x, [-1, 0, 0]], [0.1, -0.1]), 2, 1
-    yield "dead", units(3, [x, y], [0, -5]), 2, 1
-    yield "constant", units(3, [x, [0, 0, 0], [0, 0, 0]], [0, 0, 1]), 2, 1
-    yield "along a face", units(3, [x, y], [-1, 1]), 1, 0
-    yield "through an edge", units(3, [[1, 1, 0]], [-2]), 1, 0
-    yield "through a vertex", units(3, [[1, 1, 1]], [-3]), 1, 0
-    yield "parallel", units(3, [x, x], [0.5, -0.5]), 3, 2
-    yield "hyperplane on a hyperplane", units(3, [x], [0], ([[1], [-1]], [0, 0])), 2, 1
-    yield "absolute", units(3, [x, [-1, 0, 0]], [0, 0], ([[1, 1]], [-0.5])), 4, 3
-    yield "absolute on a hyperplane", units(3, [x, [-1, 0, 0]], [0, 0], ([[1, 1]], [0])), 2, 1
+    yield "duplicate", units([x, x], [0, 0]), 2, 1
+    yield "multiple", units([x, [1 / 3, 0, 0]], [1 / 3, 1 / 9]), 2, 1
+    yield "negated", units([x, [-1, 0, 0]], [0.1, -0.1]), 2, 1
+    yield "dead", units([x, y], [0, -5]), 2, 1
+    yield "constant", units([x, [0, 0, 0], [0, 0, 0]], [0, 0, 1]), 2, 1
+    yield "along a face", units([x, y], [-1, 1]), 1, 0
+    yield "through an edge", units([[1, 1, 0]], [-2]), 1, 0
+    yield "through a vertex", units([[1, 1, 1]], [-3]), 1, 0
+    yield "parallel", units([x, x], [0.5, -0.5]), 3, 2
+    yield "hyperplane on a hyperplane", units([x], [0], ([[1], [-1]], [0, 0])), 2, 1
+    yield "absolute", units([x, [-1, 0, 0]], [0, 0], ([[1, 1]], [-0.5])), 4, 3
+    yield "absolute on a hyperplane", units([x, [-1, 0, 0]], [0, 0], ([[1, 1]], [0])), 2, 1
     # relu(x) - relu(y): zero on a whole region, and on a diagonal.
-    yield "zero on a region", units(3, [x, y], [0, 0], ([[1, -1]], [0])), 5, 5
-    yield "bent away", units(3, [x], [0], ([[1]], [-0.5])), 3, 2
-    yield "deep zeros", units(3, [x], [0], ([[1]], [0]), ([[1]], [0]), ([[-1]], [0])), 2, 1
+    yield "zero on a region", units([x, y], [0, 0], ([[1, -1]], [0])), 5, 5
+    yield "bent away", units([x], [0], ([[1]], [-0.5])), 3, 2
+    yield "deep zeros", units([x], [0], ([[1]], [0]), ([[1]], [0]), ([[-1]], [0])), 2, 1
 
 
 ZOO = {name: case for name, *case in degenerate()}
@@ -245,21 +239,21 @@ def test_a_cube():
 
 
 def test_faces_are_calls_apart():
-    found = go(units(3, [[1, 0, 0]], [0]))
+    found = go(units([[1, 0, 0]], [0]))
     negative = int(found.centers[:, 0].argmin())
     assert facets_of(found, negative) == [-6, -5, -4, -3, -1, 0]
     assert facets_of(found, 1 - negative) == [-6, -5, -4, -3, -2, 0]
 
 
 def test_shared_hyperplanes_are_named_after_their_first_unit():
-    found = go(units(3, [[0, 1, 0], [1, 0, 0], [-1, 0, 0]], [-5, 0, 0]))
+    found = go(units([[0, 1, 0], [1, 0, 0], [-1, 0, 0]], [-5, 0, 0]))
     assert found.hyperplanes[found.hyperplanes >= 0].tolist() == [1]
 
 
 @pytest.mark.parametrize("gap", [1e-9, 3e-11])
 def test_thin_slab(gap):
     """A region too thin to be sure of is counted, and what lies behind it is found."""
-    found = go(units(3, [[1, 0, 0], [1, 0, 0], [0, 1, 0]], [0, -gap, -0.5]))
+    found = go(units([[1, 0, 0], [1, 0, 0], [0, 1, 0]], [0, -gap, -0.5]))
     assert found.complete
     fat = keys(found.patterns)
     behind = [[a, a, b] for a in (False, True) for b in (False, True)]
@@ -292,7 +286,7 @@ def test_start():
 
 
 def test_start_on_hyperplanes_and_in_a_vertex():
-    net = units(3, np.eye(3), np.zeros(3))
+    net = units(np.eye(3), np.zeros(3))
     for start in (np.zeros(3), np.ones(3), np.array([-1.0, 0, 0])):
         found = go(net, start=start)
         check(net, found)

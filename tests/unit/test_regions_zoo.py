@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from helpers import units
 
 import refmmr as rm
 from refmmr.reference import volumes as measure
@@ -17,13 +18,6 @@ PENCIL = {
     3: ([[1, 1, 1], [1, -1, 0], [0, 1, -1], [2, -1, -1], [1, 2, 3]], [-1, 0, 0, 0, -2]),
 }
 """Hyperplanes through (1/3, 1/3), and through (1/3, 1/3, 1/3)."""
-
-
-def units(W, b, *more):
-    """A network with these units in its first layer; its output is the sum of the last one's."""
-    pairs = [(W, b), *more]
-    pairs.append((np.ones((1, len(pairs[-1][1]))), [0]))
-    return rm.Network([rm.Linear(W, b) for W, b in pairs], np.shape(W)[1])
 
 
 def box(n, lo=-1.0, hi=1.0):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import bits
 
 import refmmr as rm
 
@@ -17,11 +18,6 @@ NETWORKS = {
     "lenet": rm.Network.lenet_small((1, 8, 8), 3, rng=0),
     "asymmetric": rm.Network.lenet_small((2, 7, 9), 3, rng=0).astype(np.float32),
 }
-
-
-def bits(net):
-    parameters = [(a.dtype, a.shape, a.tobytes()) for pair in net.parameters for a in pair]
-    return repr(net), net.input_shape, net.dtype, parameters
 
 
 @pytest.fixture

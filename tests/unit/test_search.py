@@ -2,17 +2,13 @@
 
 import numpy as np
 import pytest
+from helpers import RADII_OF_SIMPLE, SIMPLE, network
 
 import refmmr as rm
 from refmmr.certify.bounds import region
 from refmmr.certify.bounds.search import point_searches, search, search_bounds
 
 NORMS = [1, 2, np.inf]
-
-
-def network(*parameters):
-    """Dense layers from pairs (W, b)."""
-    return rm.Network([rm.Linear(W, b) for W, b in parameters], len(parameters[0][0][0]))
 
 
 def as_box(lo, hi, d=2):
@@ -28,24 +24,7 @@ def exact(result, radius):
     assert (lower <= upper).all()
 
 
-# One hyperplane, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
-SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
-
-
-@pytest.mark.parametrize(
-    ("p", "box", "radius"),
-    [
-        (1, None, 1.0),
-        (2, None, 0.8),
-        (np.inf, None, 4 / 7),
-        (1, (0, 1), 0.5 + 2 / 3),
-        (2, (0, 1), np.hypot(0.5, 2 / 3)),
-        (np.inf, (0, 1), 2 / 3),
-        (1, (np.array([-1.0, 0.5]), 1), 4 / 3),
-        (2, (np.array([-1.0, 0.5]), 1), 4 / 3),
-        (np.inf, (np.array([-1.0, 0.5]), 1), 4 / 3),
-    ],
-)
+@pytest.mark.parametrize(("p", "box", "radius"), RADII_OF_SIMPLE)
 def test_first_region(p, box, radius):
     box = None if box is None else as_box(*box)
     result = search(SIMPLE, np.array([[1.0, 0.5]]), np.array([0]), p, box)

@@ -1,0 +1,55 @@
+"""What several files of tests share; pytest finds it by `pythonpath` in pyproject.toml."""
+
+import numpy as np
+
+import refmmr as rm
+
+
+def network(*parameters):
+    """Dense layers from pairs (W, b)."""
+    return rm.Network([rm.Linear(W, b) for W, b in parameters], np.shape(parameters[0][0])[1])
+
+
+def units(W, b, *more):
+    """A network with these units in its first layer; its output is the sum of the last layer's."""
+    pairs = [(W, b), *more]
+    return network(*pairs, (np.ones((1, len(pairs[-1][1]))), [0]))
+
+
+def random_biases(*sizes):
+    """Random weights and biases, except for the logits': so that every class wins somewhere."""
+    rng = np.random.default_rng(1)
+    net = rm.Network.mlp(sizes, rng=1)
+    hidden = [(W, rng.normal(size=b.shape) / 2) for W, b in net.parameters[:-1]]
+    return net.with_parameters([*hidden, net.parameters[-1]])
+
+
+# One hyperplane, {3 x + 4 y = 0}, and a decision boundary, {3 x + 4 y = 1}.
+SIMPLE = network(([[3, 4]], [0]), ([[1], [0]], [0, 1]))
+
+RADII_OF_SIMPLE = [
+    # margin 4 at (1, 0.5), gradient (3, 4).
+    (1, None, 1.0),
+    (2, None, 0.8),
+    (np.inf, None, 4 / 7),
+    # In [0, 1]^2 the second coordinate can fall by 0.5 only: it gains 2, the first the rest.
+    (1, (0, 1), 0.5 + 2 / 3),
+    (2, (0, 1), np.hypot(0.5, 2 / 3)),
+    (np.inf, (0, 1), 2 / 3),
+    # Here it cannot fall at all.
+    (1, (np.array([-1.0, 0.5]), 1), 4 / 3),
+    (2, (np.array([-1.0, 0.5]), 1), 4 / 3),
+    (np.inf, (np.array([-1.0, 0.5]), 1), 4 / 3),
+]
+"""Norm, box and radius of the point (1, 0.5) of class 0."""
+
+
+def length(delta, p):
+    """The l_p norm of each sample."""
+    return np.linalg.norm(delta.reshape(len(delta), -1), p, axis=1)
+
+
+def bits(net):
+    """Everything that makes a network, comparable bit by bit."""
+    parameters = [(a.dtype, a.shape, a.tobytes()) for pair in net.parameters for a in pair]
+    return repr(net), net.input_shape, net.dtype, parameters

@@ -232,7 +232,8 @@ def _affine_step(net, k, rows):
 
 def _dot(rows, values):
     """Sum over the units of a layer: two arrays (n, m, *unit_shape) to (n, m)."""
-    return (rows * values).reshape(*np.broadcast_shapes(rows.shape, values.shape)[:2], -1).sum(-1)
+    products = rows * values
+    return products.reshape(*products.shape[:2], -1).sum(axis=-1)
 
 
 def _finite_or_minus_inf(values):

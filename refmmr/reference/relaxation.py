@@ -39,7 +39,9 @@ class Relaxation(NamedTuple):
 
 def lower_slope(lower: np.ndarray, upper: np.ndarray, method: str) -> np.ndarray:
     """The lower slope of unstable units by "fast-lin" or "crown", for bounds (n, *unit_shape)."""
-    return _upper_slope(lower, upper) if method == "fast-lin" else (upper > -lower) * 1.0
+    if method == "crown":
+        return (upper > -lower) * 1.0
+    return _upper_slope(lower, upper, (lower < 0) & (upper > 0))
 
 
 def relu_relaxation(lower: np.ndarray, upper: np.ndarray, slope: np.ndarray) -> Relaxation:
@@ -49,7 +51,7 @@ def relu_relaxation(lower: np.ndarray, upper: np.ndarray, slope: np.ndarray) -> 
     """
     active = (lower >= 0) * 1.0
     unstable = (lower < 0) & (upper > 0)
-    upper_slope = np.where(unstable, _upper_slope(lower, upper), active)
+    upper_slope = np.where(unstable, _upper_slope(lower, upper, unstable), active)
     # The upper bound must pass above (l, 0) and (u, u), however the slope was rounded.
     slack = rounding_factor(8)
     above = np.maximum(-upper_slope * lower, upper - upper_slope * upper + slack * upper)
@@ -57,5 +59,6 @@ def relu_relaxation(lower: np.ndarray, upper: np.ndarray, slope: np.ndarray) -> 
     return Relaxation(np.where(unstable, slope, active), upper_slope, intercept)
 
 
-def _upper_slope(lower, upper):
-    return upper / np.where((lower < 0) & (upper > 0), upper - lower, 1)
+def _upper_slope(lower, upper, unstable):
+    """``u / (u - l)`` of unstable units; any number of others."""
+    return upper / np.where(unstable, upper - lower, 1)

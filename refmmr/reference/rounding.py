@@ -48,7 +48,7 @@ UNDERFLOW = 1e-150
 
 def rounding_factor(n: int) -> float:
     """``gamma_n = n u / (1 - n u)`` for float64."""
-    u = np.finfo(np.float64).eps / 2
+    u = 2.0**-53
     return n * u / (1 - n * u)
 
 
@@ -148,9 +148,9 @@ def backward_errors(net: Network, rows: np.ndarray, magnitude: Magnitude) -> np.
 
     They cover the relaxation of the activations before the layer, too.
     """
-    terms = (np.abs(rows) * magnitude.terms[:, None]).reshape(-1, rows.shape[1], rows[0, 0].size)
-    sums = terms.sum(axis=-1) + SMALLEST_NORMAL * (1 + magnitude.inputs[:, None])
-    return backward_factor(net) * sums
+    terms = np.abs(rows) * magnitude.terms[:, None]
+    sums = terms.reshape(*terms.shape[:2], -1).sum(axis=-1)
+    return backward_factor(net) * (sums + SMALLEST_NORMAL * (1 + magnitude.inputs[:, None]))
 
 
 def backward_factor(net: Network) -> float:

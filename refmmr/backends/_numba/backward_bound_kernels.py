@@ -198,27 +198,29 @@ def ball_minimum(rows, balls):
     """
     height, width, channels = rows.window
     image_height, image_width, _ = rows.image
-    values = np.zeros(len(rows.A))
-    slopes, reach = np.empty(rows.A.shape[1]), np.empty(rows.A.shape[1])
-    for t in range(len(rows.A)):
+    A, x, lo, hi = rows.A, balls.x, balls.lo, balls.hi
+    values = np.zeros(len(A))
+    slopes, reach = np.empty(A.shape[1]), np.empty(A.shape[1])
+    for t in range(len(A)):
         i = rows.owner[t]
-        total = largest = 0.0
+        total = 0.0
         count = 0
         for y in range(height):
-            for x in range(width):
-                row, column = rows.origin[t, 0] + y, rows.origin[t, 1] + x
+            for z in range(width):
+                row, column = rows.origin[t, 0] + y, rows.origin[t, 1] + z
                 if not (0 <= row < image_height and 0 <= column < image_width):
                     continue
-                pixel, first = (y * width + x) * channels, (row * image_width + column) * channels
+                pixel, first = (y * width + z) * channels, (row * image_width + column) * channels
                 for c in range(channels):
-                    a, center = rows.A[t, pixel + c], balls.x[i, first + c]
+                    a, center = A[t, pixel + c], x[i, first + c]
                     total += a * center
                     slopes[count] = abs(a)
-                    move = center - balls.lo[first + c] if a > 0 else balls.hi[first + c] - center
-                    reach[count] = move
-                    if not slopes[count] <= largest:
-                        largest = slopes[count]
+                    reach[count] = center - lo[first + c] if a > 0 else hi[first + c] - center
                     count += 1
+        largest = 0.0
+        for j in range(count):
+            if not slopes[j] <= largest:
+                largest = slopes[j]
         radius = balls.radius[i]
         if largest == 0 or radius == 0:
             gain = 0.0

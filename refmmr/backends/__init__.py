@@ -46,7 +46,7 @@ def problem(name: str) -> Exception | None:
 
 
 def describe(name: str) -> str:
-    """Version of a backend's package that can run here, and its devices."""
+    """Version of the package of a backend that can run here, and its devices."""
     package = importlib.import_module(MODULES[name].package)
     if name != "cupy":
         return f"{name} {package.__version__}"

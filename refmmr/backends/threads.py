@@ -49,18 +49,18 @@ def set_threads(n: int | None) -> None:
 
 
 def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None:
-    """Call ``work(start, stop, *args)`` on runs that make up ``range(n)``, a thread each.
+    """Call ``work(start, stop, *args)`` on consecutive parts of ``range(n)``, a thread each.
 
-    BLAS uses one thread in each of them.  `least` is the shortest run that is worth a thread.
+    BLAS uses one thread in each of them.  `least` is the shortest part that is worth a thread.
     """
     parts = max(1, min(get_threads(), n // least))
     ends = [n * i // parts for i in range(parts + 1)]
     with one_blas_thread():
         if parts == 1:
-            # What is too small for two threads is too small for two threads of BLAS.
+            # Work that is too small for two threads is too small for two threads of BLAS.
             work(0, n, *args)
             return
-        # This thread would only wait: it does the first run.
+        # This thread would only wait, so it does the first part.
         others = [
             _pool(parts - 1).submit(work, start, stop, *args) for start, stop in pairwise(ends[1:])
         ]

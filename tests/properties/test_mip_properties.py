@@ -30,7 +30,7 @@ def plane_network(rng):
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 2**32 - 1).map(np.random.default_rng), flat_norms)
-def test_minimal_distortion_is_that_of_brute_force(rng, p):
+def test_minimal_perturbation_is_that_of_brute_force(rng, p):
     net = plane_network(rng)
     X, y = right_points(net, rng.uniform(0, 1, (2, 2)))
     if len(X) == 0:

@@ -16,7 +16,7 @@ from refmmr.reference.hyperplanes import hyperplane_distance, shortest_step_in_b
 from refmmr.reference.network import Network, flat
 
 BOX_COPIES = 16
-"""Arrays of the size of V that `shortest_step_in_box` has at a time; chunks are so much smaller."""
+"""Arrays of the size of V that `shortest_step_in_box` needs; chunks are smaller by this factor."""
 
 
 @implements("cupy", reference.distances)

@@ -1,5 +1,5 @@
-// What CuPy has no function for: windows of images, patches of receptive fields, a step of an
-// attack or of Adam.
+// Kernels that CuPy has no function for: windows of images, patches of receptive fields, a step of
+// an attack or of Adam.
 //
 // One thread computes one number of the result and reads nothing that another thread writes, so
 // there is no barrier, no shared memory and no atomic, and results do not depend on the order of

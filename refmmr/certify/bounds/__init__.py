@@ -1,4 +1,19 @@
-"""Certification methods: one bound a file, each a function from points to `Bounds`."""
+"""Certification methods: one method a file, each a function from points to `Bounds`.
+
+A new method is a function in a file here, and a line in `refmmr.certify.api.METHODS`:
+
+    def my_bounds(net, X, y, p, box, goal=None, **options) -> Bounds
+
+Files that begin with an underscore are parts of methods:
+
+- of ``search``: `_incumbent`, `_region_search` with `_affine_maps`, `_subproblems`, and `_nearest`
+  with `_least_distance` (l_2) and `_linear_programs` (l_1, l_inf);
+- of ``mip``: `_decision` of one ball, `_branching`, and the program itself, `_milp`, from which
+  ``lp`` takes its relaxation.
+
+Linear relaxations share `refmmr.reference.backward_bound`, adversarial examples are verified by
+`refmmr._examples`, and `refmmr._solvers` sets up HiGHS.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from refmmr.reference.network import Network
 
 
 class AffineMaps:
-    """The affine maps of a network for given activation patterns."""
+    """V of all layers for an activation pattern, computed by probes (`refmmr.reference.affine`)."""
 
     def __init__(self, net: Network) -> None:
         self.net = net

@@ -23,8 +23,8 @@ from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 
 MAX_NODES = 2000
-"""Give up after so many linear programs: the mixed-integer solver, whose cuts reach further, is the
-better choice for margins that need more."""
+"""Give up after this many linear programs: margins that need more are decided faster by the
+mixed-integer solver, whose cutting planes tighten all of its nodes."""
 
 COMPLEMENTARY = 1e-9
 """A unit lies on its ReLU if the smaller of its two parts is below this, relative to its bounds:
@@ -35,7 +35,7 @@ Branch = dict[tuple[int, int], int]
 
 
 class MarginProof(NamedTuple):
-    """What branch and bound found out about a margin."""
+    """The result of branch and bound for one margin."""
 
     proved: bool  # no point of the ball has a margin <= 0
     point: np.ndarray | None  # one that has, in floats, (d,)
@@ -75,7 +75,7 @@ def prove_margin(
     Returns
     -------
     MarginProof
-        Neither proved nor with a point where a limit was reached, or floats were not enough.
+        Neither proved nor with a point where a limit was reached, or rounding errors are too large.
     """
     row = (np.eye(net.n_classes)[y] - np.eye(net.n_classes)[s]) / size
     highs = _milp.solver(program, deadline)

@@ -9,8 +9,8 @@ With multipliers lambda >= 0 of the rows, the step that minimises the Lagrangian
 
 is concave, piecewise quadratic and smooth, with gradient ``-(values + rows delta)`` and Hessian
 ``-rows diag(lo < delta < hi) rows^T``.  It is maximised by Newton's method, in the few variables
-whose rows matter; what that leaves open is solved by non-negative least squares (Lawson and Hanson
-1974, chapter 23).
+whose rows are violated or tight; problems that this does not solve go to non-negative least squares
+(Lawson and Hanson 1974, chapter 23).
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ from refmmr import _solvers
 from refmmr.reference.hyperplanes import norm, shortest_step_in_box
 
 ROWS, PASSES = 8, 60
-"""Violated rows that enter a model at once, and how often: few of all rows ever matter."""
+"""Violated rows that enter a model at once, and rounds of adding rows: few rows are ever tight."""
 
 CUBES = 30
-"""Radii that `smallest_cube` tries: Newton's method ends after a handful, floats may never."""
+"""Radii that `smallest_cube` tries at most: Newton's method needs a handful, unless rounding errors
+keep it from ending."""
 
 TOLERANCE = 1e-9
 """Violation of a row that does not count, relative to the length of the step: as for HiGHS."""

@@ -30,7 +30,7 @@ from refmmr.reference.layers import Conv2d, Linear
 from refmmr.reference.network import Network
 
 TOLERANCE = 1e-9
-"""How far HiGHS may violate a row, a bound or integrality: about the least that it allows."""
+"""How far HiGHS may violate a row, a bound or integrality (it accepts 1e-10 at least)."""
 
 LayerBounds = list[tuple[np.ndarray, np.ndarray]]
 Box = tuple[np.ndarray, np.ndarray]
@@ -41,14 +41,14 @@ _matrices: WeakKeyDictionary[Network, list[tuple[sparse.csr_array, np.ndarray]]]
 
 
 class Split(NamedTuple):
-    """The unstable units of a layer."""
+    """The m unstable units of a layer, and the numbers of their rows and variables: arrays (m,)."""
 
-    units: np.ndarray
-    rows: np.ndarray  # where ``(g - g' - f) / size = 0`` is among the rows
-    size: np.ndarray
-    positive: np.ndarray  # the variables ``g / u``,
-    negative: np.ndarray  # ``g' / -l``
-    switch: np.ndarray  # and a
+    units: np.ndarray  # numbers of the units in the layer
+    rows: np.ndarray  # of the rows ``(g - g' - f) / size = 0``
+    size: np.ndarray  # ``max(-l, u)``
+    positive: np.ndarray  # of the variables ``g / u``
+    negative: np.ndarray  # of the variables ``g' / -l``
+    switch: np.ndarray  # of the variables a
 
 
 class Milp(NamedTuple):
@@ -220,7 +220,7 @@ def _inputs(made, x, p, eps, box):
 
 
 def _split(made, F, f, units, low, high, size, binary):
-    """Unstable units ``F v + f`` in two parts, in units of their bounds."""
+    """Add variables and rows that split unstable units ``F v + f``, in units of their bounds."""
     rows = made.count + np.arange(len(f))
     zero, one, n = np.zeros(len(f)), np.ones(len(f)), len(f)
     positive = made.columns(zero, one)

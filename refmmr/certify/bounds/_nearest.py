@@ -4,7 +4,7 @@ All problems have the form: find the shortest step delta within the box, ``lo <=
 
     values_j + <rows_j, delta> >= 0   for all j,   with equality for one row if that is a facet.
 
-What comes back are multipliers of the rows and the step.  Neither is trusted: the multipliers give
+A solver returns the step and multipliers of the rows.  Neither is trusted: the multipliers give
 one half-space, whose distance is bounded with all rounding errors, and the step gives a point,
 which is verified.  So a solver may stop early, or fail.  In l_2 the problem is one of least
 distance (`_least_distance`), in l_1 and l_inf a linear program (`_linear_programs`).

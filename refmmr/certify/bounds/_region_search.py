@@ -43,7 +43,7 @@ REFINE_WITHIN = 1.15
 the queue: they are soon needed, and one call for many takes less time than many calls."""
 
 REFINE_AT_LEAST = 6
-"""Refine at least so many hyperplanes of a region in one call."""
+"""Refine at least this many hyperplanes of a region in one call: a call has a fixed cost."""
 
 STRETCHES = 1 + 0.02 * np.arange(12)
 """Factors by which the first projections are lengthened, one after the other: the affine map at the
@@ -77,7 +77,8 @@ class Region:
     targets : ndarray of int, shape (t,)
         The rows of the hyperplanes that count.
     bounds : ndarray, shape (t,)
-        Lower bounds on their distances: free, then within the box, then within the region.
+        Lower bounds on their distances: in the whole space, then within the box, then within the
+        region.
     in_box, pending : ndarray of bool, shape (t,)
         Whether a bound is one within the box; whether it is to be refined.
     """
@@ -208,7 +209,7 @@ class RegionSearch:
         heapq.heappush(self._queue, Entry(bound, next(self._order), kind, data))
 
     def _enter(self, bound: float, pattern: np.ndarray) -> None:
-        """Visit a region: project onto its decision boundaries, bound the free distances."""
+        """Visit a region: bound distances in the whole space, project onto decision boundaries."""
         region, point = Region(self, pattern), self.point
         N, targets = len(pattern), region.targets
         if bound == 0:

@@ -54,8 +54,8 @@ SHRINK = 0.97
 fewer subproblems than the bounds cost."""
 
 MAX_REBOUND_UNITS = 600
-"""Bound the units behind the first layer again in every subproblem, up to so many: each of them
-takes two backward bounds."""
+"""Bound the units behind the first layer again in every subproblem if there are at most this many:
+each of them takes two backward bounds."""
 
 ATTACK_EVERY = 8
 """Attack every `ATTACK_EVERY`-th subproblem: an attack costs about as much as bounding one."""
@@ -72,7 +72,7 @@ MIN_SHARE = 1e-6
 
 
 class Cut(NamedTuple):
-    """A half-space ``value + <row, delta> >= 0`` with all adversarial examples of a subproblem."""
+    """A half-space ``value + <row, z - x> >= 0`` that holds all examples of a subproblem."""
 
     row: np.ndarray  # (d,)
     value: float
@@ -156,7 +156,7 @@ class Subproblems:
         fixed = np.zeros(self.net.n_hidden, np.int8)
         rivals = [c for c in range(self.net.n_classes) if c != self.point.y]
         found = [self._bound(Subproblem(c, fixed, [], np.zeros(0), -1), 0.0) for c in rivals]
-        # Only now, so that an interruption leaves no part of them.
+        # Assigned once all are bounded, so that an interruption leaves no incomplete queue.
         self._queue, self._fresh = sorted(entry for entry in found if entry), True
 
     def _branch(self) -> None:

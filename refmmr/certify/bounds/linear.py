@@ -23,7 +23,7 @@ Box = tuple[np.ndarray, np.ndarray]
 
 PRECISION = 1e-6
 """Relative width of the last bracket: the radius is at most this far below the largest one that the
-method proves, which is less than the six digits of a table."""
+method proves, less than the digits that a table shows."""
 
 DOUBLINGS = 64
 """Doublings of the first guess, at most, where no box bounds the radius."""

@@ -29,7 +29,7 @@ from refmmr.reference.rounding import Magnitude, layer_magnitudes
 
 PRECISION = 1e-4
 """Halve the bracket around the certified radius down to this relative width: each halving costs
-a linear program per class, and what is left is below the fourth digit."""
+a linear program per class, and the remaining gap is below the fourth digit."""
 
 GROWTH_STEPS = 64
 """Steps by a quarter from CROWN's radius upwards, at most: a factor of a million."""
@@ -211,7 +211,7 @@ def margins_below(
 
 
 def unit_duals(program: Milp, row_duals: np.ndarray, net: Network) -> list[np.ndarray]:
-    """The dual variable of each pre-activation f: what the minimum gains as f grows by 1.
+    """The dual variable of each pre-activation f: the change of the minimum per unit of f.
 
     Arrays (units,), one per hidden layer; 0 for stable units, which have no row in the program.
     """
@@ -281,7 +281,7 @@ def dual_bound(
 
 
 def ball_magnitudes(net: Network, ball: Ball, bounds: LayerBounds) -> list[Magnitude]:
-    """What `dual_bound` needs for rounding errors, the same for all subproblems on a ball."""
+    """The magnitudes for `dual_bound`, which all subproblems on a ball share."""
     return layer_magnitudes(net, ball, _batched(net, bounds))
 
 

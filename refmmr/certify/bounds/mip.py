@@ -104,7 +104,7 @@ def mip_bounds(
         if goal is not None and best[i] < goal[i]:
             continue
         if goal is None:
-            lower[i], example = minimal_distortion(*point, box, example, deadline=deadline)
+            lower[i], example = minimal_perturbation(*point, box, example, deadline=deadline)
         else:
             eps = float(goal[i])
             bounds = layer_bounds(net, X[i], p, eps, box)
@@ -116,7 +116,7 @@ def mip_bounds(
     return Bounds(np.minimum(lower, best), best, found)
 
 
-def minimal_distortion(
+def minimal_perturbation(
     net: Network,
     x: np.ndarray,
     y: int,
@@ -180,10 +180,10 @@ def minimal_distortion(
             lower = eps if decision.robust else lower
     if best is None or time.monotonic() > deadline:
         return lower, best
-    return _nearest(net, x, y, p, box, lower, best, deadline)
+    return _nearest_example(net, x, y, p, box, lower, best, deadline)
 
 
-def _nearest(net, x, y, p, box, lower, best, deadline):
+def _nearest_example(net, x, y, p, box, lower, best, deadline):
     """One program for each class: the nearest point where it wins, in the ball up to `best`.
 
     Returns

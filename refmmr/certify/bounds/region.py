@@ -105,7 +105,10 @@ def hyperplane_errors(
 
 
 def _free_lower(hyperplanes, errors, p, y):
-    """Lower bounds on d_B and d_D: smaller value, larger gradient."""
+    """Lower bounds on d_B (n, N) and d_D (n, K) in the whole space.
+
+    Errors are subtracted from values and added to norms of gradients.
+    """
     slack = 1 - rounding.rounding_factor(4 * hyperplanes.R.shape[1] + 32)
     boundary = _quotient(
         np.abs(hyperplanes.f) - errors.f, hyperplanes.boundary_norms(p) / slack + errors.V
@@ -132,9 +135,9 @@ def _quotient(value, slope):
 def _box_lower(X, y, hyperplanes, errors, p, box):
     """The minimum of the distances within the box, over the hyperplanes that can attain it.
 
-    A free distance is a lower bound on the distance within the box.  So the decision boundaries and
-    the hyperplane nearest in the free sense give a radius, and of the others only those count that
-    are nearer than this radius in the free sense.
+    A distance in the whole space is a lower bound on the distance within the box.  So the decision
+    boundaries and the hyperplane that is nearest in the whole space give a radius, and others can
+    only be nearer within the box if they are nearer than this radius in the whole space.
     """
     lo, hi = (end.reshape(-1) for end in box)
     x = X.reshape(len(X), -1)

@@ -5,8 +5,8 @@ counts.  A best-first search visits linear regions one by one (GeoCert: Jordan, 
 see `refmmr.certify.bounds._region_search`).  Where regions are too many for that, branch and bound
 fixes the activation of some units and bounds all regions that agree with it together
 (`refmmr.certify.bounds._subproblems`).  After the first few regions the subproblems take most
-turns.  Regions then leave out the hyperplanes of units that are stable on the ball that is left: a
-segment of that length never meets them.
+turns.  Regions then leave out the hyperplanes of units that are stable on the remaining ball: no
+segment within it meets them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SUBPROBLEMS_PER_REGION = 16
 """Subproblems between two further regions, which take about as long to visit."""
 
 LARGE = 10**5
-"""Hidden units times inputs above which regions are expensive, their affine maps being of this
-size: then one comes first, and there are `RARE` times as many subproblems for each other one."""
+"""Hidden units times inputs, the entries of an affine map, above which a region is expensive: then
+one region is visited first, and `RARE` times as many subproblems lie between two further ones."""
 
 RARE = 8
 
@@ -55,7 +55,7 @@ def search_bounds(
     goal: np.ndarray | None = None,
     **options: Any,
 ) -> Bounds:
-    """The bounds of `search` alone."""
+    """The bounds of `search`, without the numbers of regions."""
     return search(net, X, y, p, box, goal, **options).bounds
 
 

@@ -26,6 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy import sparse
 
 from refmmr import _solvers
+from refmmr._examples import Box
 from refmmr.reference.layers import Conv2d, Linear
 from refmmr.reference.network import Network
 
@@ -33,7 +34,6 @@ TOLERANCE = 1e-9
 """How far HiGHS may violate a row, a bound or integrality (it accepts 1e-10 at least)."""
 
 LayerBounds = list[tuple[np.ndarray, np.ndarray]]
-Box = tuple[np.ndarray, np.ndarray]
 
 _matrices: WeakKeyDictionary[Network, list[tuple[sparse.csr_array, np.ndarray]]] = (
     WeakKeyDictionary()

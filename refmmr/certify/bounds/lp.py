@@ -15,8 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr import _kernels, _solvers
+from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds, _milp
-from refmmr.certify.bounds._milp import Box, LayerBounds, Milp
+from refmmr.certify.bounds._milp import LayerBounds, Milp
 from refmmr.certify.bounds.linear import crown_bounds
 from refmmr.reference import ball as balls
 from refmmr.reference.backward_bound import backward_bound

@@ -26,7 +26,7 @@ from refmmr.reference.hyperplanes import norm
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import lower_slope, relu_relaxation
-from refmmr.reference.rounding import Magnitude, layer_magnitudes
+from refmmr.reference.rounding import UNDERFLOW, Magnitude, layer_magnitudes
 
 PRECISION = 1e-4
 """Halve the bracket around the certified radius down to this relative width: each halving costs
@@ -143,10 +143,13 @@ def reach(x: np.ndarray, p: float, box: Box | None) -> float:
 
 
 def layer_bounds(net: Network, x: np.ndarray, p: float, eps: float, box: Box | None) -> LayerBounds:
-    """Bounds of the pre-activations of each affine layer on a ball by CROWN, arrays (units,)."""
+    """Bounds of the pre-activations of each affine layer on a ball by CROWN, arrays (units,).
+
+    They are widened by `UNDERFLOW`: programs divide by the bounds of unstable units.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         found = _kernels.layer_bounds(net, x[None], p, np.full(1, eps), box, "crown")
-    return [(low.reshape(-1), high.reshape(-1)) for low, high in found]
+    return [(low.reshape(-1) - UNDERFLOW, high.reshape(-1) + UNDERFLOW) for low, high in found]
 
 
 def margins_below(

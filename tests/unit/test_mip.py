@@ -230,3 +230,13 @@ def test_crown_and_the_program_agree_where_nothing_is_unstable():
     assert below.points == {}
     assert below.complete
     assert below.lower[0] == pytest.approx(margins[0, 0], abs=1e-12)
+
+
+@pytest.mark.parametrize("p", [1, np.inf])
+def test_units_that_are_zero(p):
+    """Their bounds are an allowance for underflow, whose inverse is not finite."""
+    net = rm.Network(
+        [rm.Linear([[1, 0], [0, 0]], [-0.5, 0]), rm.Linear([[1, 1], [0, 0]], [0, 0.25])], 2
+    )
+    found = mip.mip_bounds(net, np.ones((1, 2)), np.zeros(1, int), p, None)
+    np.testing.assert_allclose([found.lower, found.upper], 0.25, rtol=1e-5)

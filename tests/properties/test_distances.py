@@ -191,7 +191,7 @@ def test_the_optimality_conditions_of_l_2_give_the_same(hyperplane):
 
 @given(points_and_hyperplanes(), norms(), SEEDS)
 def test_no_random_point_of_the_hyperplane_in_the_box_is_nearer(hyperplane, p, seed):
-    """Move along the hyperplane from the nearest point, and clip: what stays on it is no nearer."""
+    """Random steps along the hyperplane from the nearest point; those that stay in the box."""
     x, w, _, lo, hi = hyperplane
     distance, delta = shortest_step_in_box(*hyperplane, p)
     assume(np.isfinite(distance))
@@ -200,6 +200,7 @@ def test_no_random_point_of_the_hyperplane_in_the_box_is_nearer(hyperplane, p, s
     steps = np.concatenate([scale * steps for scale in (1, 0.1, 0.01, 1e-4)])
     others = delta + steps
     inside = ((lo - x <= others) & (others <= hi - x)).all(axis=1)
+    assume(inside.any())
     assert (norm(others[inside], p) >= abs(distance) * (1 - 1e-12) - 1e-12).all()
 
 
@@ -311,11 +312,11 @@ def test_fractions_give_the_same_distance(hyperplane, p):
 
 @given(points_and_hyperplanes(dyadic=True), norms(), st.sampled_from([-1.0, 1.0]))
 def test_a_vertex_of_the_box_may_be_all_there_is(hyperplane, p, sign):
-    """The hyperplane touches the box in one vertex; a hair farther it misses it."""
+    """The hyperplane touches the box in one vertex; 2^-30 farther it misses the box."""
     x, w, _, lo, hi = hyperplane
     full = capacity(x, w, sign, lo, hi)
-    way = -np.sign(w) * sign
-    vertex = way * np.where(way > 0, hi - x, x - lo)
+    direction = -np.sign(w) * sign
+    vertex = direction * np.where(direction > 0, hi - x, x - lo)
     distance, delta = shortest_step_in_box(x, w, np.array(sign * full), lo, hi, p)
     assert_array_equal(delta, vertex)
     assert abs(distance) == norm(vertex, p)
@@ -325,7 +326,7 @@ def test_a_vertex_of_the_box_may_be_all_there_is(hyperplane, p, sign):
 
 @given(points_and_hyperplanes(), norms())
 @example((np.zeros(3), np.array([1.0, 5, 7]), np.array(13.0), -np.ones(3), np.ones(3)), 2)
-def test_a_hair_decides_whether_the_box_meets_the_hyperplane(hyperplane, p):
+def test_a_rounding_error_decides_whether_the_box_meets_the_hyperplane(hyperplane, p):
     x, w, value, lo, hi = hyperplane
     full = np.copysign(capacity(*hyperplane), value)
     assume(full != 0)

@@ -188,7 +188,7 @@ def norm_number(p: Any) -> float:
     """The number that names a norm, NaN where there is none; a string may begin with l or l_."""
     try:
         return np.nan if isinstance(p, bool) else float(_without_l(p))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.nan
 
 
@@ -270,20 +270,30 @@ def check_count(name: str, value: Any, low: int, high: int | None = None, what: 
 def check_number(name: str, value: Any) -> float:
     """A finite number above 0."""
     expected = "a finite number > 0"
-    if isinstance(value, (bool, str)):
+    if isinstance(value, (bool, np.bool_, str)):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     try:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name}: expected {expected}, got {value!r}") from error
+    except OverflowError as error:
+        raise ValueError(f"{name}: expected {expected}, got an integer above any float") from error
     if not np.isfinite(number) or number <= 0:
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def check_gammas(gamma: Any) -> tuple[Any, Any]:
     """Gamma_B and gamma_D, from one number for both or a pair; each is checked where it is used."""
-    pair = tuple(gamma) if isinstance(gamma, (tuple, list, np.ndarray)) else (gamma, gamma)
+    is_pair = isinstance(gamma, (tuple, list)) or np.ndim(gamma) > 0
+    pair = tuple(gamma) if is_pair else (gamma, gamma)
     if len(pair) != 2:
         raise ValueError(f"gamma: expected a number or (gamma_b, gamma_d), got {gamma!r}")
     return pair

@@ -47,7 +47,7 @@ class Plan:
         )
         self.epochs = check.check_count("epochs", epochs, 1)
         self.batch_size = min(check.check_count("batch_size", batch_size, 1), len(X))
-        self.drop_last = bool(drop_last)
+        self.drop_last = check.check_flag("drop_last", drop_last)
         self.lr = check.check_number("lr", lr)
         self.seed, self.seed_is_given = check.check_seed(rng)
         self.pgd_steps = check.check_count("pgd_steps", pgd_steps, 1)
@@ -103,7 +103,7 @@ class Plan:
 
 
 def _check_shares(shares: Any) -> tuple[float, float]:
-    if not (isinstance(shares, (tuple, list)) and len(shares) == 2):
+    if not (isinstance(shares, (tuple, list, np.ndarray)) and len(shares) == 2):
         raise ValueError(f"k_b_shares: expected two shares of the hidden units, got {shares!r}")
     first, last = (check.check_number("k_b_shares", share) for share in shares)
     if max(first, last) > 1:

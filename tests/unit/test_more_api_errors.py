@@ -36,6 +36,22 @@ MISTAKES = {
         lambda: rm.fit(NET, X, Y, validation=3),
         r"validation: expected a pair \(X, y\), got 3",
     ),
+    "an integer above any float": (
+        lambda: rm.pgd(NET, X, Y, eps=10**400),
+        "eps: expected a finite number > 0, got an integer above any float",
+    ),
+    "a norm above any float": (
+        lambda: rm.distances(NET, X, Y, p=10**400),
+        "p: expected 1, 2 or inf",
+    ),
+    "a radius that is a flag": (
+        lambda: rm.certify(NET, X, Y, eps=np.True_),
+        r"eps: expected a finite number > 0, got (np\.)?True",
+    ),
+    "a flag that is a string": (
+        lambda: rm.fit(NET, X, Y, drop_last="no"),
+        "drop_last: expected True or False, got 'no'",
+    ),
     "no network": (
         lambda: rm.enumerate_regions(3, rm.Box([0, 0], [1, 1])),
         "net: expected a Network, got int",
@@ -235,6 +251,7 @@ def test_gamma_is_gamma_b_and_gamma_d():
         np.testing.assert_array_equal(function(NET, X, Y, gamma=(0.3, 0.7)), pair)
         both = function(NET, X, Y, gamma_b=0.3, gamma_d=0.3)
         np.testing.assert_array_equal(function(NET, X, Y, gamma=0.3), both)
+        np.testing.assert_array_equal(function(NET, X, Y, gamma=np.array(0.3)), both)
 
 
 def test_overflow_is_no_certificate():

@@ -232,7 +232,7 @@ def test_schedules_of_a_short_training():
     np.testing.assert_allclose(history["lam"], [0.1, *[1.0] * 9])
     np.testing.assert_allclose(history["lr"], [*[0.01] * 9, 0.001])
     assert (history["k_b"] == 1).all()  # 10% of 16 units
-    _, history = train("mmr", epochs=4, k_b_shares=(1, 0.5), k_d=1)
+    _, history = train("mmr", epochs=4, k_b_shares=np.array([1, 0.5]), k_d=1)
     assert history["k_b"].tolist() == [16, 14, 12, 10]
 
 

@@ -33,13 +33,6 @@ from refmmr.reference.network import Network
 TOLERANCE = 1e-9
 """How far HiGHS may violate a row, a bound or integrality (it accepts 1e-10 at least)."""
 
-LEAST_SHARE = 2.0**-200
-"""Bounds of a unit below this share of the layer's largest are widened to it.
-
-The bounds of a unit that is 0 are an allowance for underflow; its inverse, which scales the unit's
-row, is not finite.
-"""
-
 LayerBounds = list[tuple[np.ndarray, np.ndarray]]
 
 _matrices: WeakKeyDictionary[Network, list[tuple[sparse.csr_array, np.ndarray]]] = (
@@ -171,7 +164,7 @@ def build(
     step, c = G, x
     split = []
     for k, (W, b) in enumerate(affine[:-1]):
-        low, high = _with_finite_inverses(*bounds[k])
+        low, high = bounds[k]
         active, unstable = np.flatnonzero((low >= 0) & (high > 0)), (low < 0) & (high > 0)
         F, f = sparse.csr_array(W @ _widen(G, made.m)), W @ c + b
         i = np.flatnonzero(unstable)
@@ -205,14 +198,6 @@ def build(
         W @ c + b,
         split,
     )
-
-
-def _with_finite_inverses(low, high):
-    """Valid bounds of a layer whose inverses are finite."""
-    largest = max(np.abs(low).max(initial=0), np.abs(high).max(initial=0))
-    least = max(LEAST_SHARE * largest, np.finfo(float).tiny)
-    low = np.where(low < 0, np.minimum(low, -least), low)
-    return low, np.where(high > 0, np.maximum(high, least), high)
 
 
 def _inputs(made, x, p, eps, box):

@@ -163,7 +163,7 @@ def expected():
 def test_batches_of_any_size_on_any_number_of_threads(name, call, thread_count, expected):
     net = ZOO[name]
     if attacks_one_class(net, call):
-        return
+        pytest.skip("one class cannot be attacked")
     for n in SIZES:
         X, y = inputs(net, n)
         found = on_numba(call, net, X, y)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import testing
 from refmmr.reference import volumes as measure
+from refmmr.regions.faces import faces_of
 from refmmr.regions.polytopes import inradius
 from refmmr.testing import exact_network, fractions
 
@@ -144,19 +145,12 @@ def test_euler_characteristic(net):
     """Faces of all dimensions, each once: their alternating sum is 1, as that of the box."""
     cx = rm.enumerate_regions(net, box(net))
     assume(len(cx) <= 100)
-    faces = set()
-    for i in range(len(cx)):
-        touches = cx.raw.cell(i).touches
-        waiting = [(cx.dimension, frozenset(range(len(touches))))]
-        while waiting:
-            dimension, vertices = waiting.pop()
-            face = (dimension, frozenset(cx.vertex_numbers[i][list(vertices)].tolist()))
-            if face not in faces or dimension == cx.dimension:
-                faces.add(face)
-                some = np.array(sorted(vertices))
-                facets = measure._facets_of(touches, some) if dimension else []
-                waiting += [(dimension - 1, frozenset(facet.tolist())) for facet in facets]
-    assert sum((-1) ** dimension for dimension, _ in faces) == 1
+    faces = {
+        (dimension, frozenset(cx.vertex_numbers[i][list(vertices)].tolist()))
+        for i in range(len(cx))
+        for dimension, vertices in faces_of(cx.raw.cell(i).touches)
+    }
+    assert sum((-1) ** dimension for dimension, _ in faces) == cx.euler_characteristic() == 1
 
 
 # ---- One layer.

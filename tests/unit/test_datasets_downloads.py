@@ -202,11 +202,15 @@ def test_without_pooch(empty, monkeypatch, cache):
         datasets.load("cifar10", download=False)
 
 
-def test_cache_of_the_system(monkeypatch):
+def test_cache_of_the_system(empty, tmp_path, monkeypatch):
     pooch = pytest.importorskip("pooch")
-    monkeypatch.delenv("REFMMR_CACHE", raising=False)
-    monkeypatch.setattr(pooch, "os_cache", lambda name: f"/caches/{name}")
-    assert downloads._cache() == Path("/caches/refmmr")
+    monkeypatch.delenv("REFMMR_CACHE")
+    monkeypatch.setattr(pooch, "os_cache", lambda name: str(tmp_path / name))
+    folder = tmp_path / "refmmr" / "mnist"
+    folder.mkdir(parents=True)
+    for name, content in MNIST.items():
+        (folder / name).write_bytes(content)
+    assert datasets.load("mnist", download=False).name == "mnist"
 
 
 def test_homes_are_complete():

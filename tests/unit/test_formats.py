@@ -9,7 +9,6 @@ import pytest
 
 import refmmr as rm
 from refmmr._files import read_arrays
-from refmmr.interop import formats
 
 
 def dense():
@@ -60,13 +59,6 @@ def test_options_that_a_file_answers(tmp_path, name):
 def test_a_folder(tmp_path):
     with pytest.raises(OSError, match="directory"):
         rm.load(tmp_path)
-
-
-def test_every_format_has_its_functions():
-    for ending, format in formats.FORMATS.items():
-        module = __import__(format.module, fromlist=["read"])
-        assert callable(module.read), ending
-        assert hasattr(module, "write") == format.writable
 
 
 def test_arrays_of_a_compressed_file(tmp_path):

@@ -93,21 +93,6 @@ def test_margin_gradients_are_those_of_the_linear_region():
         np.testing.assert_allclose(w[i], V[y[i]] - V[rivals[i]], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("net", [rm.Network.lenet_small((2, 6, 6), 4, rng=0), SIMPLE])
-def test_twin(net):
-    """Logits and gradients of the compiled function, for some rivals of each sample."""
-    pytest.importorskip("numba")
-    X = np.random.default_rng(0).uniform(0, 1, (70, *net.input_shape))
-    y = net.predict(X)
-    rivals = (y[:, None] + np.arange(1, net.n_classes)) % net.n_classes
-    for count in {1, net.n_classes - 1}:
-        expected = margin_gradients(net, X, y, rivals[:, :count])
-        with rm.use_backend("numba"):
-            found = margin_gradients(net, X, y, rivals[:, :count])
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-13)
-
-
 def test_seeds_and_float32():
     net, X = rm.Network.mlp([5, 20, 3], rng=0), np.random.default_rng(0).uniform(0, 1, (5, 5))
     y = net.predict(X)

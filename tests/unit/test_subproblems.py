@@ -118,8 +118,8 @@ def test_cuts_keep_the_examples(sizes, p):
     """Each cut holds at all points of the class in the subproblem, within the ball."""
     net = network(sizes, seed=8)
     X, y = points(net)
-    side = np.linspace(-1, 1, 201)
-    Z = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    ticks = np.linspace(-1, 1, 201)
+    Z = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     classes, patterns = net.predict(Z), net.activation_pattern(Z)
     tested = 0
     for x, state in zip(X, search.point_searches(net, X, y, p, BOX), strict=True):
@@ -199,21 +199,36 @@ def test_convolutional(p):
         assert net.predict(Z) == state.point.y
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("p", NORMS)
-def test_nearest_point(p, seed):
-    """The step is allowed, and no nearer one is: the sum of the rows says so."""
+def half_spaces(seed, reach):
+    """Five half-spaces without the origin, two nearly the same, and a box of this size."""
     rng = np.random.default_rng(seed)
     rows, values = rng.normal(size=(5, 8)), -np.abs(rng.normal(size=5))
     rows[4] = rows[3] + 1e-4 * rows[4]
-    lo, hi = -rng.uniform(0.5, 3, 8), rng.uniform(0.5, 3, 8)
-    lam, step = nearest_point(values, rows, lo, hi, p, np.zeros(5), 100.0)
-    if (values + rows @ step < -1e-7).any():
-        # There is none: the sum of rows is out of reach in the box.
-        lam = lam / lam.max()
-    else:
-        assert ((step >= lo) & (step <= hi)).all()
-    distance, _ = shortest_step_in_box(np.zeros(8), lam @ rows, lam @ values, lo, hi, p)
-    if np.isfinite(distance):
-        np.testing.assert_allclose(-distance, norm(step, p), rtol=1e-6)
-        assert (values + rows @ step >= -1e-7).all()
+    return values, rows, *reach * np.array([[-1], [1]]) * rng.uniform(0.5, 3, (2, 8))
+
+
+def distance_of_the_sum(multipliers, values, rows, lo, hi, p):
+    """Distance to the half-space that the multipliers add the others up to."""
+    w = multipliers / multipliers.max()
+    return -shortest_step_in_box(np.zeros(8), w @ rows, w @ values, lo, hi, p)[0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("p", NORMS)
+def test_nearest_point(p, seed):
+    """The step leads into all half-spaces, and the sum of them is no nearer."""
+    values, rows, lo, hi = half_spaces(seed, 1)
+    multipliers, step = nearest_point(values, rows, lo, hi, p, np.zeros(5), 100.0)
+    assert ((step >= lo) & (step <= hi)).all()
+    assert (values + rows @ step >= -1e-7).all()
+    distance = distance_of_the_sum(multipliers, values, rows, lo, hi, p)
+    np.testing.assert_allclose(distance, norm(step, p), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("p", NORMS)
+def test_half_spaces_out_of_reach(p, seed):
+    """No point of a small box is in all half-spaces: the box misses the sum of them."""
+    values, rows, lo, hi = half_spaces(seed, 0.1)
+    multipliers, _ = nearest_point(values, rows, lo, hi, p, np.zeros(5), 100.0)
+    assert distance_of_the_sum(multipliers, values, rows, lo, hi, p) == np.inf

@@ -1,8 +1,11 @@
 """The compiled enumeration of regions gives the reference's cells, in its order."""
 
+import inspect
 import subprocess
 import sys
+import zlib
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +22,14 @@ from refmmr.testing import exact_network
 numba = pytest.importorskip("numba", reason="the numba backend needs numba")
 
 with rm.use_backend("numba"):
+    from refmmr.backends._numba import edges as edges_twin
     from refmmr.backends._numba import enumeration as twin
     from refmmr.backends._numba import maps as maps_twin
+    from refmmr.backends._numba import pieces as pieces_twin
     from refmmr.backends._numba import vertices as vertices_twin
     from refmmr.backends._numba import volumes as volumes_twin
+    from refmmr.backends._numba.polygons import split_polygons
+    from refmmr.backends._numba.polytopes import split_polytopes
 
 SEEDS = st.integers(0, 2**32 - 1)
 NUMBERS = ("vertex_starts", "vertices", "touches", "facet_starts", "hyperplanes", "patterns")
@@ -292,6 +299,14 @@ def test_volumes(seed, n, grid):
     np.testing.assert_allclose(
         volumes_twin.volumes(found), measure.volumes(found).astype(float), atol=1e-12
     )
+
+
+def test_the_key_of_the_cache_holds_the_sources():
+    """What Numba caches would not notice a change of a file that it is compiled from."""
+    polygons, polytopes = (inspect.signature(f.py_func) for f in (split_polygons, split_polytopes))
+    pieces, edges = (Path(module.__file__).read_bytes() for module in (pieces_twin, edges_twin))
+    assert polygons.parameters["source"].default == zlib.crc32(pieces)
+    assert polytopes.parameters["source"].default == zlib.crc32(edges, zlib.crc32(pieces))
 
 
 def test_compiled_code_from_the_cache():

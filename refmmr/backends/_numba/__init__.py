@@ -25,7 +25,7 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``enumeration.enumerate_regions``    ``enumeration.enumerate_regions``
 ``enumeration.next_maps``            ``maps.Maps``
 ``vertices.VertexTable``             ``vertices``; on the edges of a cell: ``pieces``
-``cells.Polygon``, ``Polytope``      ``polygons.split_polygons``, ``polytopes.split_polytopes``
+``cells.Polygon``, ``Polytope``      ``polygons.split_polygons``; ``polytopes``, ``edges``
 ``volumes.volumes``                  ``volumes.volumes``
 ==================================== ============================================================
 

@@ -3,7 +3,7 @@
 - ``nogil``: threads run kernels side by side (`refmmr.backends.threads`).
 - ``cache``: compiled once on a machine, then loaded from disk.  The cache of a function does not
   notice a change in another file; so a kernel, the kernels that it calls and the named tuples that
-  it reads are in one file (or the source is a part of the cache's key, as in `pieces`).
+  it reads are in one file (or the source is a part of the cache's key, as for `pieces`).
 - ``error_model="numpy"``: a division by 0 gives inf or NaN, not an exception.
 - ``fastmath``: sums may be added in any order (``reassoc``, so that they are vectorised), and
   products fused with them (``contract``).  Infinities and NaNs stay legal: a distance may be

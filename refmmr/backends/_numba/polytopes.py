@@ -1,9 +1,6 @@
 """Polytopes cut by a layer's units, compiled: the twin of `refmmr.reference.cells.Polytope.split`.
 
-Which facets of its piece a vertex touches is kept as the bits of a word.  Two vertices are joined
-by an edge if they touch n - 1 common facets at least, and no third vertex touches all of these.
-Where each vertex of a piece touches just n facets (the piece is simple), the first condition is
-enough.
+Which facets of its piece a vertex touches is kept as the bits of a word.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refmmr.backends._numba.edges import SOURCE, find_edges, most_edges, most_slots
 from refmmr.backends._numba.jit import strict_jit
 from refmmr.backends._numba.pieces import (
     FACETS,
@@ -23,7 +21,6 @@ from refmmr.backends._numba.pieces import (
     PIECES,
     ROWS,
     SIMPLE,
-    SOURCE,
     VERTICES,
     Table,
     close_piece,
@@ -45,10 +42,6 @@ from refmmr.backends._numba.pieces import (
 
 MAX_FACETS = 64
 """Most facets of a piece: the bits of a word."""
-
-PAIRS = 16
-"""In a simple piece, try this many pairs of a positive and a negative vertex for each dimension one
-by one.  If there are more, a hash table of edges is faster."""
 
 TOO_MANY_FACETS = -1
 """Returned instead of the number of waiting pieces."""
@@ -72,7 +65,7 @@ class Work(NamedTuple):
     piece: Run  # the piece that is cut, with its new vertices
     signs: np.ndarray  # (m,) int: signs of the unit that cuts, at the old vertices
     edges: np.ndarray  # (e, 2) int: the edges that are cut, positive end first
-    slots: np.ndarray  # (a power of 2, 2) uint64: the hash table of `_hashed_edges`
+    slots: np.ndarray  # (a power of 2, 2) uint64: the hash table of `find_edges`
     table: Table
     active: np.ndarray  # (words,) uint64: the active units of the piece that was settled last
 
@@ -182,12 +175,6 @@ def _longer_run(run, n):
 
 
 @inner
-def _most_edges(m, n, simple):
-    """Most edges that a cut of m vertices in n dimensions can meet, or pairs that are tried."""
-    return n * max(m, PAIRS) if simple else m * m // 4
-
-
-@inner
 def _room(work, pieces):
     """The lengths of all arrays."""
     stack, piece, table = work.stack, work.piece, work.table
@@ -213,8 +200,8 @@ def _fits(room, tasks, waiting, n, used):
         and 2 * tasks[depth, HIGH] - tasks[depth, LOW] <= room.crossing
         and m + new <= room.piece
         and m <= room.signs
-        and _most_edges(m, n, tasks[depth, SIMPLE]) <= room.edges
-        and 4 * n * m <= room.slots
+        and most_edges(m, n, tasks[depth, SIMPLE]) <= room.edges
+        and most_slots(m, n) <= room.slots
         and tasks[depth, ROWS] + new <= room.rows
         and fits(room.pieces, used, m, MAX_FACETS, new)
     )
@@ -233,8 +220,8 @@ def _grown(work, pieces, used, waiting):
         longer(work.crossing, 2 * task[HIGH] - task[LOW]),
         _longer_run(work.piece, m + new),
         longer(work.signs, m),
-        longer(work.edges, _most_edges(m, n, task[SIMPLE])),
-        longer(work.slots, _power_of_two(4 * n * m)),
+        longer(work.edges, most_edges(m, n, task[SIMPLE])),
+        longer(work.slots, most_slots(m, n)),
         longer_table(work.table, task[ROWS] + new),
         work.active,
     )
@@ -274,10 +261,9 @@ def _cut_waiting(cell, errors, units, work, pieces, room, used, waiting, first_u
         for i in range(m):
             piece_rows[i], piece_touches[i] = stack_rows[first + i], stack_touches[first + i]
         n_positive, n_negative = _signs(values, piece_rows, m, crossing[0], signs)
-        if simple and n_positive * n_negative > PAIRS * n:
-            new = _hashed_edges(piece_touches, signs, m, n * n_negative, edges, slots)
-        else:
-            new = _tried_edges(piece_touches, signs, m, n, simple, edges)
+        new = find_edges(
+            piece_touches, signs, m, n, simple, n_positive, n_negative, edges, slots
+        )  # fmt: skip
         used[NEW] = new
         if not _fits(room, tasks, waiting, n, used):
             break
@@ -321,15 +307,6 @@ def _length(word):
 
 
 @inner
-def _power_of_two(n):
-    """The smallest power of 2 that is not less than n, nor than 64."""
-    size = 64
-    while size < n:
-        size *= 2
-    return size
-
-
-@inner
 def _signs(values, rows, m, unit, signs):
     """Write the signs of a unit at m vertices; how many are positive and how many negative."""
     n_positive = n_negative = 0
@@ -339,83 +316,6 @@ def _signs(values, rows, m, unit, signs):
         n_positive += value > 0
         n_negative += value < 0
     return n_positive, n_negative
-
-
-@inner
-def _tried_edges(touches, signs, m, n, simple, edges):
-    """List the edges from a positive to a negative vertex, trying all pairs; how many."""
-    count = 0
-    for i in range(m):
-        if signs[i] <= 0:
-            continue
-        for j in range(m):
-            if signs[j] >= 0:
-                continue
-            common = rest = touches[i] & touches[j]
-            for _ in range(n - 2):
-                rest &= rest - np.uint64(1)
-            # n - 1 bits are set if one is left; on a line any two vertices are an edge.
-            if (rest != 0 or n == 1) and (simple or _only_two_touch(touches, m, common)):
-                edges[count, 0], edges[count, 1] = i, j
-                count += 1
-    return count
-
-
-@inner
-def _only_two_touch(touches, m, common):
-    """Whether just two vertices touch all of the common facets."""
-    found = 0
-    for k in range(m):
-        found += common & ~touches[k] == 0
-    return found == 2
-
-
-@inner
-def _hashed_edges(touches, signs, m, n_keys, edges, slots):
-    """The edges of `_tried_edges`, in the same order, in a simple piece.
-
-    There an edge is determined by the n - 1 facets that both ends touch: all facets of a vertex but
-    one.  For each negative vertex these sets are entered, as keys, into a hash table with linear
-    probing; for each positive vertex they are looked up.
-    """
-    used, count = _power_of_two(2 * n_keys), 0
-    mask = np.uint64(used - 1)
-    for slot in range(used):
-        slots[slot, 0] = np.uint64(0)
-    for j in range(m):
-        if signs[j] < 0:
-            rest = touches[j]
-            while rest:
-                key = touches[j] & ~(rest & (~rest + np.uint64(1)))
-                slot = _slot(slots, mask, key)
-                slots[slot, 0], slots[slot, 1] = key, np.uint64(j)
-                rest &= rest - np.uint64(1)
-    for i in range(m):
-        if signs[i] > 0:
-            first, rest = count, touches[i]
-            while rest:
-                key = touches[i] & ~(rest & (~rest + np.uint64(1)))
-                slot = _slot(slots, mask, key)
-                rest &= rest - np.uint64(1)
-                if slots[slot, 0] == key:
-                    # Insertion keeps the negative ends sorted.
-                    place, j = count, int(slots[slot, 1])
-                    while place > first and edges[place - 1, 1] > j:
-                        edges[place, 1] = edges[place - 1, 1]
-                        place -= 1
-                    edges[count, 0], edges[place, 1] = i, j
-                    count += 1
-    return count
-
-
-@inner
-def _slot(slots, mask, key):
-    """The slot of a key: where it is, or where it can be put."""
-    bits = key * np.uint64(0x9E3779B97F4A7C15)
-    slot = (bits ^ (bits >> np.uint64(32))) & mask
-    while slots[slot, 0] != np.uint64(0) and slots[slot, 0] != key:
-        slot = (slot + np.uint64(1)) & mask
-    return slot
 
 
 @inner

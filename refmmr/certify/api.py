@@ -338,7 +338,7 @@ def check_options(names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
         takers = [key for key, method in METHODS.items() if name in method.options]
         if not set(takers) & set(names):
             raise ValueError(
-                f"{name}: expected None, for only {', '.join(map(repr, takers))} can take it, "
+                f"{name}: expected None, because only {', '.join(map(repr, takers))} can take it, "
                 f"got {value!r}"
             )
         options[name] = (

@@ -60,7 +60,7 @@ def reader(path: Path, given: Mapping[str, Any]) -> Callable[..., Any]:
     for name, value in given.items():
         if name not in chosen.options:
             raise ValueError(
-                f"{name}: expected none for {chosen.what}, which says it itself, got {value!r}"
+                f"{name}: expected none for {chosen.what}, which contains it, got {value!r}"
             )
     read: Callable[..., Any] = importlib.import_module(chosen.module).read
     return read

@@ -26,6 +26,7 @@ MAX_BYTES = 2**30
 """Bytes of all elements of one file once unpacked, and of all its arrays."""
 
 HEADER = 128
+"""Bytes before the first element."""
 ARRAY, COMPRESSED = 14, 15
 NAME, SIZES, FLAGS = 1, 5, 6
 """Types of elements."""

@@ -50,7 +50,7 @@ def read(path: Path, **options: Any) -> Network:
     if _is_foreign(path):
         return from_state_dict(read_arrays(path, MAX_BYTES), str(path), **options)
     if options:
-        raise ValueError(f"{next(iter(options))}: expected none for {path}, which says it itself")
+        raise ValueError(f"{next(iter(options))}: expected none for {path}, which contains it")
     return network_from_arrays(read_npz(path, FORMAT, VERSION), str(path))
 
 

@@ -124,7 +124,7 @@ def _walk(
                 _check_text(content[start : start + size])
             start += size
         else:
-            raise ValueError("bytes that are none")
+            raise ValueError("other bytes")
     if start > stop:
         raise ValueError("bytes that end too early")
 

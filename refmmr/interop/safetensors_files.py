@@ -52,7 +52,7 @@ def read(path: Path, **options: Any) -> Network:
         # The order of the tensors is by dtype and name, not by their place in the network.
         return from_state_dict(arrays, str(path), **options, ordered=False)
     if options:
-        raise ValueError(f"{next(iter(options))}: expected none for {path}, which says it itself")
+        raise ValueError(f"{next(iter(options))}: expected none for {path}, which contains it")
     return _own(arrays, about, path)
 
 

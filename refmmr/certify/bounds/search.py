@@ -37,6 +37,7 @@ LARGE = 10**5
 one region is visited first, and `RARE` times as many subproblems lie between two further ones."""
 
 RARE = 8
+"""Factor on `SUBPROBLEMS_PER_REGION` for networks above `LARGE`."""
 
 
 class SearchResult(NamedTuple):

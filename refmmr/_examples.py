@@ -39,7 +39,8 @@ def distance_rounded_up(X: np.ndarray, Z: np.ndarray, p: float) -> np.ndarray:
     """``||z - x||_p`` for each pair, at least the distance in real arithmetic.
 
     Differences, powers and a sum of d terms take fewer than ``2 d + 4`` roundings; twice as many
-    are allowed for, which covers the rounding of this product.
+    are allowed for, which covers the rounding of this product.  A distance that is no normal number
+    has fewer digits: the smallest normal number is added.
 
     Parameters
     ----------
@@ -52,7 +53,8 @@ def distance_rounded_up(X: np.ndarray, Z: np.ndarray, p: float) -> np.ndarray:
     ndarray, shape (n,)
     """
     delta = (Z - X).reshape(len(Z), -1)
-    return norm(delta, p) * (1 + rounding.rounding_factor(4 * delta.shape[1] + 8))
+    distance = norm(delta, p) * (1 + rounding.rounding_factor(4 * delta.shape[1] + 8))
+    return np.where(distance > 0, distance + rounding.SMALLEST_NORMAL, 0)
 
 
 def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ ZERO = np.zeros(1, int)
 
 
 @pytest.mark.parametrize("p", NORMS)
-@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize("size", [1e-310, 1e-200, 1.0, 1e200])
 def test_distances_are_rounded_up(p, size):
     rng = np.random.default_rng(0)
     X, Z = size * rng.normal(size=(50, 3, 2)), size * rng.normal(size=(50, 3, 2))

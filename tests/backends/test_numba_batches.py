@@ -220,7 +220,7 @@ def test_weights_of_any_arrangement(name, call, arrangement):
 def test_arguments_stay_as_they_are(name, call):
     net = ZOO[name].astype(np.float64)
     if attacks_one_class(net, call):
-        return
+        pytest.skip("one class cannot be attacked")
     X, y = inputs(net, 5)
     given = [X, y, *(array for pair in net.parameters for array in pair)]
     before = [array.copy() for array in given]

@@ -107,6 +107,7 @@ def test_decisions_are_consistent(data, p, boxed, eps):
     decided = mip.mip_bounds(net, X, y, p, box, np.array([eps]))
     nearest = mip.mip_bounds(net, X, y, p, box)
     assert nearest.lower[0] <= nearest.upper[0]
+    assert decided.lower[0] > 0 or np.isfinite(decided.upper[0])
     if decided.lower[0] > 0:
         assert decided.lower[0] == eps <= nearest.upper[0]
     if np.isfinite(decided.upper[0]):

@@ -42,12 +42,12 @@ def points_and_hyperplanes(draw, dyadic=False):
 
 def capacity(x, w, value, lo, hi):
     """How far the affine function can move towards 0 within the box."""
-    way = -np.sign(w) * (-1 if value < 0 else 1)
-    return (np.abs(w) * np.where(way > 0, hi - x, x - lo)).sum()
+    direction = -np.sign(w) * (-1 if value < 0 else 1)
+    return (np.abs(w) * np.where(direction > 0, hi - x, x - lo)).sum()
 
 
 def well_decided(hyperplane):
-    """Not a hair's breadth between a hyperplane that the box meets and one that it misses."""
+    """Assume that rounding does not decide whether the box meets the hyperplane."""
     assume(abs(capacity(*hyperplane) - abs(hyperplane[2])) > 1e-6)
 
 

@@ -25,7 +25,7 @@ def test_region_by_hand():
     assert_array_equal(region.logits(np.array([[1.0, -2], [0, 0]])), [[1, 0], [-4, 5]])
 
 
-def test_sides_of_units_that_are_off():
+def test_halfspaces_of_inactive_units():
     region = linear_region(NET, [0, -1])  # f_1 = (1, -1), f_2 = -2
     assert_array_equal(region.pattern, [True, False, False])
     A, b = region.halfspaces

@@ -1,4 +1,4 @@
-"""PGD on problems whose answer is known by hand."""
+"""PGD on problems that are solved by hand."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def batch(net):
     return X, net.predict(X)
 
 
-# A linear classifier of two classes: margin w x + b, so the way and the distance are known.
+# A linear classifier of two classes: margin w x + b, so direction and distance are known.
 W, B = np.array([3.0, -1.0, 0.5, -2.0]), 0.25
 LINEAR = rm.Network([rm.Linear([W, 0 * W], [B, 0])], 4)
 DISTANCE = {1: 3.0, 2: np.sqrt(14.25), np.inf: 6.5}
@@ -40,7 +40,7 @@ def test_linear_classifier(p, steps):
         )
         assert LINEAR.predict(over) != label
         assert LINEAR.predict(under) == label
-        # The whole way to the hyperplane is used: it is the minimal adversarial example.
+        # The step goes all the way to the hyperplane: it is the minimal adversarial example.
         assert length(over - x, p) >= distance * (1 - 1e-12)
         np.testing.assert_allclose(under @ W + B, (x @ W + B) * 1e-6, rtol=1e-6, atol=1e-12)
 

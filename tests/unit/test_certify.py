@@ -244,9 +244,9 @@ LINE = network(([[1], [0]], [0, 0.5]))  # class 0 beyond 0.5
 CHEAP = ["region", "ibp", "fast-lin", "kw", "crown"]
 
 
-def by_all(*dear):
+def by_all(*expensive):
     """Each method with each norm that it supports."""
-    return [(m, p) for m in (*CHEAP, *dear) for p in api.METHODS[m].norms]
+    return [(m, p) for m in (*CHEAP, *expensive) for p in api.METHODS[m].norms]
 
 
 @pytest.mark.parametrize(("method", "p"), by_all("lp", "search", "mip"))
@@ -285,7 +285,7 @@ def test_a_closed_ball_is_meant():
         assert at == [False, True]
 
 
-def test_dear_methods_load_at_first_use():
+def test_expensive_methods_load_at_first_use():
     code = (
         "import sys, refmmr as rm;"
         "rm.certify(rm.Network.mlp([2, 3, 2], rng=0), [[.5, .5]], None, 2);"

@@ -46,11 +46,11 @@ def test_frozen_masks_drop_the_relu():
     assert_array_equal(outputs[1], [[1, -2]])
 
 
-def test_backward_adds_what_every_layer_feels_directly():
+def test_backward_adds_the_gradients_with_respect_to_f():
     cache = NET.forward(np.array([[1.0, 2.0]]))  # pattern: off, on, on
     hidden, logits = NET.backward(cache, [np.array([[5.0, 6, 7]]), np.array([[1.0, 10]])])
     assert_array_equal(logits, [[1, 10]])
-    # Through the mask (0, 1 - 10, 30), and 5, 6, 7 on top: a direct gradient meets no mask.
+    # Through the mask (0, 1 - 10, 30), and 5, 6, 7 on top: gradients to f meet no mask.
     assert_array_equal(hidden, [[5, -3, 37]])
     (dW1, db1), (dW2, db2) = NET.weight_gradients(cache, [hidden, logits])
     assert_array_equal(dW1, [[5, 10], [-3, -6], [37, 74]])

@@ -94,9 +94,11 @@ def test_each_method_sees_only_what_is_still_open(fake):
     )
 
 
-def test_dear_methods_are_asked_point_by_point_with_what_is_known(fake):
-    calls = fake("dear", decides, batched=False, finds=True, guided=True, options=("max_seconds",))
-    rm.robust_error(LINE, X, Y, 2, eps=0.05, methods=["attack", "dear"], max_seconds=3)
+def test_expensive_methods_run_point_by_point_with_what_is_known(fake):
+    calls = fake(
+        "expensive", decides, batched=False, finds=True, guided=True, options=("max_seconds",)
+    )
+    rm.robust_error(LINE, X, Y, 2, eps=0.05, methods=["attack", "expensive"], max_seconds=3)
     assert [points for _, points, *_ in calls] == [[0.6], [0.7], [0.9]]
     for _, points, _, options in calls:
         assert options["max_seconds"] == 3
@@ -104,23 +106,23 @@ def test_dear_methods_are_asked_point_by_point_with_what_is_known(fake):
         np.testing.assert_allclose(options["upper"], points[0] - 0.5, rtol=1e-6)
 
 
-def test_a_dear_method_may_be_the_first_and_the_only_one(fake, tmp_path):
-    calls = fake("dear", decides, batched=False, finds=True)
-    result = rm.robust_error(LINE, X, Y, 2, eps=0.05, methods=["dear"], out=tmp_path)
+def test_an_expensive_method_may_be_the_first_and_the_only_one(fake, tmp_path):
+    calls = fake("expensive", decides, batched=False, finds=True)
+    result = rm.robust_error(LINE, X, Y, 2, eps=0.05, methods=["expensive"], out=tmp_path)
     assert [points for _, points, *_ in calls] == [[0.52], [0.6], [0.7], [0.9]]
     assert result.lower_bound == result.upper_bound == 0.4
     path = tmp_path / records.NAME
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
     calls.clear()
-    rm.robust_error(LINE, X, Y, 2, eps=0.05, methods=["dear"], out=tmp_path)
+    rm.robust_error(LINE, X, Y, 2, eps=0.05, methods=["expensive"], out=tmp_path)
     assert [points for _, points, *_ in calls] == [[0.9]]  # no work is done twice
 
 
-def test_a_batched_method_may_follow_a_dear_one(fake):
-    fake("dear", nothing, batched=False)
+def test_a_batched_method_may_follow_an_expensive_one(fake):
+    fake("expensive", nothing, batched=False)
     calls = fake("proof", proves)
     points = np.linspace(0.6, 1, 70)[:, None]
-    result = rm.robust_error(LINE, points, [0] * 70, 2, eps=0.05, methods=["dear", "proof"])
+    result = rm.robust_error(LINE, points, [0] * 70, 2, eps=0.05, methods=["expensive", "proof"])
     assert [len(asked) for name, asked, *_ in calls if name == "proof"] == [32, 32, 6]
     assert result.upper_bound == 0
     assert [row["point"] for row in result.records] == list(range(70))

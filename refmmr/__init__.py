@@ -2,7 +2,7 @@
 
 The method is that of Croce, Andriushchenko and Hein, "Provable Robustness of ReLU networks via
 Maximization of Linear Regions", AISTATS 2019.  `refmmr.reference` is the book; everything a user
-calls is on this page.  What needs other packages than NumPy loads at first use.
+calls is on this page.  Functions that need packages beyond the core load at first use.
 """
 
 from __future__ import annotations

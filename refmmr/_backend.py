@@ -1,9 +1,9 @@
-"""The switch: which implementation runs behind a public function.
+"""The switch: which implementation of a kernel a public function runs.
 
 A public function calls a kernel (`refmmr._kernels` lists them all).  A backend registers a faster
 twin of the reference function, with the same signature, through `implements`.  Where a backend has
-no twin, that of numba runs, if numba is installed; else the reference.  Arrays on a device are then
-copied to the host, and the results back.
+no twin, the twin of numba runs if numba is installed, else the reference.  Arrays on a device are
+then copied to the host, and the results back to the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from refmmr import backends
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# Twins by backend and by name of the reference function; a backend is a key once it is loaded.
 _twins: dict[str, dict[str, Callable[..., Any]]] = {"numpy": {}}
+# The backend that `set_backend` chose for this process.
 _process: str | None = None
 _loading: set[str] = set()
 _lock = threading.RLock()
@@ -29,7 +31,7 @@ _scope: ContextVar[str | None] = ContextVar("backend", default=None)
 
 
 def available_backends() -> tuple[str, ...]:
-    """Names of the backends that can run here: packages installed, device at hand.
+    """Names of the backends whose packages are installed and whose device is present.
 
     Examples
     --------
@@ -43,8 +45,8 @@ def available_backends() -> tuple[str, ...]:
 def get_backend() -> str:
     """The backend in use.
 
-    That of the enclosing `use_backend`, else of the last `set_backend`, else ``REFMMR_BACKEND``,
-    else "numpy".
+    Chosen by the enclosing `use_backend`, else by the last `set_backend`, else by
+    ``REFMMR_BACKEND``; otherwise "numpy".
 
     Examples
     --------
@@ -60,7 +62,7 @@ def get_backend() -> str:
 def set_backend(name: str) -> None:
     """Choose the backend of all following calls, in all threads of this process.
 
-    Processes that are started later do not inherit it: they follow ``REFMMR_BACKEND``.
+    Processes that are started later do not inherit the choice: they follow ``REFMMR_BACKEND``.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Use a backend inside a ``with`` block, in this thread alone; errors as `set_backend`.
+    """Use a backend inside a ``with`` block, in this thread alone; it raises as `set_backend`.
 
     Examples
     --------
@@ -104,7 +106,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 class Kernel(Generic[P, R]):
-    """A reference function that runs the current backend's twin, where there is one.
+    """A reference function that runs the twin of the current backend, if it has one.
 
     Attributes
     ----------
@@ -118,7 +120,7 @@ class Kernel(Generic[P, R]):
         self.reference, self.twins, self.name = reference, twins, _name(reference)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the twin of the current backend, or what stands in for it."""
+        """Run the twin of the current backend, or its fallback."""
         backend = get_backend()
         twin = _twins[backend].get(self.name)
         if twin is None and backend == "numpy":
@@ -172,7 +174,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 def _ready(name: str, argument: str) -> str:
-    """Check a backend's name, in any case, and load its twins; returns it in lower case."""
+    """Check a backend's name and load its twins; returns the name in lower case."""
     given, name = name, name.lower() if isinstance(name, str) else name
     if not isinstance(name, str) or name not in _known():
         raise ValueError(f"{argument}: expected one of {', '.join(_known())}, got {given!r}")

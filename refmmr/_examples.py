@@ -1,17 +1,17 @@
-"""Adversarial examples that hold in real arithmetic: proposed and verified in one place.
+"""Adversarial examples, verified in real arithmetic.
 
 A point z is a *verified example* for a point x of class y if
 
 * ``lo <= z <= hi``, a comparison of floats, which is exact;
 * its margin ``f_y - max_{s != y} f_s`` is negative in real arithmetic: the computed margin is
-  below minus a bound on its rounding error (`surely_misclassified`).
+  less than minus a bound on its rounding error (`surely_misclassified`).
 
 Its distance is rounded up (`distance_rounded_up`), so it is an upper bound on the minimal
 perturbation.  Nothing else about z is trusted: neither the solver nor the attack that proposes it.
 
 Most proposals are projections.  Around any z the network is affine, so the decision boundary with
 the largest other logit is a hyperplane there (`linear_margin`).  x is projected onto it and moved
-a little beyond it: a point on the boundary itself is not surely misclassified.
+beyond it by a small step (`OVERSHOOTS`): a point on the boundary is not surely misclassified.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ The first is enough where the margin loses few digits to rounding; the last is s
 relative tolerance 1e-6 at which a lower and an upper bound count as equal."""
 
 PROJECTIONS = 10
-"""Projections of `bring_nearer`: the region of the example rarely changes more often."""
+"""Largest number of projections in `bring_nearer`: the region of the example rarely changes more
+often."""
 
 
 def distance_rounded_up(X: np.ndarray, Z: np.ndarray, p: float) -> np.ndarray:
@@ -148,7 +149,7 @@ def projection_steps(
 def linear_margin(
     net: Network, X: np.ndarray, Z: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The margin over the largest other logit at z, as the affine map around z extends it to x.
+    """The margin over the largest other logit at z, extended to x by the affine map around z.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ def linear_margin(
 def bring_nearer(
     net: Network, x: np.ndarray, z: np.ndarray, y: int, p: float, box: Box | None
 ) -> tuple[np.ndarray | None, float]:
-    """Project x onto the decision boundary around an example, again and again while that is nearer.
+    """Project x onto the decision boundary around an example, while this reduces the distance.
 
     Parameters
     ----------
@@ -195,7 +196,7 @@ def bring_nearer(
     Returns
     -------
     adversarial : ndarray of the shape of x, or None
-        The nearest verified example; None if there is none.
+        The nearest verified example, or None.
     distance : float
         Its distance, rounded up, or infinity.
     """

@@ -1,4 +1,4 @@
-"""Files: written atomically, and .npz archives that are read without trusting what is in them."""
+"""Atomic writes of files, and a reader of .npz archives that does not trust their contents."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 BLOCK = 2**20
-"""Bytes read at once: memory is touched only as the bytes of an array come."""
+"""Bytes read at once: memory for an array is used only as its bytes are read."""
 
 DEFLATE_RATIO = 1032
-"""Deflate makes at most this many bytes of one, so a larger size in a header is false."""
+"""Largest ratio of deflate: a header that claims a larger size of the content is false."""
 
 
 def as_path(path: Any, *endings: str) -> Path:
@@ -41,7 +41,7 @@ def as_path(path: Any, *endings: str) -> Path:
 
 
 def npz_path(path: str | os.PathLike[str]) -> Path:
-    """The same for a path that ends in .npz."""
+    """The argument `path` of a public function, checked to end in .npz."""
     return as_path(path, ".npz")
 
 
@@ -54,13 +54,13 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files only their owner can read; give them the usual rights.
+        # mkstemp makes files that only their owner can read; set the usual permissions.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
-        # An interruption may come just after the move.
+        # An interruption may come just after the move: then there is no temporary file.
         Path(temporary).unlink(missing_ok=True)
         raise
 
@@ -83,7 +83,7 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def read_npz(path: Path, format: str, version: int) -> dict[str, np.ndarray]:
-    """The arrays of a file that `write_npz` wrote, once its header names this format and version.
+    """The arrays of a file by `write_npz` whose header names this format and version.
 
     The header is two arrays, ``format`` and ``version``.  Compressed arrays are refused, so a file
     cannot unpack to more than its own size.
@@ -103,19 +103,19 @@ def read_npz(path: Path, format: str, version: int) -> dict[str, np.ndarray]:
 def read_arrays(
     path: Path, max_bytes: int | None = None, key: Callable[[str], str | None] = str
 ) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that anybody may have written.
+    """The arrays of an .npz file from an untrusted source.
 
-    Nothing is unpickled.  Sizes are checked before any memory is asked for, and every array is read
-    to its end, which checks its sum.
+    Nothing is unpickled.  Sizes are checked before memory is allocated, and every array is read to
+    its end, which verifies its checksum.
 
     Parameters
     ----------
     path : Path
     max_bytes : int, optional
-        What all arrays may take together.  If not given: what the file itself takes, and arrays
-        have to be uncompressed.
+        Largest size of all arrays together.  If not given, the size of the file, and arrays must
+        be uncompressed.
     key : callable
-        Gives the key of an array in the result by its name; None for one that is not read.
+        Maps the name of an array to its key in the result; None skips the array.
 
     Returns
     -------
@@ -131,7 +131,7 @@ def read_arrays(
     with open(path, "rb") as file:
         try:
             return _members(file, max_bytes, key)
-        # Damaged bytes can make zipfile and NumPy raise nearly anything; all of it means one thing.
+        # zipfile and NumPy may raise exceptions of any kind on damaged bytes.
         except Exception as error:
             text = " ".join(str(error).split())
             message = f"{path}: expected an .npz file without objects, got {text}"
@@ -182,7 +182,7 @@ def _array(member: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
     if expected != info.file_size - member.tell():
         raise ValueError(f"{info.filename} of {info.file_size} bytes for shape {shape}")
     content = np.empty(expected, np.uint8)
-    for start in range(0, expected + 1, BLOCK):  # one read more, which checks the sum
+    for start in range(0, expected + 1, BLOCK):  # one more read verifies the checksum
         block = member.read(BLOCK)
         content[start : start + len(block)] = np.frombuffer(block, np.uint8)
     if member.read(1):

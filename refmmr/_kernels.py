@@ -1,6 +1,6 @@
-"""Every dispatched function, a line each, with the backends that have a twin of it.
+"""Every dispatched function, one per line, with the backends that have a twin of it.
 
-A kernel runs the twin of the backend in use, or what stands in for it (`refmmr._backend`).  The
+A kernel runs the twin of the backend in use, or its fallback (`refmmr._backend`).  The
 table of `refmmr info` and of the documentation is made from this page; tests compare it with what
 the backends register.
 """
@@ -34,4 +34,4 @@ KERNELS: dict[str, Kernel] = {
     for item in list(globals().values())
     if isinstance(item, Kernel)
 }
-"""All of them, by module and name of the reference function."""
+"""All kernels, by module and name of the reference function."""

@@ -1,8 +1,7 @@
-"""An attack of minimal norm: adversarial examples near the decision boundary's nearest point.
+"""An attack of minimal norm: it minimises the distance of an adversarial example.
 
-PGD looks for an adversarial example in a ball of a given radius; here the radius itself is
-minimised.  Around any point z the network is affine, so the decision boundary with each other class
-s is a hyperplane there,
+PGD searches a ball of a given radius; here the radius itself is minimised.  Around any point z the
+network is affine, so the decision boundary with each other class s is a hyperplane there,
 
     { z' : m + <w, z' - z> = 0 },      m = f_y(z) - f_s(z),   w = its gradient,
 
@@ -10,8 +9,8 @@ and its nearest points to z and to the original x are known in closed form, also
 (`refmmr.reference.hyperplanes`).  One run has three parts.
 
 walk
-    Step a little beyond the nearest hyperplane, to a convex combination of the projections of z
-    and of x: the first leads to the boundary, the second towards the minimal perturbation.  Keep
+    Step to a convex combination of the projections of z and of x onto the nearest hyperplane, and
+    5% beyond: the first leads to the boundary, the second towards the minimal perturbation.  Keep
     the nearest misclassified point, and continue from a point between it and x.
 bisect
     The segment from x to the nearest misclassified point crosses the boundary: bisect it.
@@ -38,19 +37,20 @@ from refmmr.reference.pgd import project
 from refmmr.reference.rounding import value_errors
 
 EXTRAPOLATION = 1.05
-"""Length of a step of the walk, relative to that onto the hyperplane: 5% beyond it, as in FAB."""
+"""Length of a step of the walk, relative to the step onto the hyperplane: 5% more, as in FAB."""
 
 MAX_PULL = 0.1
-"""Weight of the projection of x in a step of the walk, at most, as in FAB."""
+"""Largest weight of the projection of x in a step of the walk, as in FAB."""
 
 BACKWARD = 0.9
 """After a misclassified point z the walk continues from ``x + BACKWARD (z - x)``, as in FAB."""
 
 BISECTIONS = 12
-"""Steps of a bisection: 1 / 4096 of the segment is left, and the projections do the rest."""
+"""Steps of a bisection, down to 1 / 4096 of the segment; projections then refine further."""
 
 SLIDES = 6
-"""Projections of x onto the boundary around the best example, whose region changes with each."""
+"""Largest number of projections of x onto the boundary around the best example: each projection may
+change the region of the example."""
 
 FRACTIONS = (1.0, 0.5, 0.2, 0.05)
 """Fractions of the segment to such a projection that are tried, the largest first."""
@@ -178,7 +178,7 @@ class _Attack:
         return self._clip(target.reshape(Z.shape))
 
     def _bisect(self, rows, Z):
-        """The points nearest to X on the segments to Z whose class is surely wrong."""
+        """The points nearest to X on the segments to Z that are surely misclassified."""
         X, y = self.X[rows], self.y[rows]
         # The error bounds are convex in the point: those at the ends bound all between.
         ends = (value_errors(self.net, end)[-1].reshape(len(end), -1) for end in (X, Z))
@@ -207,7 +207,7 @@ class _Attack:
             rows = rows[self.distances[rows] < before * (1 - 1e-9)]
 
     def _projection(self, rows):
-        """The projections of X onto the hyperplanes around the best examples, a little beyond."""
+        """Projections of X onto the hyperplanes around the best examples, `OVERSHOOT` beyond."""
         X, Z, y = self.X[rows], self.best[rows], self.y[rows]
         others = self.net.logits(Z)
         others[np.arange(len(rows)), y] = -np.inf
@@ -266,7 +266,7 @@ def _margin(logits, y, rivals):
 
 
 def _distance(margin, w, p):
-    """Free distances to the hyperplanes, infinite where w = 0."""
+    """Signed distances to the hyperplanes without a box, infinite where w = 0."""
     slope = dual_norm(w, p)
     return np.where(slope > 0, margin / np.where(slope > 0, slope, 1), np.inf)
 

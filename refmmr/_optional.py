@@ -1,4 +1,4 @@
-"""Packages that few functions need, imported there, with an error that says how to install them."""
+"""Optional packages, imported at use; the error for a missing one says how to install it."""
 
 from __future__ import annotations
 

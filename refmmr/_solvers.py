@@ -1,9 +1,9 @@
-"""HiGHS (Huangfu and Hall 2018), set up in one place.
+"""HiGHS (Huangfu and Hall 2018): set-up, models and results.
 
 Linear programs and mixed-integer linear programs are models ``(costs, columns, A, rows)``: minimise
-``<costs, u>`` over ``columns[0] <= u <= columns[1]`` and ``rows[0] <= A u <= rows[1]``.  No caller
-trusts what comes back: bounds are computed from dual variables with their rounding errors, and
-points are checked.
+``<costs, u>`` over ``columns[0] <= u <= columns[1]`` and ``rows[0] <= A u <= rows[1]``.  Callers do
+not trust the results: they compute bounds from dual variables, with rounding errors, and check
+points.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BOUNDED = (
     highspy.HighsModelStatus.kObjectiveTarget,
     highspy.HighsModelStatus.kTimeLimit,
 )
-"""Ends of a mixed-integer run after which its bound is valid."""
+"""Statuses of a mixed-integer run after which its bound is valid."""
 
 Interval = tuple[np.ndarray, np.ndarray]
 
@@ -33,7 +33,7 @@ def solver(tolerance: float = 1e-9, **options: bool | int | float | str) -> high
     Parameters
     ----------
     tolerance : float
-        How far a row, a column or a reduced cost may be violated, absolutely.
+        Largest absolute violation of a row, a column bound or a reduced cost.
     **options
         More options of HiGHS.
     """
@@ -50,7 +50,7 @@ def solver(tolerance: float = 1e-9, **options: bool | int | float | str) -> high
 
 
 def simplex(tolerance: float = 1e-9, **options: bool | int | float | str) -> highspy.Highs:
-    """HiGHS for small linear programs, solved many times: each starts from the basis before."""
+    """HiGHS for many small linear programs: each starts from the basis of the last one."""
     return solver(tolerance, presolve="off", solver="simplex", parallel="off", **options)
 
 
@@ -62,7 +62,7 @@ def load(
     rows: Interval,
     integer: np.ndarray | None = None,
 ) -> None:
-    """Give a model to HiGHS, in place of the one before.
+    """Give a model to HiGHS; it replaces the last one.
 
     Parameters
     ----------
@@ -120,12 +120,12 @@ def set_costs(highs: highspy.Highs, costs: np.ndarray, offset: float) -> None:
 def add_row(
     highs: highspy.Highs, row: np.ndarray, lower: float = -np.inf, upper: float = np.inf
 ) -> None:
-    """Demand ``lower <= <row, u> <= upper``."""
+    """Add the constraint ``lower <= <row, u> <= upper``."""
     nonzero = np.flatnonzero(row).astype(np.int32)
     highs.addRow(lower, upper, len(nonzero), nonzero, row[nonzero])
 
 
 def dual_ray(highs: highspy.Highs) -> np.ndarray | None:
-    """Multipliers of the rows, (m,), that prove an infeasible model infeasible; None without."""
+    """Multipliers of the rows, (m,), that prove a model infeasible, or None if HiGHS has none."""
     _, exists, ray = highs.getDualRay()[:3]  # type: ignore[attr-defined]
     return np.array(ray) if exists else None

@@ -1,4 +1,4 @@
-"""Checks of arguments.  Every message names the argument, what was expected and what came."""
+"""Checks of arguments.  Every message names the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ CONVERTERS = {
     "torch": "convert it with refmmr.from_torch",
     "sklearn": "convert it with refmmr.from_sklearn",
 }
-"""What makes a `Network` of a model of another package.
-
-Keras comes first: its models can inherit from torch's."""
+"""How to convert a model of another package.  Keras comes first: its models may inherit from
+those of torch."""
 
 
 def check_array(
@@ -76,7 +75,7 @@ def is_device(value: Any) -> bool:
 
 
 def on_host(value: Any) -> Any:
-    """The same, on the host."""
+    """An array, copied to the host if it is on a device."""
     if not is_device(value):
         return value
     _, get = backends.transfer("cupy")
@@ -84,7 +83,7 @@ def on_host(value: Any) -> Any:
 
 
 def beside(like: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """An array of the host, on the device if `like` is there."""
+    """An array of the host, copied to the device if `like` is there."""
     if not is_device(like):
         return value
     put, _ = backends.transfer("cupy")
@@ -139,7 +138,7 @@ def check_input(net: Network, x: ArrayLike, name: str = "x") -> np.ndarray:
 def check_labels(
     y: ArrayLike, n: int, n_classes: int, name: str = "y", device: bool = True
 ) -> np.ndarray:
-    """N class indices 0, ..., n_classes - 1; the error for others names what converts them."""
+    """Indices of classes, one for each of n samples; the error for others says how to convert."""
     try:
         labels = _array(name, y, device)
     except ValueError as error:
@@ -185,7 +184,7 @@ def check_p(p: Any) -> float:
 
 
 def norm_number(p: Any) -> float:
-    """The number that names a norm, NaN where there is none; a string may begin with l or l_."""
+    """The number that names a norm, NaN for other values; a string may begin with l or l_."""
     try:
         return np.nan if isinstance(p, bool) else float(_without_l(p))
     except (TypeError, ValueError, OverflowError):
@@ -221,7 +220,7 @@ def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
 
 
 def inward(box: Box | None, dtype: np.dtype) -> Box | None:
-    """The box in another dtype, rounded so that nothing in it leaves the box that was meant."""
+    """The box in another dtype, rounded inwards: it lies in the given box."""
     if box is None:
         return None
     lo, hi = (limit.astype(dtype) for limit in box)
@@ -291,7 +290,7 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_gammas(gamma: Any) -> tuple[Any, Any]:
-    """Gamma_B and gamma_D, from one number for both or a pair; each is checked where it is used."""
+    """The pair (gamma_B, gamma_D), from one number for both or a pair; not checked further."""
     is_pair = isinstance(gamma, (tuple, list)) or np.ndim(gamma) > 0
     pair = tuple(gamma) if is_pair else (gamma, gamma)
     if len(pair) != 2:
@@ -332,7 +331,7 @@ def check_classes(net: Network) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """One of a few strings, in any case; returned as it stands among the choices."""
+    """One of a few strings, in upper or lower case; returned as it is among the choices."""
     for choice in choices:
         if isinstance(value, str) and value.lower() == choice.lower():
             return choice

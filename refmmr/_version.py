@@ -1,3 +1,3 @@
-"""The version of this package, which its build and the files it writes read."""
+"""The version of this package, read by its build and written into its files."""
 
 __version__ = "0.1.0"

@@ -32,6 +32,9 @@ def pgd(
 ) -> np.ndarray:
     """Projected gradient ascent on the cross-entropy within an l_p ball and a box.
 
+    Each step is ``z <- project(z + step_size * u)``, with u the vector of l_p length 1 that
+    maximises ``<gradient, u>`` and the projection onto ``||z - x||_p <= eps`` and the box.
+
     Parameters
     ----------
     net : Network
@@ -51,15 +54,15 @@ def pgd(
     restarts : int
         Number of runs; the first starts at X, the others at random points of the ball.
     rng : int, numpy.random.Generator or None
-        Source of the random starts: a seed or a generator; None for other starts each time.
+        Source of the random starts: a seed or a generator; None for different starts each time.
     keep : {"best", "last"}
-        The point of a run that counts: the one with the smallest margin (so a misclassified one,
-        where there was one), or the last one.  Of several runs the best one counts.
+        The point of a run that is returned: the one with the smallest margin, or the last one.  Of
+        several runs, the point with the smallest margin is returned.
 
     Returns
     -------
     ndarray, shape (n, *input_shape)
-        Adversarial points; some may be classified right all the same, see ``net.predict``.
+        Points of the ball; those on which the attack failed have class y, see ``net.predict``.
 
     Raises
     ------
@@ -111,8 +114,8 @@ def minimal_attack(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find near adversarial examples: their distances bound the minimal perturbations from above.
 
-    Projects onto the decision boundaries of the affine map of the current linear region again and
-    again, so that each run moves along the decision boundary towards the point (FAB).
+    Each step projects onto a decision boundary of the affine map around the current point, so that
+    a run moves along the decision boundary towards x (FAB, Croce and Hein 2020).
 
     Parameters
     ----------
@@ -131,7 +134,7 @@ def minimal_attack(
         Number of runs: the first starts at X and aims at the nearest of all other classes; each of
         the others starts at a random point and aims at one class, the nearest classes first.
     rng : int, numpy.random.Generator or None
-        Source of the random starts: a seed or a generator; None for other starts each time.
+        Source of the random starts: a seed or a generator; None for different starts each time.
 
     Returns
     -------

@@ -31,7 +31,8 @@ from refmmr.training import History, fit
 __all__ = ["MMRClassifier"]
 
 LARGEST_SEED = 2**31 - 1
-"""Bound of the seeds drawn from ``random_state``: what ``RandomState.randint`` takes everywhere."""
+"""Bound of the seeds drawn from ``random_state``: the largest that ``RandomState.randint`` accepts
+on every platform."""
 
 FLOATS = [np.float64, np.float32]
 """Dtypes of data that are not converted: a certificate is about the points as they were given."""
@@ -41,7 +42,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     """A dense ReLU network, trained to be provably robust.
 
     Distances (`eps`, `gamma`, the radii of `certify`) are in units of the features that `fit` sees.
-    Behind a scaler in a pipeline these are scaled features: an `eps` of 0.1 behind a StandardScaler
+    After a scaler in a pipeline these are scaled features: an `eps` of 0.1 after a StandardScaler
     is a tenth of a standard deviation of each feature, and `box` is a box of scaled features too.
     `refmmr.from_sklearn` folds the scaler into the network, whose radii are in the units of the
     pipeline's own inputs; so does `refmmr.certified_accuracy_scorer`.
@@ -99,11 +100,11 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     Notes
     -----
     There is no ``sample_weight``: the regularizer counts the k_B nearest hyperplanes of a sample,
-    and a certificate is about one sample; only the mean over the batch could be weighted, which
-    copies of a sample in X do, too.
+    and a certificate is about one sample; only the mean over the batch could be weighted, to the
+    same effect as copies of a sample in X.
 
     There is no ``partial_fit``: lambda, k_B and the learning rate follow schedules over the whole
-    training, and a single pass would only ever be their first step.
+    training, and a single pass would be only their first step.
 
     References
     ----------
@@ -354,7 +355,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         Returns
         -------
         float
-            At most the accuracy that is left when an attacker may move each point by eps.
+            A lower bound on the accuracy if an attacker may move each point by eps.
         """
         inputs, labels = self._labelled(X, y)
         found = certify(self.network_, inputs, labels, eps=eps, **self._geometry(options))

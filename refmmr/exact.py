@@ -1,4 +1,4 @@
-"""The same numbers without rounding: arrays and networks of `fractions.Fraction`."""
+"""Exact arithmetic: arrays and networks of `fractions.Fraction`."""
 
 from __future__ import annotations
 

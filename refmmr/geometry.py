@@ -22,6 +22,9 @@ __all__ = ["MMR", "Distances", "LinearRegion", "distances", "linear_region", "mm
 def linear_region(net: Network, x: ArrayLike) -> LinearRegion:
     """The linear region of a point: the polytope around it on which the network is affine.
 
+    ``Q(x) = { z : (2 s_k - 1) (V_k z + a_k) >= 0 for every hidden layer k }``, with the activation
+    pattern ``s_k = 1[f_k(x) > 0]``; on it ``f_k(z) = V_k z + a_k``.
+
     Parameters
     ----------
     net : Network
@@ -31,7 +34,7 @@ def linear_region(net: Network, x: ArrayLike) -> LinearRegion:
     Returns
     -------
     LinearRegion
-        With ``.V`` and ``.a`` (one per layer with weights, ``f_k(z) = V_k z + a_k``), ``.pattern``,
+        With ``.V`` and ``.a`` (one per layer with weights, (N_k, d) and (N_k,)), ``.pattern`` (N,),
         ``.halfspaces`` ``(A, b)`` such that the region is ``{ z : A z <= b }``, ``.contains(Z)``
         and ``.logits(Z)``.  Inputs are flat in V and A: an image is a vector of its d pixels.
 
@@ -66,8 +69,9 @@ def distances(
 ) -> Distances:
     """Distances of points to the hyperplanes of all hidden units and to the decision boundaries.
 
-    ``boundary[k, i] = |f_k(x)_i| / ||V_k[i]||_q`` and ``decision[s] = (f(x)_c - f(x)_s) /
-    ||V_L+1[c] - V_L+1[s]||_q``, with ``1/p + 1/q = 1`` and V the affine maps on x's linear region.
+    ``boundary[k, i] = |f_k(x)_i| / ||V_k[i]||_q`` and ``decision[s] = (f(x)_y - f(x)_s) / ||V[y] -
+    V[s]||_q``, with ``1/p + 1/q = 1``, ``V_k`` the rows of the affine map of layer k on the linear
+    region of x, and ``V`` those of the logits.
 
     Parameters
     ----------
@@ -79,9 +83,8 @@ def distances(
         The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
         Measure to the part of each hyperplane within ``lo <= z <= hi`` (numbers, or arrays of the
-        shape of an input), which is as far or farther.  None, the default, measures in the whole
-        space, as the regularizer does: here no attacker moves, unlike in `refmmr.certify`, where
-        ``(0, 1)`` is the default.
+        shape of an input): a distance that is equal or larger.  None, the default, measures in the
+        whole space, as the regularizer does (the default of `refmmr.certify` is ``(0, 1)``).
 
     Returns
     -------
@@ -126,7 +129,7 @@ def mmr(
     k_b: int | None = None,
     k_d: int | None = None,
 ) -> MMR:
-    """The Maximum Margin Regularizer of each point.
+    """The Maximum Margin Regularizer (MMR) of each point.
 
     ``1/k_B sum_{j <= k_B} max(0, 1 - d_B^(j)/gamma_B) + 1/k_D sum_{j <= k_D} max(0, 1 -
     d_D^(j)/gamma_D)``, with d^(j) the j-th smallest distance of `distances`.

@@ -15,10 +15,10 @@ __all__ = ["load", "save"]
 
 
 def save(net: Network, path: str | os.PathLike[str]) -> None:
-    """Write a network to a file; the ending says which kind.
+    """Write a network to a file, in the format that its ending names.
 
-    The file is written beside its place and moved there when it is complete, so what was there
-    before survives an interruption.
+    The write is atomic: a temporary file is moved into place when it is complete, so an
+    interruption leaves an existing file as it was.
 
     Parameters
     ----------
@@ -31,9 +31,9 @@ def save(net: Network, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError, TypeError
-        For another ending, something that is no network, or NaN or infinite weights.
+        For another ending, an object that is not a network, or NaN or infinite weights.
     ImportError
-        Where the package for this kind of file is missing.
+        If the package for this format is not installed.
 
     Examples
     --------
@@ -61,15 +61,15 @@ def load(
     padding: Any = None,
     flatten: str | None = None,
 ) -> Network:
-    """Read a network.
+    """Read a network from a file.
 
-    Nothing in the file is executed: pickled objects are refused.  An operation that no network here
-    has (a max-pool, a branch) is refused by its name.
+    Nothing in the file is executed: pickled objects are refused.  An operation outside of the
+    networks of this library (a max-pool, a branch) is an error that names it.
 
     Parameters
     ----------
     path : path-like
-        The ending, or where it says nothing the content, tells the kind of the file:
+        The ending, or if it is unknown the content, determines the format:
 
         ``.npz``
             What `save` wrote; or the arrays of a state dict, by PyTorch's names.
@@ -81,10 +81,10 @@ def load(
         ``.mat``
             The networks of the paper's authors and of MIPVerify, see `refmmr.interop.matlab`.
     input_shape : tuple of int, optional
-        ``(d,)`` or ``(channels, height, width)``, for files that do not tell.
+        ``(d,)`` or ``(channels, height, width)``, for files that do not contain it.
     stride, padding : optional
-        As in `Conv2d`, for files that hold filters but not their geometry: one for all convolutions
-        or a list with one for each.
+        As in `Conv2d`, for files of filters without them: one for all convolutions, or a list
+        with one for each.
     flatten : {"NCHW", "NHWC"}, optional
         For ``.mat``: the order in which the first dense layer reads the image before it.
 
@@ -97,12 +97,12 @@ def load(
     Raises
     ------
     FileNotFoundError
-        Where there is no such file.
+        If the file does not exist.
     ValueError
-        For a file that is truncated, damaged or too large, of a newer version, or that holds what
-        is no ReLU network of this library; also for an option that the file answers itself.
+        For a file that is truncated, damaged, too large or of a newer version, for a model that is
+        not a ReLU network of this library, and for an option whose value the file contains.
     ImportError
-        Where the package for this kind of file is missing.
+        If the package for this format is not installed.
 
     Examples
     --------

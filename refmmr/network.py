@@ -1,4 +1,4 @@
-"""The public network and its layers: those of the reference, with checked arguments."""
+"""The public network and layers: classes of the reference with checked arguments."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class Conv2d(_layers.Conv2d):
     W : array_like, shape (n_out, n_in, kernel_height, kernel_width)
         Filters.
     b : array_like, shape (n_out,)
-        Biases, one a channel.
+        Biases, one per output channel.
     stride : int or (int, int)
         Step between windows, (down, across).
     padding : int, (int, int), ((int, int), (int, int)), "same" or "valid"
         Zeros around the image: the same on all sides, (down, across), or
         ((top, bottom), (left, right)).  "same" is TensorFlow's "SAME": ``ceil(size / stride)``
-        output pixels, with an odd zero at the bottom or right.
+        output pixels; of an odd number of zeros, one more is at the bottom or right.
 
     Raises
     ------
@@ -129,6 +129,9 @@ def _padding(padding: object) -> _layers.Pads | Literal["same"]:
 class Network(_network.Network):
     """A ReLU network: affine layers with a ReLU after each but the last.
 
+    ``f_k = W_k g_{k-1} + b_k`` and ``g_k = max(f_k, 0)``, with ``g_0 = x`` and the logits
+    ``f_{L+1}``, which a call of the network on a batch of inputs returns.
+
     Parameters
     ----------
     layers : sequence of Linear, Conv2d and Flatten
@@ -150,7 +153,8 @@ class Network(_network.Network):
     Raises
     ------
     TypeError, ValueError
-        For layers that are not layers, that do not fit together, or no layer with weights.
+        If an element of `layers` is not a layer, if layers do not fit together, or if none has
+        weights.
 
     Examples
     --------
@@ -180,14 +184,14 @@ class Network(_network.Network):
 
     @classmethod
     def mlp(cls, sizes: Sequence[int], rng: int | np.random.Generator | None = 0) -> Self:
-        """A dense network with He initialisation.
+        """A dense network with He initialisation (He et al. 2015).
 
         Parameters
         ----------
         sizes : sequence of int
             Inputs, units of each hidden layer, classes: ``[784, 1024, 10]`` is the paper's FC1.
         rng : int, numpy.random.Generator or None
-            Source of the weights: a seed or a generator; None for others each time.
+            Source of the weights: a seed or a generator; None for different weights each time.
 
         Returns
         -------
@@ -213,14 +217,19 @@ class Network(_network.Network):
         """The paper's convolutional network, with He initialisation.
 
         Two 4x4 convolutions of stride 2 with TensorFlow's "SAME" padding (16 and 32 filters), a
-        dense layer of 100 units, the logits.
+        dense layer of 100 units, and one of the logits.
 
         Parameters
         ----------
         input_shape : (channels, height, width)
         n_classes : int
         rng : int, numpy.random.Generator or None
-            Source of the weights: a seed or a generator; None for others each time.
+            Source of the weights: a seed or a generator; None for different weights each time.
+
+        Returns
+        -------
+        Network
+            Weights and biases as in `mlp`.
         """
         if not isinstance(input_shape, (tuple, list)) or len(input_shape) != 3:
             raise ValueError(
@@ -304,7 +313,7 @@ def _he(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _checked(i: int, layer: object) -> _layers.Layer:
-    """A public layer, which has checked its arguments; TypeError for anything else."""
+    """The layer as one of this module, whose arguments are checked; TypeError for anything else."""
     if isinstance(layer, (Linear, Conv2d, Flatten)):
         return layer
     if isinstance(layer, _layers.Conv2d):

@@ -3,8 +3,8 @@
 They draw a shape and a seed and let NumPy fill in the numbers, which covers them better than
 drawing each number by itself.  With ``dyadic=True`` all numbers are small multiples of 1/4: sums
 and products of them are exact in float64, so results can be compared with `fractions.Fraction` by
-``==``.  Dyadic networks are also degenerate on purpose: they have rows of zeros, twins, opposites
-and dead units.
+``==``.  Dyadic networks are degenerate on purpose: they have rows of zeros, equal and opposite
+rows, and units that are never active.
 
 Examples
 --------
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 FLAWS = ("zero row", "no hyperplane", "twin", "opposite", "dead", "no bias")
-"""Degeneracies of a dyadic layer; see `_spoil`."""
+"""Degeneracies of a dyadic layer; see `_make_degenerate`."""
 
 STRIDES = ((1, 1), (1, 2), (2, 1), (2, 2))
 PADDINGS = (0, 1, "same", (1, 0), ((0, 1), (1, 0)), ((1, 0), (2, 1)))
@@ -312,7 +312,7 @@ def boxes(
     touching = draw(st.sampled_from([0.0, 0.3, 1.0]))
     shape = points.shape[1:]
     below, above = (_uniform(rng, 0.25, 2, shape, dyadic) for _ in range(2))
-    # On at most one side: lo < hi is needed in any case.
+    # A point touches at most one of two opposite faces, so that lo < hi.
     side = rng.random(shape) < 0.5
     touched = rng.random(shape) < touching
     below, above = np.where(touched & side, 0, below), np.where(touched & ~side, 0, above)
@@ -341,11 +341,13 @@ def _parameters(
         spread = np.sqrt(2 / np.prod(shape[1:]))
         return rng.standard_normal(shape) * spread, rng.standard_normal(shape[0]) / 2
     W, b = _uniform(rng, -2, 2, shape, dyadic), _uniform(rng, -2, 2, shape[:1], dyadic)
-    _spoil(W, b, rng, draw(st.sets(st.sampled_from(FLAWS))))
+    _make_degenerate(W, b, rng, draw(st.sets(st.sampled_from(FLAWS))))
     return W, b
 
 
-def _spoil(W: np.ndarray, b: np.ndarray, rng: np.random.Generator, flaws: Set[str]) -> None:
+def _make_degenerate(
+    W: np.ndarray, b: np.ndarray, rng: np.random.Generator, flaws: Set[str]
+) -> None:
     """Make random rows of a layer degenerate, in place."""
     for flaw in sorted(flaws):
         i, j = rng.integers(len(W), size=2)

@@ -1,6 +1,6 @@
 """The command line: ``refmmr demo | train | certify | regions | convert | info``."""
 
-from refmmr.cli import certify, info, regions, train  # they register their commands
+from refmmr.cli import certify, info, regions, train  # these modules register their commands
 from refmmr.cli.app import main
 
 __all__ = ["certify", "info", "main", "regions", "train"]

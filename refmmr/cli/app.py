@@ -17,9 +17,9 @@ INTERRUPTED = 130
 """The exit code of a process that Ctrl-C ended, by the convention of shells: 128 + SIGINT."""
 
 EXPECTED = (ValueError, TypeError, ArithmeticError, OSError, ImportError, RuntimeError)
-"""Errors that the library raises."""
+"""Kinds of errors that the library raises."""
 UNCAUGHT = (BrokenPipeError, click.exceptions.Exit, click.exceptions.Abort)
-"""Errors of these kinds that are click's or the shell's."""
+"""Errors of these kinds that click or the shell handles."""
 
 
 class _Commands(click.Group):

@@ -45,7 +45,7 @@ from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, 
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="One line for each point: a .csv file at the end; or a .jsonl file or a folder, written "
+    help="One line per point: a .csv file at the end; or a .jsonl file or a folder, written "
     "as points are done, from which the same command continues.",
 )
 @click.option("--keep-adversarial", is_flag=True, help="Adversarial examples in the .jsonl too.")

@@ -20,13 +20,13 @@ PACKAGES = (
     "numpy", "scipy", "highspy", "matplotlib", "scikit-learn", "joblib", "tqdm", "click", "dask",
     "onnx", "safetensors", "pandas", "pooch", "torch",
 )  # fmt: skip
-"""Packages whose versions `refmmr info` prints, needed or not."""
+"""Required and optional packages whose versions `refmmr info` prints."""
 
 
 @main.command()
 @BACKEND
 def info() -> None:
-    """Print versions, backends, devices, kernels, and where data is looked for."""
+    """Print versions, backends, devices, kernels, and the folder of data sets."""
     click.echo(f"refmmr {rm.__version__}, Python {platform.python_version()}")
     for package in PACKAGES:
         click.echo(_version(package))

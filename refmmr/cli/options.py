@@ -64,15 +64,19 @@ def geometry(command: Callable) -> Callable:
             help="For .mat: order in which the first dense layer reads the image before it.",
         ),
         click.option(
-            "--padding", callback=_sizes, help="Zeros around images; one, or one a convolution."
+            "--padding",
+            callback=_sizes,
+            help="Zeros around images; one number, or one per convolution.",
         ),
         click.option(
-            "--stride", callback=_sizes, help="Of the convolutions; one, or one a convolution."
+            "--stride",
+            callback=_sizes,
+            help="Stride of the convolutions; one number, or one per convolution.",
         ),
         click.option(
             "--input-shape",
             callback=_sizes,
-            help="Of the network, e.g. 1,28,28, for files that do not tell (state dicts).",
+            help="Of the network, e.g. 1,28,28, for files that do not contain it (state dicts).",
         ),
     ):
         command = option(command)
@@ -101,7 +105,7 @@ EPS = click.option(
 
 
 def check_fit(net: rm.Network, points: datasets.Dataset) -> None:
-    """An error where the network takes inputs of another shape than the data has."""
+    """Raise a ValueError if the inputs of the network have another shape than the data."""
     if points.X_test.shape[1:] != net.input_shape:
         raise ValueError(
             f"data: expected inputs of shape {net.input_shape} for this network, got "

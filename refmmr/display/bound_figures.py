@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ladder", "robustness_curve"]
 
-# Of the palette of Okabe and Ito (2008), made for colour blindness; the shapes differ, too.
+# From the palette of Okabe and Ito (2008) for colour-blind readers; the shapes differ, too.
 PROVED, FOUND, KNOWN, GAP = "#0072B2", "#D55E00", "#009E73", "#E6E6E6"
 NAMES = {
     "region": "linear region",
@@ -138,7 +138,7 @@ def _draw_ladder(ax: Axes, rows: Mapping[str, tuple[float, float]], attack: floa
         labels.append("attack")
     if highest_lower < lowest_upper < np.inf:
         ax.axvspan(highest_lower, lowest_upper, color=GAP, lw=0, zorder=0)
-    # Entries of the legend, for what is there.
+    # Entries of the legend, for the elements that occur.
     ax.barh(0, 0, color=PROVED, label="proved")
     if any(map(_is_exact, rows.values())):
         ax.barh(0, 0, color=KNOWN, label="proved, exact")

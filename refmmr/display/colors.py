@@ -1,4 +1,4 @@
-"""Colours that figures, SVG pictures and pages share."""
+"""Colours of classes in figures, SVG pictures and pages."""
 
 # Paul Tol's "muted" colours, distinct with any colour vision; classes repeat after ten.
 CLASS_COLORS = (

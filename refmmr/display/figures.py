@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 BAR_COLORS = ("#555555", "#D55E00", "#0072B2", "#009E73")
-"""Of the histograms, one after the other, again from the start after four."""
+"""Colours of the histograms; they repeat after four."""
 
 
 def regions(
@@ -52,8 +52,8 @@ def regions(
     ----------
     cx : RegionComplex
     color : {"region", "class", "none"}
-        What the colour of a polygon shows: a shade that differs from its neighbours'; the class
-        that wins there; nothing.
+        What the colour of a polygon shows: a random shade; the class of the largest logit;
+        nothing.
     ax : matplotlib Axes, optional
         Axes to draw on; a new figure if not given.
     boundary : bool
@@ -95,7 +95,7 @@ def regions(
         for winner in sorted({winner for winner, _ in pieces}):
             face = CLASS_COLORS[winner % len(CLASS_COLORS)]
             ax.plot([], [], "s", color=face, alpha=0.45, label=f"class {winner}")
-    # Random shades of one colour map, so that neighbours differ, the same in every run.
+    # Random shades of one colour map, so that most neighbours differ; the same in every run.
     shades = mpl.colormaps["cividis"](np.random.default_rng(0).uniform(0.15, 1, len(cx)))
     outlines = PolyCollection(
         cx.vertices,
@@ -120,7 +120,7 @@ def bent_lines(
 ) -> Axes:
     """Draw the zero set of each hidden unit, a bent hyperplane, in its own colour.
 
-    In a plane the zero set of a unit behind the first layer is a line that bends where it crosses
+    In a plane the zero set of a unit after the first layer is a line that bends where it crosses
     those of earlier layers (Hanin and Rolnick 2019).
 
     Parameters
@@ -240,7 +240,7 @@ def adversarial_examples(
     y : array_like of int, shape (n,)
         Their classes.
     certificates : Certificates
-        Those of the images.
+        Certificates of the images, with adversarial examples.
     predictions : array_like of int, shape (n,)
         Classes of ``certificates.adversarial``.
     shape : (height, width)

@@ -1,4 +1,4 @@
-"""HTML that notebooks show of networks, certificates, complexes, trainings and tables.
+"""HTML by which notebooks show networks, certificates, complexes, trainings and evaluations.
 
 It has no scripts, loads no files and sets no colours, so that it suits light and dark notebooks.
 """
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["certificates", "history", "network", "regions", "result", "table"]
 
 MAX_REGIONS = 3000
-"""Complexes of more regions get no picture, which would make the file of the notebook large."""
+"""Largest number of regions in a picture: more would make the file of the notebook large."""
 PICTURE = 360
 """Width of a picture in pixels."""
 BINS = 24
-"""Bars of a histogram."""
+"""Number of bars of a histogram."""
 ROWS = 10
-"""Most rows of a table."""
+"""Largest number of rows of a table."""
 
 
 def network(net: Network) -> str:
@@ -133,7 +133,7 @@ def result(found: Result) -> str:
 
 
 def table(names: Iterable[str], rows: Iterable[Sequence[Any]], head: bool = True) -> str:
-    """A table; the first column is text, the others are numbers."""
+    """A table; the first column, of text, is aligned left, the others, of numbers, right."""
     lines = ["<table>"]
     if head:
         cells = "".join(_cell("th", i, name) for i, name in enumerate(names))

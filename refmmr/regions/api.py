@@ -22,10 +22,10 @@ __all__ = ["enumerate_regions"]
 
 
 SPLIT_DIMENSIONS = 8
-"""Most dimensions in which method "auto" splits; in more, walking is faster."""
+"""Largest dimension in which method "auto" splits; in higher ones walking is faster."""
 
 VERTEX_DIMENSIONS = 16
-"""Most dimensions in which method "split" is possible: the domain has 2^n vertices."""
+"""Largest dimension n for method "split": the domain has 2^n vertices."""
 
 
 def enumerate_regions(
@@ -40,6 +40,8 @@ def enumerate_regions(
 ) -> Any:
     """All linear regions of a network in a domain, exactly, without sampling.
 
+    A region is the set of all points of the domain with one activation pattern, a convex polytope.
+
     Parameters
     ----------
     net : Network
@@ -52,12 +54,12 @@ def enumerate_regions(
     exact : bool
         Decide every sign in exact rational arithmetic, by the reference, whatever the backend; for
         small networks.  Otherwise signs are decided in float64 with a bound on the rounding error
-        of each value; `RegionComplex.uncertain` marks the vertices where the bound decided.
+        of each value; `RegionComplex.uncertain` marks vertices with a value within its bound.
     max_regions : int, optional
-        Stop when there are more; the first `max_regions` are returned, marked as not complete.
+        Stop when there are more regions; the first `max_regions` are returned, as incomplete.
     max_seconds : float, optional
-        Stop after this time, likewise.  Each hidden layer not begun by then gets a tenth of the
-        time, so that the regions returned are those of the whole network.
+        Stop after this time; the result is incomplete.  Each hidden layer not begun by then gets a
+        tenth of the time, so that the regions returned are those of the whole network.
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
@@ -75,8 +77,14 @@ def enumerate_regions(
     Warns
     -----
     RuntimeWarning
-        If Ctrl-C stopped the enumeration: the regions found so far are returned, marked as not
-        complete.
+        If Ctrl-C stopped the enumeration: the regions found so far are returned, as incomplete.
+
+    References
+    ----------
+    Hanin, Rolnick (2019): Deep ReLU networks have surprisingly few activation patterns.
+    Humayun, Balestriero, Balakrishnan, Baraniuk (2023): SplineCam, regions of a plane.
+    Berzins (2023): edge subdivision, for "split".
+    Xu, Vaughan, Chen, Zhang, Sudjianto (2021): traversal of the polytopes, for "walk".
 
     Examples
     --------

@@ -17,10 +17,10 @@ from refmmr.network import Network
 from refmmr.reference import enumeration
 from refmmr.reference.enumeration import Domain, Regions
 
-__all__ = ["Budget", "first_regions", "most_regions"]
+__all__ = ["Budget", "first_layer_regions", "first_regions"]
 
 TOO_MANY = 10**9
-"""Upper bound on the number of regions beyond which an enumeration needs a budget to start."""
+"""An enumeration that may find more regions than this needs a budget to start."""
 
 
 class Budget:
@@ -82,19 +82,19 @@ class Budget:
 
 def check_cost(net: Network, domain: Domain, budget: Budget) -> None:
     """Raise a ValueError if there may be too many regions and no budget stops the enumeration."""
-    most, crossing = most_regions(net, domain)
-    if most > TOO_MANY and not budget.is_limited:
+    bound, crossing = first_layer_regions(net, domain)
+    if bound > TOO_MANY and not budget.is_limited:
         raise ValueError(
             f"net: {crossing} units of the first layer change sign in the domain of "
-            f"{len(domain.lo)} dimensions, which may make {most:.1e} regions; pass max_regions or "
+            f"{len(domain.lo)} dimensions, which may make {bound:.1e} regions; pass max_regions or "
             "max_seconds to see some of them, or choose a smaller domain"
         )
 
 
-def most_regions(net: Network, domain: Domain) -> tuple[int, int]:
+def first_layer_regions(net: Network, domain: Domain) -> tuple[int, int]:
     """Upper bound on the regions of the first layer, and the number of its units that change sign.
 
-    m hyperplanes cut n dimensions into ``C(m, 0) + ... + C(m, n)`` regions at most (Zaslavsky
+    m hyperplanes cut n dimensions into at most ``C(m, 0) + ... + C(m, n)`` regions (Zaslavsky
     1975).
     """
     if not net.unit_shapes:

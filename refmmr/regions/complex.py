@@ -50,8 +50,8 @@ class RegionComplex(LinearRegions):
     vertex_numbers : Ragged of int
         Numbers of the vertices of each region, rows of `points`; in the plane counter-clockwise.
     uncertain : ndarray of bool, shape (V,)
-        Vertices where the value of some unit was within its rounding error and was taken for 0.  If
-        there is none, all signs at the computed vertices are proved.
+        Vertices where the value of some unit was within its rounding error and was replaced by 0.
+        If no vertex is uncertain, all signs at the computed vertices are proved.
     exact_raw : Regions or None
         The same arrays without rounding, if all signs were decided in exact arithmetic.
     exact_points, exact_volumes : ndarray of fractions.Fraction or None
@@ -88,7 +88,7 @@ class RegionComplex(LinearRegions):
 
     @property
     def breakpoints(self) -> np.ndarray:
-        """The ends of a segment and all vertices between them, in ascending order.
+        """The ends of a segment and all vertices between them, shape (V,), in ascending order.
 
         Raises
         ------
@@ -105,7 +105,8 @@ class RegionComplex(LinearRegions):
     def volumes(self) -> np.ndarray:
         """Volume of each region, (n_regions,), in the domain's coordinates.
 
-        Areas of a plane in squared units of the input; of a `Segment` shares of its length.
+        Areas of a plane are in squared units of the input, volumes of a `Segment` shares of its
+        length.
         """
         return np.maximum(_kernels.volumes(self.raw), 0)
 
@@ -137,12 +138,12 @@ class RegionComplex(LinearRegions):
     # ---- Checks and measures.
 
     def verify(self) -> Verification:
-        """Check the invariants of the complex, from the network afresh.
+        """Check the invariants of the complex, with values computed again from the network.
 
         Volumes add up to that of the domain; patterns are distinct; the centre of every region has
         its pattern; every facet inside the domain separates two regions that differ in its unit,
-        and all units that differ are 0 on it; the Euler characteristic is 1.  If every facet has a
-        region on the other side, no region is missing.
+        and all units that differ are 0 on it; the Euler characteristic is 1.  If every facet inside
+        the domain has a region on the other side, no region is missing.
 
         Returns
         -------
@@ -154,7 +155,7 @@ class RegionComplex(LinearRegions):
     def euler_characteristic(self) -> int:
         """Vertices minus edges plus faces ...: 1 if the regions subdivide a box.
 
-        All faces are counted, which takes milliseconds a region in more than two dimensions.
+        All faces are counted, which takes milliseconds per region in more than two dimensions.
         """
         return int(((-1) ** np.arange(self.dimension + 1) * face_counts(self)).sum())
 
@@ -236,14 +237,14 @@ class RegionComplex(LinearRegions):
 
     @cached_property
     def contested(self) -> np.ndarray:
-        """Numbers of the regions where more than one class may win, (m,)."""
+        """Numbers of the regions where more than one class may have the largest logit, (m,)."""
         return decision.contested(self)
 
     @cached_property
     def class_pieces(self) -> tuple[list[ClassPiece], np.ndarray]:
-        """The contested regions cut by the class that wins, and the points that they use.
+        """The contested regions cut by the class of the largest logit, and their vertices.
 
-        In fractions, if the complex is exact.
+        The vertices are in fractions if the complex is exact.
         """
         return decision.cut_by_class(self)
 
@@ -269,15 +270,15 @@ class RegionComplex(LinearRegions):
     def bent_lines(self) -> tuple[np.ndarray, np.ndarray]:
         """The zero set of each hidden unit in a plane: a bent hyperplane, here a bent line.
 
-        A unit behind the first layer is affine on each region of the layers before it, so its zero
+        A unit after the first layer is affine on each region of the layers before it, so its zero
         set bends where it crosses theirs (Hanin and Rolnick 2019).
 
         Returns
         -------
         segments : ndarray, shape (m, 2, 2)
         units : ndarray, shape (m,)
-            The unit of each segment; a segment where several units change sign occurs once for
-            each.
+            The unit of each segment; a segment where several units change sign occurs once per
+            unit.
 
         Raises
         ------

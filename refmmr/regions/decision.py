@@ -1,4 +1,4 @@
-"""Where each class wins in a complex of regions, and where two classes tie."""
+"""The parts of a complex where each class has the largest logit, and where two classes tie."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["DecisionBoundary", "class_polygons", "contested", "cut_by_class", "decision_boundary"]
 
 CHUNK = 2**22
-"""Logits that are in memory together."""
+"""Largest number of logits in memory at once: 32 MB."""
 
 
 class DecisionBoundary(NamedTuple):
@@ -44,7 +44,7 @@ class DecisionBoundary(NamedTuple):
 
 
 def contested(cx: RegionComplex) -> np.ndarray:
-    """Numbers of the regions where no class has the largest logit at every vertex, beyond doubt."""
+    """Numbers of the regions where no class surely has the largest logit at every vertex."""
     owner = cx.vertex_numbers.owners()
     errors = cx.logit_errors
     found = np.zeros(len(cx), dtype=bool)
@@ -101,9 +101,9 @@ def _ties(
 ) -> Iterator[tuple[Hashable, list[int], tuple[int, int]]]:
     """Facets of a piece along which another class ties: (place, vertices, (class, class)) each.
 
-    Two classes tie on one polytope at most in each place, which is the inside of a region or a
-    facet between two.  Each class's piece may report it, with vertices of other numbers where a
-    third class ends the tie.
+    A place is the inside of a region or a facet between two regions.  Two classes tie on at most
+    one polytope in each place.  The pieces of both classes may yield it, with different numbers of
+    vertices where a third class ends the tie.
     """
     cell, n_classes = piece.cell, cx.net.n_classes
     touches = cell.touches

@@ -22,7 +22,7 @@ class AffineDomain:
     directions : ndarray, shape (n, *input_shape)
         ``x = origin + z[0] directions[0] + ... + z[n - 1] directions[n - 1]``.
     rectangle : (ndarray, ndarray), shapes (n,)
-        Lower and upper vertex of the box.
+        Lower and upper bounds of the coordinates.
     """
 
     origin: np.ndarray
@@ -64,7 +64,7 @@ class AffineDomain:
         return np.linalg.solve(basis @ basis.T, basis @ offsets.reshape(len(X), -1).T).T
 
     def arrays(self, exact: bool = False) -> Domain:
-        """The domain as the reference takes it, in floats or in fractions of the same values."""
+        """The domain of the reference, in floats or in fractions of the same values."""
         arrays = (*self.rectangle, self.origin, self.directions)
         if exact:
             return Domain(*(fractions(array) for array in arrays))
@@ -77,7 +77,7 @@ class Box(AffineDomain):
     Parameters
     ----------
     lo, hi : array_like, shape (n,)
-        Vertices, ``lo < hi``.
+        Bounds of the inputs, ``lo < hi``.
 
     Examples
     --------

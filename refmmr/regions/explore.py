@@ -1,7 +1,7 @@
 """An interactive page of all linear regions of a plane: a single file that works offline.
 
 `payload` collects the data, `page` puts it into the template ``explore.html``, whose script draws
-it.  The page loads nothing else; its content security policy forbids it.
+it.  The content security policy of the page forbids to load anything else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The regions of a plane for other programs: GeoJSON with the geometry, SVG with a picture."""
+"""Export of the regions of a plane: the geometry as GeoJSON, a picture as SVG."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["geojson", "save_geojson", "save_svg", "svg"]
 
 SHADES = ("#31446B", "#575D6D", "#7C7B78", "#A69D75", "#D3C164", "#FEE838")
-"""Colours of the map cividis, for regions that only have to differ from their neighbours."""
+"""Colours of the map cividis, for regions that must differ from their neighbours only."""
 
 LIGHT, DARK = ("#FFFFFF", "#101010", 0.45), ("#16181D", "#F4F4F4", 0.6)
-"""Colour of the background, colour of the lines, opacity of the regions: by day and by night."""
+"""Colours of background and lines, and opacity of the regions, in light and in dark mode."""
 
 
 # ---- GeoJSON.
@@ -42,8 +42,8 @@ def geojson(cx: RegionComplex) -> dict[str, Any]:
     Returns
     -------
     dict
-        A FeatureCollection, for `json.dump`.  Coordinates are the plane's, in full precision; they
-        are no longitudes and latitudes, whatever RFC 7946 says.  A region is a Polygon, its ring
+        A FeatureCollection, for `json.dump`.  Coordinates are those of the plane, in full
+        precision, not longitudes and latitudes as in RFC 7946.  A region is a Polygon, its ring
         counter-clockwise and closed, with the properties ``id`` (its number in `cx`), ``class``
         (at its centre), ``area``, ``pattern`` (a string of 0 and 1, with a bar between layers) and
         ``neighbours`` (numbers).  A piece of the decision boundary is a LineString with the
@@ -52,7 +52,7 @@ def geojson(cx: RegionComplex) -> dict[str, Any]:
     Raises
     ------
     TypeError, ValueError
-        For an object that is no complex, or a domain of other dimensions.
+        For an object that is not a complex, or a domain of other dimensions.
     """
     _check_plane(cx)
     (left, bottom), (right, top) = cx.domain.rectangle
@@ -140,7 +140,7 @@ def svg(
     title: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> str:
-    """The regions of a plane as a picture that stands alone: an SVG without references.
+    """The regions of a plane as a self-contained SVG picture.
 
     Each region is a path of its own; browsers show its number, class and area under the pointer.
     Colours follow the setting of the screen, light or dark.
@@ -150,7 +150,7 @@ def svg(
     cx : RegionComplex
         Of a domain of two dimensions.
     color : {"class", "region", "none"}
-        What the colour of a region shows: the class that wins there; a shade other than its
+        What the colour of a region shows: its class at the centre; a shade other than its
         neighbours'; nothing.
     boundary : bool
         Draw the decision boundary as a thick line.
@@ -160,7 +160,7 @@ def svg(
     title : str, optional
         Title of the picture; if not given, the `repr` of the complex.
     class_names : sequence of str, optional
-        One a class; if not given, their numbers.
+        One per class; if not given, their numbers.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def svg(
     Raises
     ------
     TypeError, ValueError
-        For an object that is no complex, a domain of other dimensions, another `color`, or a
+        For an object that is not a complex, a domain of other dimensions, another `color`, or a
         number of names other than that of classes.
 
     Examples
@@ -196,7 +196,7 @@ def svg(
         f"<title>{_text(repr(cx) if title is None else title)}</title>",
         f"<style>\n{_style(color, pixel, len(cx))}</style>",
         f'<rect class="ground" {frame}/>',
-        # In a picture y goes down.
+        # In SVG the second coordinate points down.
         '<g transform="scale(1 -1)">',
         *_region_paths(cx, fills, names),
         *(_pieces_of_others(cx) if color == "class" else ()),
@@ -238,7 +238,7 @@ def _region_paths(cx: RegionComplex, fills: list[int], names: list[str]) -> Iter
 
 
 def _pieces_of_others(cx: RegionComplex) -> Iterator[str]:
-    """Parts of regions where another class wins than at the centre, not seen by the pointer."""
+    """Parts of regions of another class than at the centre, transparent to the pointer."""
     pieces, all_points = cx.class_pieces
     points = _places(all_points)
     rings: dict[int, list[str]] = {}
@@ -292,7 +292,7 @@ def _colors(color: str, ground: str, ink: str, strength: float) -> Iterator[str]
 
 
 def _mixed(color: str, ground: str, strength: float) -> str:
-    """An opaque colour that looks like `color` at this opacity on the background."""
+    """The opaque colour of `color` at this opacity on the background."""
     pairs = zip(bytes.fromhex(color[1:]), bytes.fromhex(ground[1:]), strict=True)
     return "#" + bytes(round(strength * a + (1 - strength) * b) for a, b in pairs).hex()
 

@@ -28,7 +28,7 @@ def face_counts(cx: RegionComplex) -> np.ndarray:
 
 
 def faces_of(touches: np.ndarray) -> list[tuple[int, frozenset[int]]]:
-    """All faces of a polytope, itself included: (dimension, its vertices) of each.
+    """All faces of a polytope, itself included: (dimension, vertices) of each.
 
     The faces are the intersections of facets, so intersecting each face with each facet finds them
     all.  The dimension of a face is one more than the largest dimension of a smaller face on it.

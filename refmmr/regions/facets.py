@@ -19,7 +19,7 @@ class Facets(NamedTuple):
     ----------
     hyperplanes : ndarray of int, shape (F,)
         The hyperplane that a facet lies on.  A number j >= 0 stands for the hyperplane of hidden
-        unit j of all N (where several units share it, as a rule the first of them), a negative one
+        unit j of all N (usually the first of several units that share it), a negative one
         for a face of the domain: ``-1 - 2 axis`` for the lower face, ``z[axis] = lo[axis]``, and
         ``-2 - 2 axis`` for the upper one, ``z[axis] = hi[axis]``.
     cells : ndarray of int, shape (F, 2)
@@ -41,8 +41,8 @@ def facet_table(regions: Regions) -> tuple[Facets, int]:
     -------
     facets : Facets
     unmatched : int
-        Number of facets that are neither on a face of the domain nor matched with exactly one
-        other; 0 unless the enumeration was stopped or failed by rounding.
+        Number of facets inside the domain that are not matched with exactly one other facet; 0
+        unless the enumeration was stopped or rounding errors spoiled it.
     """
     vertices = _vertices_of_facets(regions)
     owner = np.repeat(np.arange(len(regions.patterns)), np.diff(regions.facet_starts))
@@ -69,8 +69,7 @@ def _vertices_of_facets(regions: Regions) -> Ragged:
         return Ragged(np.arange(0, 2 * len(ends) + 1, 2), ends.ravel())
     owner = np.repeat(np.arange(len(regions.patterns)), np.diff(regions.vertex_starts))
     facets, vertices = [], []
-    most = int(np.diff(regions.facet_starts).max())
-    for bit in range(most):
+    for bit in range(int(np.diff(regions.facet_starts).max())):
         word = regions.touches[:, bit // WORD] >> np.uint64(bit % WORD)
         on = np.flatnonzero(word & np.uint64(1))
         facets.append(regions.facet_starts[owner[on]] + bit)
@@ -84,8 +83,8 @@ def _vertices_of_facets(regions: Regions) -> Ragged:
 def _equal_sets(vertices: Ragged) -> tuple[np.ndarray, np.ndarray]:
     """An order in which facets with the same vertices follow each other, and the group of each.
 
-    Every vertex gets two random numbers of 64 bits, and facets are compared by the sums of their
-    vertices: two different facets have the same sums with a probability of about 1e-38.
+    Every vertex gets two random numbers of 64 bits, and facets are compared by their sums over the
+    vertices, modulo 2^64: those of two different facets agree with a probability of about 1e-38.
     """
     rng = np.random.default_rng(0)
     n = int(vertices.flat.max(initial=0)) + 1

@@ -2,7 +2,7 @@
 
 The file holds the network, the domain and the arrays of `refmmr.reference.enumeration.Regions`,
 under the names of `NAMES_ON_DISK` where these differ.  Fractions of exact complexes are text:
-numerator and denominator in base 16, such as ``b"-1/2"``, without a limit of their length.
+numerator and denominator in base 16, such as ``b"-1/2"``.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FORMAT = "refmmr-regions"
 VERSION = 1
 
 NAMES_ON_DISK = {"vertex_starts": "corner_starts", "vertices": "corners", "hyperplanes": "walls"}
-"""Fields of `Regions` that version 1 of the format calls otherwise."""
+"""Fields of `Regions` that have other names in version 1 of the format."""
 
 NET, DOMAIN = "net.", "domain."
 """Prefixes of the names of arrays that belong to the network and to the domain."""
 
 LONGEST = 2**16
-"""Most digits of a fraction: Python takes minutes to read longer ones."""
+"""Largest number of digits of a fraction: Python takes minutes to read longer ones."""
 
 Complex = TypeVar("Complex", bound="RegionComplex")
 
@@ -45,8 +45,8 @@ Complex = TypeVar("Complex", bound="RegionComplex")
 def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
     """Write a complex, with its network and its domain, to an .npz file.
 
-    The file is written beside its place and moved there when it is complete, so what was there
-    before survives an interruption.
+    The write is atomic: a temporary file is moved into place when it is complete, so an
+    interruption leaves an existing file as it was.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def save_regions(cx: RegionComplex, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError, TypeError
-        For another ending, an object that is no complex, or a complex that `load_regions` would
+        For another ending, an object that is not a complex, or a complex that `load_regions` would
         refuse, such as one with values too large for float64.
     """
     path = _files.npz_path(path)
@@ -91,7 +91,7 @@ def load_regions(path: str | os.PathLike[str], cls: type[Complex]) -> Complex:
     path : path-like
         An ``.npz`` file.
     cls : type
-        `RegionComplex`, or a subclass, to make.
+        `RegionComplex` or a subclass: the class of the result.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def load_regions(path: str | os.PathLike[str], cls: type[Complex]) -> Complex:
     Raises
     ------
     FileNotFoundError
-        Where there is no such file.
+        If the file does not exist.
     ValueError
         For a file that is truncated, not an .npz of regions, of a newer version, or whose arrays
         are not those of a complex.
@@ -111,10 +111,10 @@ def load_regions(path: str | os.PathLike[str], cls: type[Complex]) -> Complex:
     network = {name.removeprefix(NET): arrays[name] for name in arrays if name.startswith(NET)}
     net = npz_files.network_from_arrays(network, str(path))
     try:
-        # Numbers of any size may overflow on the way to being refused.
+        # Numbers of any size may overflow before they are refused.
         with np.errstate(all="ignore"):
             return cls(*_checked(net, arrays))
-    # As for a network: an array can be of any kind, so nearly any exception may be raised.
+    # Arrays in a damaged file may raise exceptions of any kind.
     except Exception as error:
         raise ValueError(f"{path}: expected regions, got damaged ones ({error})") from error
 

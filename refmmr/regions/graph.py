@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["AffineMaps", "LinearRegions", "RegionGraph", "check_complex"]
 
 CHUNK = 1024
-"""Regions whose affine maps of all units are in memory together."""
+"""Number of regions whose affine maps of all units are in memory at once."""
 
 DIRECTIONS = 8
-"""Random directions in which the neighbourhood of a point on a hyperplane is tried."""
+"""Number of random directions tried from a point on a hyperplane, to find a region beside it."""
 
 
 class AffineMaps(NamedTuple):
@@ -61,12 +61,11 @@ class LinearRegions:
         In float64.
     domain : Box, Slice or Segment
     packed_patterns : ndarray of uint8, shape (n_regions, ceil(n_hidden / 8))
-        Activation pattern of each region, as bits
-        (`numpy.packbits` with ``bitorder="little"``).
+        Activation pattern of each region, as bits (`numpy.packbits` with ``bitorder="little"``).
     complete : bool
         False if a budget or the user ended the enumeration early: then some regions are missing.
     facets : Facets
-        The facets of all regions, each once, with the regions on both sides; none is redundant.
+        The facets of all regions, each once, with the regions on both sides.
     centers : ndarray, shape (n_regions, n)
         A point inside each region, in the domain's coordinates.
     """
@@ -128,7 +127,7 @@ class LinearRegions:
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """The class that wins at the centre of each region, (n_regions,); the first of equals."""
+        """Class of the largest logit at each region's centre, the first of equals; (n_regions,)."""
         V, a = self.affine_maps
         logits = np.einsum("rkn,rn->rk", V, self.centers) + a
         best = logits.argmax(axis=1)[:, None]
@@ -143,7 +142,7 @@ class LinearRegions:
 
     @cached_property
     def layer_counts(self) -> np.ndarray:
-        """Number of regions that the first k hidden layers have, k = 0, ..., L."""
+        """Number of regions of the first k hidden layers, for k = 0, ..., L."""
         counts = [1]
         for units in self.net.unit_slices:
             prefix = self.packed_patterns[:, : -(-units.stop // 8)].copy()
@@ -174,8 +173,8 @@ class LinearRegions:
         Returns
         -------
         facets, units : ndarray of int, shape (m,)
-            One entry for each unit that is active on one side of a facet only.  Several units may
-            share a facet.
+            One entry for each unit that is active on exactly one side of a facet.  Several units
+            may share a facet.
         """
         inner = np.flatnonzero(self.facets.cells[:, 1] >= 0)
         found = [(np.zeros(0, dtype=int), np.zeros(0, dtype=int))]
@@ -188,7 +187,7 @@ class LinearRegions:
         return facets, units
 
     def halfspaces(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """The half-spaces that bound a region: ``A z <= b``, one row a facet.
+        """The half-spaces that bound a region: ``A z <= b``, one row per facet.
 
         Parameters
         ----------
@@ -293,7 +292,7 @@ class LinearRegions:
         return int(np.argmin(violations))
 
     def to_networkx(self) -> networkx.Graph:
-        """The dual graph: a node a region, an edge a facet between two.
+        """The dual graph: one node per region, one edge per facet between two regions.
 
         Nodes have the attributes ``pattern`` (a string of 0 and 1) and ``winner`` (the class),
         edges have ``hyperplane`` (the unit).
@@ -315,9 +314,9 @@ class LinearRegions:
 
 
 class RegionGraph(LinearRegions):
-    """The linear regions that a walk through their facets found; their vertices are not known.
+    """The linear regions that a walk through their facets found, without their vertices.
 
-    Returned by `enumerate_regions` where it walks.
+    Returned by `enumerate_regions` with method "walk".
 
     Attributes
     ----------
@@ -350,6 +349,6 @@ def _unpacked(packed: np.ndarray, n_bits: int) -> np.ndarray:
 
 
 def check_complex(cx: object) -> None:
-    """Raise a TypeError for anything but a `RegionComplex`, which alone knows its vertices."""
+    """Raise a TypeError for anything but a `RegionComplex`, which alone has vertices."""
     if not (isinstance(cx, LinearRegions) and hasattr(cx, "vertex_numbers")):
         raise TypeError(f"cx: expected a RegionComplex, got {type(cx).__name__}")

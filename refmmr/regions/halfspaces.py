@@ -1,4 +1,4 @@
-"""The half-spaces of a linear region in floats, with the tolerances that rounding errors demand.
+"""The half-spaces of a linear region in floats, with tolerances for their rounding errors.
 
 Coordinates u are shifted and scaled so that the domain is centred at 0 and its longest edge is
 [-1, 1]: there all tolerances are absolute.
@@ -19,14 +19,14 @@ TINY = 1e-11
 """Distances below this count as 0."""
 
 NOISE = 1e-13
-"""A half-space that cuts off less than this, computed from multipliers, is called redundant."""
+"""A half-space is redundant if multipliers prove that it cuts off less than this."""
 
 PARALLEL = 1 - 1e-9
-"""Cosine of the angle between rows that are compared with each other in search of equal ones."""
+"""Smallest cosine of the angle between rows that are compared, to find equal ones."""
 
 
 def hidden_units(layers: Sequence[np.ndarray], n: int = 1) -> np.ndarray:
-    """Numbers of all hidden units, ``(n, *unit_shape)`` a layer, as (n, N); N may be 0."""
+    """Values of all hidden units, ``(n, *unit_shape)`` for each layer, as (n, N); N may be 0."""
     return flat([np.zeros((n, 0)), *layers])
 
 
@@ -107,7 +107,7 @@ class ScaledDomain:
         return flat(masks) if masks else np.zeros((len(U), 0), bool)
 
     def _by_layer(self, units: np.ndarray) -> list[np.ndarray]:
-        """One number a unit, (N,), as an array (1, *unit_shape) for each layer."""
+        """One number per unit, (N,), as an array (1, *unit_shape) for each layer."""
         return unflat(units[None], self.net.unit_shapes)
 
 
@@ -175,8 +175,8 @@ class RegionPolytope:
 
         Row i is redundant if ``A_i = sum_k y_k A_k`` with y >= 0, y_i = 0 and ``sum_k y_k b_k >=
         b_i``.  Negative multipliers are set to 0, and the residual of the equation is bounded on a
-        box of twice the size of the domain: what a facet cuts off reaches into this box, and the
-        domain itself would prove its own faces redundant.
+        box of twice the size of the domain, and not on the domain itself, which would make its own
+        faces redundant.  The part of space that a facet cuts off reaches into this box.
 
         Parameters
         ----------

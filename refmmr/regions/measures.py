@@ -25,11 +25,11 @@ class BoundaryDistance(NamedTuple):
     Attributes
     ----------
     distance : ndarray, shape (m,)
-        inf where there is no decision boundary in the domain.
+        Infinite if the domain has no decision boundary.
     nearest : ndarray, shape (m, n)
-        Points of the boundary; NaN where there is none.
+        Points of the boundary; NaN if it is empty.
     classes : ndarray of int, shape (m, 2)
-        The classes that tie there; -1 where there is none.
+        The classes that tie there; -1 if it is empty.
     """
 
     distance: np.ndarray
@@ -64,7 +64,7 @@ def regions_meeting_ball(
     starts, vertices = cx.vertices.starts[:-1], cx.vertices.flat
     lo, hi = np.minimum.reduceat(vertices, starts), np.maximum.reduceat(vertices, starts)
     # The distance to a region is at least that to its bounding box and at most that to a vertex;
-    # only regions that these bounds leave open need a linear program.
+    # only regions that these bounds do not decide need a linear program.
     near = np.linalg.norm(np.maximum(0, np.maximum(lo - z, z - hi)), ord=p, axis=1) <= radius
     nearest = np.minimum.reduceat(np.linalg.norm(vertices - z, ord=p, axis=1), starts)
     meets = near & (nearest <= radius)

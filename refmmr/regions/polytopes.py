@@ -15,7 +15,7 @@ from refmmr.reference.hyperplanes import dual_norm, norm
 __all__ = ["distance", "inradius", "projection_step"]
 
 TOLERANCE = 1e-10
-"""How far HiGHS may violate a constraint with a row of length 1: the smallest that it accepts."""
+"""Tolerance of HiGHS for a constraint with a row of length 1: the smallest that it accepts."""
 
 
 def inradius(A: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:

@@ -27,11 +27,11 @@ from refmmr.regions.halfspaces import RegionPolytope
 __all__ = ["FacetSearch", "Proofs", "RegionPrograms"]
 
 TOLERANCE = 1e-10
-"""How far HiGHS may violate a constraint: the smallest value that it accepts."""
+"""Tolerance of HiGHS for a constraint: the smallest that it accepts."""
 
 RELAXED_BY = 1.0
-"""How far outwards a row is moved for a second program, in half-widths of the domain: far enough
-that the optimum is clearly beyond the row if the row is a facet."""
+"""Distance by which a row is moved outwards for a second program, in half-widths of the domain: far
+enough that the optimum is clearly beyond the row if the row is a facet."""
 
 AT_VERTEX = 1e-9
 """Rows with at most this slack meet at the vertex where a program of HiGHS ended."""
@@ -143,7 +143,7 @@ class RegionPrograms:
 
 
 class FacetSearch:
-    """Decides about the rows of a region.
+    """Decides which rows of a region are facets, and which are redundant.
 
     Parameters
     ----------

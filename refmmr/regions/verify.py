@@ -1,4 +1,4 @@
-"""Check the invariants of a complex of regions, each from the network afresh."""
+"""Check the invariants of a complex of regions against the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "verify"]
 
 CHUNK = 1024
-"""Regions, or facets, whose hidden units are in memory together."""
+"""Number of regions, or facets, whose hidden units are in memory at once."""
 
 SLACK = 1e-9
 """Tolerance for positions, relative to the diameter of the domain, and for the sum of volumes."""
@@ -26,7 +26,7 @@ TINY = 1e-300
 """Added to slopes, so that a unit that is constant on a region passes the test of its value."""
 
 COUNTABLE = 2000
-"""Most regions whose faces are counted where n > 2, which takes milliseconds a region."""
+"""Largest number of regions whose faces are counted for n > 2, at some milliseconds per region."""
 
 
 class Verification(NamedTuple):
@@ -42,8 +42,8 @@ class Verification(NamedTuple):
     euler_characteristic : int or None
         1 for a subdivision of a box; None if the faces were not counted.
     uncertain_vertices : int
-        Number of vertices where the value of some unit was within its rounding error and was taken
-        for 0.
+        Number of vertices where the value of some unit was within its rounding error and was
+        replaced by 0.
     thin_regions : int
         Number of regions so thin that the sign of some unit at their centre is within its rounding
         error.
@@ -94,7 +94,7 @@ def verify(cx: RegionComplex) -> Verification:
 
 
 def _centres(cx):
-    """Numbers of regions where a unit has the wrong sign at the centre, and an undecided one."""
+    """Numbers of regions with a unit of the wrong sign, and of an undecided sign, at the centre."""
     bounds = value_errors(cx.net, cx.domain.arrays())[:-1]
     errors = hidden_units([bound[None] for bound in bounds])
     wrong = thin = 0
@@ -140,7 +140,7 @@ def _values(cx, points, active):
 
 
 def _steepness(cx, active):
-    """Bounds on how fast hidden units change along the domain, (m, N)."""
+    """l_1 norms of the gradients of hidden units in the domain's coordinates, (m, N)."""
     masks = [mask[:, None] for mask in unflat(active, cx.net.unit_shapes)]
     slopes = cx.net.forward(cx.domain.directions[None], masks, bias=False).outputs[:-1]
     return hidden_units([np.abs(V).sum(axis=1) for V in slopes], len(active)) + TINY

@@ -1,10 +1,10 @@
 """Linear regions in a box of any dimension: a walk from region to region, through their facets.
 
 On a linear region every hidden unit is affine, ``f_j(z) = <V_j, z> + a_j``, and the region is the
-polytope where each has its sign.  Behind each of its facets lies another region, so all of them are
-reached from one (Xu et al. 2021, "Traversing the local polytopes of ReLU neural networks").  No
-vertices are enumerated, of which there are exponentially many: a region costs a few dozen linear
-programs (`refmmr.regions.redundancy`).
+polytope where each has its sign.  Beyond each of its facets inside the domain lies another
+region, so all of them are reached from one (Xu et al. 2021, "Traversing the local polytopes of ReLU
+neural networks").  Vertices, of which there are exponentially many, are not enumerated: a region
+costs a few dozen linear programs (`refmmr.regions.redundancy`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from refmmr.regions.redundancy import FacetSearch, Proofs, RegionPrograms
 __all__ = ["Walk", "walk"]
 
 STEPS_THROUGH = 10.0 ** np.arange(-10, -5)
-"""Steps from the facet where a region too thin to hold a ball begins, to find what lies behind."""
+"""Lengths of steps from the facet of a region too thin to hold a ball, to regions beyond it."""
 
 
 class Walk(NamedTuple):
@@ -67,7 +67,7 @@ def walk(
     Parameters
     ----------
     net : Network
-        Of float64.
+        With float64 weights.
     origin : ndarray, shape (*input_shape)
     directions : ndarray, shape (n, *input_shape)
         The point z of the box is the input ``origin + sum_k z_k directions_k``.
@@ -86,8 +86,8 @@ def walk(
     Returns
     -------
     Walk
-        A hyperplane that several units share is that of the first of them.  The second cell of a
-        facet to a region that was not visited, or is too thin, is -1.
+        A hyperplane that several units share has the number of the first.  The second cell of a
+        facet is -1 if the region there was not visited or is too thin.
     """
     domain = ScaledDomain(net, origin, directions, lo, hi)
     traversal = _Traversal(domain)
@@ -202,7 +202,7 @@ class _Traversal:
         search: FacetSearch,
         basis: highspy.HighsBasis,
     ) -> None:
-        """Record the new facets of the region visited last, and the regions behind them."""
+        """Record the new facets of the region visited last, and the regions beyond them."""
         here = len(self.visited) - 1
         faces = np.flatnonzero(search.is_facet[self.N :])
         self.facets += [(-1 - face, here, -1) for face in faces.tolist()]
@@ -210,8 +210,8 @@ class _Traversal:
         if not len(rows):
             return
         points, steps, proofs = search.points[rows], -P.A[rows], search.proofs()
-        behind = self.domain.patterns_beyond(points, steps, P.zero)
-        for row, point, step, other in zip(rows.tolist(), points, steps, behind, strict=True):
+        beyond = self.domain.patterns_beyond(points, steps, P.zero)
+        for row, point, step, other in zip(rows.tolist(), points, steps, beyond, strict=True):
             differ = other != pattern
             if not differ[row] or differ.argmax() != row:
                 self.undecided += 1
@@ -219,7 +219,7 @@ class _Traversal:
             there = self._number(other, (point, step), basis)
             self.facets.append((row, here, there))
             neighbour = self.pending[there]
-            if neighbour is None:  # visited before, it should have had this facet
+            if neighbour is None:  # visited before: it should have had this facet
                 self.undecided += 1
                 continue
             neighbour.facets.append(row)
@@ -227,7 +227,7 @@ class _Traversal:
                 neighbour.proofs.append(proofs)
 
     def _step_through(self, point: np.ndarray, step: np.ndarray) -> None:
-        """Find the regions behind one that is too thin."""
+        """Find the regions beyond one that is too thin."""
         for distance in STEPS_THROUGH:
             there = point + distance * step
             if (np.abs(there) <= self.domain.half_widths).all():

@@ -17,8 +17,8 @@ from refmmr.training.plan import Plan
 from refmmr.training.run import Run
 
 LEFT_OUT = 1 / 8
-"""Share of the samples above which `fit` warns that an epoch leaves them out: with eight batches or
-more an epoch it is always less."""
+"""Largest share of the samples that an epoch leaves out without a warning: with eight or more full
+batches per epoch the share is always smaller."""
 
 
 def fit(
@@ -44,10 +44,13 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> tuple[Network, History]:
-    """Train a network with Adam: minimise the mean of ``CE(f(x), y) + lam * MMR(x)``.
+    """Train a network with Adam, so that it is provably robust.
 
-    The learning rate, lambda and k_B follow the schedules of the authors' code, see
-    `refmmr.training.plan`.
+    The loss is the mean over a batch of ``CE(f(x), y) + lam * MMR(x)``, where CE is the
+    cross-entropy ``-log softmax(f(x))[y]`` and MMR the regularizer of `refmmr.mmr`; for scheme "kw"
+    it is ``log sum_s exp(-m_s(x))``, where ``m_s(x)`` bounds ``f_y - f_s`` from below on the ball
+    ``||z - x||_p <= eps``.  The learning rate, lambda and k_B follow the schedules of the
+    authors' code, see `refmmr.training.plan`.
 
     Parameters
     ----------
@@ -56,37 +59,38 @@ def fit(
     X : array_like, shape (n, *input_shape)
     y : array_like of int, shape (n,)
     scheme : {"plain", "at", "mmr", "mmr+at", "kw"}
-        Cross-entropy alone; with the first half of each batch replaced by PGD examples; plus
-        ``lam * MMR``; both.  "kw" is the method of Wong and Kolter: the cross-entropy of the
-        worst-case margins on the ball of radius ``eps``, bounded by their linear relaxation.
+        "plain" minimises the cross-entropy alone.  "at" replaces the first half of each batch by
+        PGD examples, "mmr" adds ``lam * MMR``, "mmr+at" does both.  "kw" is the method of Wong and
+        Kolter, with margins bounded by linear relaxations of the ReLUs.
     p : {1, 2, inf}
         Norm of the distances, of the adversarial examples and of the ball of "kw"; "l1", "l2" and
         "linf" are understood too.
     eps : float
-        Radius of the adversarial examples, for "at" and "mmr+at"; of the ball, for "kw", where it
-        grows over the first third of the training.
+        Radius, in units of the input, of the adversarial examples for "at" and "mmr+at", and of the
+        ball for "kw", where it grows over the first third of the training.
     lam : float
-        Weight of the regularizer, for "mmr" and "mmr+at"; it grows over the first tenth.
+        Weight of the regularizer, for "mmr" and "mmr+at"; it grows over the first tenth of the
+        training.
     gamma : float or (gamma_b, gamma_d)
         Target distances of the regularizer, see `refmmr.mmr`, for "mmr" and "mmr+at".
     epochs, batch_size : int
         Each epoch goes through the samples in batches, in a new random order.
     drop_last : bool
         Leave out the last samples of an epoch if they do not fill a batch, as the authors' code
-        does; each epoch leaves out others.  A warning says so where this is more than an eighth of
-        the samples.  If False, the last batch of an epoch can be smaller.  Fewer samples than
-        batch_size are one batch in any case.
+        does; they differ from epoch to epoch.  If they are more than an eighth of the samples, a
+        warning says so.  If False, the last batch of an epoch can be smaller.  Fewer samples than
+        batch_size always make one batch.
     lr : float
         Learning rate of Adam; a tenth of it for the last tenth of the epochs.
     rng : int, numpy.random.Generator or None
-        Source of the order of the samples.  The same seed gives the same weights.  A generator
-        gives one number, and None a fresh one, which the checkpoint keeps.
+        Source of the order of the samples.  The same seed gives the same weights.  A generator and
+        None give a new seed in each call; a checkpoint stores the seed.
     box : (lo, hi) or None
-        Adversarial examples stay in ``lo <= z <= hi``.  The ball of "kw" is whole: no box cuts it.
+        Adversarial examples stay in ``lo <= z <= hi``.  The ball of "kw" is not clipped.
     pgd_steps : int
-        Steps of size ``2 * eps / pgd_steps`` for the adversarial examples.
+        Number of steps, of size ``2 * eps / pgd_steps``, for the adversarial examples.
     k_b_shares : (float, float)
-        k_B as a share of the hidden units, in the first and after the last epoch.
+        k_B as a share of the hidden units, at the start and at the end of the training.
     k_d : int, optional
         Number of decision boundaries that count; all K if not given.
     validation : (X, y), optional

@@ -10,18 +10,18 @@ from refmmr._optional import require
 
 
 class History:
-    """What happened in each epoch of a training.
+    """Loss, errors and scheduled values of each epoch of a training.
 
     Returned by `fit`.
 
     Attributes
     ----------
     records : list of dict
-        One per epoch: ``epoch``, ``loss`` (what was minimised), ``cross_entropy`` (for "kw" that of
-        the worst case), ``mmr`` (not yet multiplied by lambda), ``train_error`` (on the batches as
-        they were trained on), ``validation_error``, ``lr``, ``lam``, ``k_b``, ``seconds``; for "kw"
-        also ``robust_error`` (share of the samples not certified on their balls) and ``eps`` (the
-        radius of these balls).
+        One per epoch: ``epoch``, ``loss`` (the mean over the epoch), ``cross_entropy`` (for "kw"
+        that of the worst-case margins), ``mmr`` (not yet multiplied by lambda), ``train_error`` (on
+        the training batches, before each step), ``validation_error``, ``lr``, ``lam``, ``k_b``,
+        ``seconds``; for "kw" also ``robust_error`` (share of the samples not certified on their
+        balls) and ``eps`` (the radius of these balls).
     interrupted : bool
         Whether Ctrl-C stopped the training before its last epoch.
     """
@@ -38,7 +38,7 @@ class History:
         return np.array([record[column] for record in self.records])
 
     def to_frame(self) -> Any:
-        """The records as a pandas DataFrame, one row an epoch."""
+        """The records as a pandas DataFrame, one row per epoch."""
         pandas = require("pandas", "to_frame")
         return pandas.DataFrame(self.records).set_index("epoch")
 

@@ -1,12 +1,12 @@
 """The plan of a training: its checked arguments, and the schedules that follow from them.
 
-The schedules are those of the authors' released code, as functions of the share of the training
-that is done, so that a short training goes through all of them: lambda rises linearly from a tenth
+The schedules are those of the authors' released code, as functions of the share of the epochs
+that are done, so that a short training goes through all of them: lambda rises linearly from a tenth
 of its value to all of it over the first tenth, k_B falls linearly from 10% to 2% of the hidden
 units, and the learning rate drops to a tenth for the last tenth.  The radius of the Wong-Kolter
-bound rises linearly from a tenth of its value to all of it over the first third, as in their
-scripts for MNIST (0.01 to 0.1 in 20 epochs of 60): on the whole ball the bounds of an untrained
-network are too loose to have a useful gradient.
+bound rises linearly from a tenth of its value to all of it over the first third, as in the scripts
+of Wong and Kolter for MNIST (0.01 to 0.1 in 20 epochs of 60): on the whole ball the bounds of an
+untrained network are too loose to have a useful gradient.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Plan:
         return values
 
     def fingerprint(self, net: Network, validated: bool) -> str:
-        """A digest of all that determines the weights, and the columns, of every epoch."""
+        """A digest of everything that determines the weights and the recorded columns."""
         values = [self.scheme, self.p, self.eps, self.lam, self.gamma, self.epochs, self.batch_size]
         values += [self.lr, self.seed if self.seed_is_given else None, self.pgd_steps]
         values += [self.k_b_shares, self.k_d, repr(net), validated]

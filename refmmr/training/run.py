@@ -35,12 +35,12 @@ class Run:
         self.plan, self.history, self.seed = plan, History(), plan.seed
         self.path = None if checkpoint is None else _files.npz_path(checkpoint)
         self.start = net
-        # All arrays of the training are where the backend computes.
+        # All arrays of the training live on the device of the backend.
         self.backend = get_backend()
         self.put, self.get = backends.transfer(self.backend)
         self.X, self.y = self.put(plan.X), self.put(plan.y)
         self.box = plan.box and tuple(self.put(limit) for limit in plan.box)
-        # A copy of the weights; `map` skips the checks of `Network`, which are for the host.
+        # A copy of the weights; `map` skips the checks of `Network`, which need arrays on the host.
         self.working = net.map(lambda array: self.put(array.copy(order="C")))
         self.adam = _adam.Adam(self.working.parameters)
         self.fingerprint = plan.fingerprint(net, validated) if self.path else ""
@@ -52,10 +52,10 @@ class Run:
         validation: tuple[np.ndarray, np.ndarray] | None,
         tick: Callable[[int], Any],
     ) -> None:
-        """Train for one epoch; an interrupted one is undone."""
+        """Train for one epoch; an interrupted epoch is undone."""
         epochs, before = len(self.history), self._state()
         try:
-            # Another thread may choose another backend meanwhile; the arrays belong to this one.
+            # Another thread may switch the backend meanwhile, but the arrays belong to this one.
             with use_backend(self.backend):
                 self.history.records.append(self._train(validation, tick))
         except KeyboardInterrupt:
@@ -189,9 +189,9 @@ class Run:
         try:
             saved = [found[f"array{i}"] for i in range(len(self._arrays()))]
             self._restore((saved, int(found["steps"])))
-            if not self.plan.seed_is_given:  # the one that the first run drew
+            if not self.plan.seed_is_given:  # the seed that the first run drew
                 self.seed = int(found["seed"])
             self.history = History([dict(record) for record in json.loads(str(found["history"]))])
-        # A damaged file can hold values of any kind, which fail in any way.
+        # Values in a damaged file may raise exceptions of any kind.
         except Exception as error:
             raise ValueError(f"checkpoint: {path} is damaged ({error})") from error

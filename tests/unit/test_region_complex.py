@@ -15,7 +15,7 @@ from helpers import units
 import refmmr as rm
 from refmmr.reference import class_pieces
 from refmmr.reference import volumes as measure
-from refmmr.regions.budget import most_regions
+from refmmr.regions.budget import first_layer_regions
 from refmmr.regions.faces import faces_of
 
 
@@ -449,13 +449,13 @@ def test_cost_is_estimated_first():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_the_most_regions_are_those_of_general_position(n):
+def test_the_bound_on_the_regions_is_that_of_general_position(n):
     """In a large box every generic arrangement has as many as Zaslavsky says."""
     rng = np.random.default_rng(n)
     net = units(rng.normal(size=(6, n)), 1e-3 * rng.normal(size=6))
-    most, crossing = most_regions(net, box(n).arrays())
+    bound, crossing = first_layer_regions(net, box(n).arrays())
     assert crossing == 6
-    assert len(rm.enumerate_regions(net, box(n))) == most
+    assert len(rm.enumerate_regions(net, box(n))) == bound
 
 
 def test_interruption_keeps_what_was_found():

@@ -21,7 +21,7 @@ from refmmr.network import Network
 __all__ = ["METHODS", "Certificates", "Method", "certify"]
 
 BLOCK = 128
-"""Points of a batched method between two steps of the progress bar."""
+"""Number of points that a batched method bounds at once, between two steps of the progress bar."""
 
 
 class Method(NamedTuple):
@@ -30,8 +30,8 @@ class Method(NamedTuple):
     module: str  # loaded at first use: some need a solver
     function: str
     norms: tuple[float, ...] = (1, 2, np.inf)
-    batched: bool = True  # many points at once are cheaper than one after the other
-    goal: bool = True  # can decide about a given radius alone
+    batched: bool = True  # bounding many points at once is cheaper than one after the other
+    goal: bool = True  # can stop when a given radius is decided
     finds: bool = False  # finds adversarial examples
     guided: bool = False  # is faster with known adversarial examples
     options: tuple[str, ...] = ()
@@ -80,21 +80,20 @@ class Certificates:
         real arithmetic (except for "mip", whose optimality rests on the solver, see
         `refmmr.certify.bounds.mip`).
     upper : ndarray, shape (n,)
-        Distance of the nearest adversarial example that was found, rounded up; infinite where none
-        was.
+        Distance of the nearest adversarial example found, rounded up; infinite where none was
+        found.
     exact : ndarray of bool, shape (n,)
-        Whether the two agree to a relative 1e-6: the minimal perturbation is known (0 where
-        misclassified).
+        Whether both bounds agree to a relative 1e-6, so that the minimal perturbation is known.
     adversarial : ndarray, shape (n, *input_shape)
-        That adversarial example (the point itself where it is misclassified), float64; NaN where
-        none was found.
+        The adversarial example of `upper` (the point itself where it is misclassified), float64;
+        NaN where none was found.
     p : {1, 2, inf}
     method : str
     eps : ndarray, shape (n,), or None
-        The radii that were decided about; None when the bounds were to be as close as possible.
-        With eps they are only as close as the decision needed.
+        The radii to decide about; None for bounds as close as possible.  With eps, bounds are only
+        as close as the decision needs.
     seconds : ndarray, shape (n,), or None
-        Time for each point (points that were treated together share theirs equally).
+        Time per point; the time of points bounded together is divided equally among them.
     """
 
     lower: np.ndarray
@@ -120,7 +119,7 @@ class Certificates:
         return np.where(self.lower > self.eps, "robust", found)
 
     def to_frame(self) -> Any:
-        """The bounds as a pandas DataFrame, one row a point.
+        """The bounds as a pandas DataFrame, one row per point.
 
         Columns: lower, upper, exact; with eps also eps and status; seconds, where measured.
         """
@@ -181,27 +180,30 @@ def certify(
     p : {1, 2, inf}
         The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
-        The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input (all of
-        X lies in it); None for the whole space.
+        The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input; X must
+        lie in it.  None for the whole space.
     method : str
         From the cheapest to the most expensive, one of
 
-        - "region": the distances to the hyperplanes of the point's own linear region and to the
-          decision boundaries of its affine map;
+        - "region": ``min(d_B, d_D)``, the distances to the hyperplanes of the point's linear region
+          and to the decision boundaries of its affine map; exact if d_D is the smaller one;
         - "ibp": interval bound propagation;
-        - "fast-lin", also called "kw": linear bounds with the slopes of Wong and Kolter;
-        - "crown": linear bounds with a lower slope of 0 or 1, chosen for each unit;
+        - "fast-lin", also called "kw": backward bounds with parallel linear relaxations of a ReLU;
+        - "crown": backward bounds with a lower slope of 0 or 1, chosen for each unit;
         - "lp": the triangle relaxation, by linear programs (p = 1 and inf);
         - "search": best-first search through the linear regions around the point, exact if it
-          runs to its end;
-        - "mip": mixed-integer programs (p = 1 and inf), exact if they are solved to the end.
+          ends within its budget;
+        - "mip": mixed-integer programs (p = 1 and inf), exact if they are solved within the
+          budget.
     eps : float or array_like, shape (n,), optional
         Decide whether each point is robust at this radius (one for all points, or one for each),
-        see ``.robust`` and ``.status``, instead of looking for the largest certified radius.
+        see ``.robust`` and ``.status``, instead of searching for the largest certified radius.
     max_seconds : float, optional
-        Time for each point of "lp", "search" and "mip"; then the bounds found so far count.
+        Time limit for each point of "lp", "search" and "mip"; then the bounds found so far are
+        returned.
     max_regions : int, optional
-        Number of linear regions for each point of "search"; then the bounds found so far count.
+        Largest number of linear regions for each point of "search"; then the bounds found so far
+        are returned.
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
@@ -332,7 +334,7 @@ def check_method(name: Any, p: float, argument: str = "method") -> Method:
 
 
 def check_options(names: list[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The budgets that are given; one that none of the methods takes is an error."""
+    """The given budgets; a budget that none of the methods takes is an error."""
     options = {name: value for name, value in given.items() if value is not None}
     for name, value in options.items():
         takers = [key for key, method in METHODS.items() if name in method.options]

@@ -1,4 +1,4 @@
-"""`certify_universal`: one certificate for every l_p norm, from those in l_1 and l_inf."""
+"""`certify_universal`: certified radii in every l_p norm, from those in l_1 and l_inf."""
 
 from __future__ import annotations
 

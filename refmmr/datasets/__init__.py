@@ -40,7 +40,7 @@ def load(
 ) -> Dataset:
     """Load a data set by name, or from a file or folder.
 
-    Pixels of bytes are divided by 255.
+    Pixels stored as bytes are divided by 255.
 
     Parameters
     ----------
@@ -53,12 +53,13 @@ def load(
 
         Or the path of other data:
 
-        - a folder of four IDX files, gzip or not, as MNIST comes in;
+        - a folder of four IDX files, compressed by gzip or not, the format of MNIST;
         - a folder or ``.tar.gz`` archive of CIFAR-10, the binary version or the one for Python
           (which is read without unpickling);
-        - a folder of GTSRB, as its archives unpack to, or with ``Train.csv`` and ``Test.csv``;
+        - a folder of GTSRB, unpacked from its archives, or with ``Train.csv`` and ``Test.csv``;
         - an ``.npz`` file with ``X`` and ``y``, or ``X_train``, ``y_train``, ``X_test`` and
-          ``y_test`` (capital or not), images as (n, height, width) or (n, channels, height, width);
+          ``y_test`` (in upper or lower case), images as (n, height, width) or (n, channels, height,
+          width);
         - a ``.csv`` table of numbers with a header and a column of labels.
     data : path-like, optional
         Folder that holds ``mnist/``, ``fashion-mnist/``, ``cifar10/`` or ``gtsrb/``.  If not given,
@@ -67,8 +68,8 @@ def load(
         Shape (n, channels, height, width) instead of (n, channels * height * width).
     dtype : {float64, float32}
     download : bool
-        Where `data` is not given and the data set is not on this computer, download it into the
-        cache (``REFMMR_CACHE``, or a folder where the system keeps caches); needs pooch.
+        If `data` is not given and the data set is not on this computer, download it into the cache
+        (``REFMMR_CACHE``, or the cache folder of the system); needs pooch.
     target : str, optional
         For a table: the column of the labels; the last one if not given.
     classes, box, test_size, rng
@@ -82,14 +83,14 @@ def load(
     Returns
     -------
     Dataset
-        Points in [0, 1], or the other box, and classes.
+        Points in [0, 1], or in `box`, and classes.
 
     Raises
     ------
     ValueError
         For an unknown name, or a file that is damaged.
     FileNotFoundError
-        Where a file is missing; it says which files to put where.
+        If a file is missing; the message names the files and their folder.
 
     Examples
     --------
@@ -146,7 +147,7 @@ def _path(
 
 
 def _read(name: str, path: Path, crop: bool, progress: bool | None) -> Halves:
-    """Read a folder or an archive by what is in it, else by its name."""
+    """Read a folder or an archive in the format of its content, else in that of its name."""
     kind = name
     if path.is_file() or is_cifar(path):
         kind = "cifar10"

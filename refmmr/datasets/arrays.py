@@ -1,4 +1,4 @@
-"""Data sets from arrays: labels of any kind become classes, points are checked against the box."""
+"""Data sets from arrays: labels become classes 0, ..., K - 1, points are checked against a box."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Dataset(NamedTuple):
     y_train, y_test : ndarray of int, shape (n,)
         Classes 0, ..., n_classes - 1.
     classes : tuple, optional
-        The label that each class stands for, where the labels were others than 0, ..., K - 1.
+        The label of each class, if the labels are not 0, ..., K - 1.
 
     Examples
     --------
@@ -70,26 +70,26 @@ def from_arrays(
     rng: int | np.random.Generator | None = 0,
     name: str = "arrays",
 ) -> Dataset:
-    """Make a data set from arrays: of NumPy, lists, data frames, tensors on the host.
+    """Make a data set from NumPy arrays, lists, data frames or tensors on the host.
 
     Parameters
     ----------
     X : array-like, shape (n, d), (n, height, width) or (n, channels, height, width)
         Training points, or all of them.  Images of one channel may come without that axis.
     y : array-like, shape (n,) or (n, 1)
-        Their labels: integers, strings, or other things that can be compared.
+        Their labels: integers, strings, or other comparable objects.
     X_test, y_test : array-like, optional
         Test points.  If not given, a stratified part of X and y is split off, as scikit-learn's
         ``train_test_split`` does.
     box : pair (lo, hi), optional
-        All points must be inside; lo and hi are numbers or arrays of the shape of a point.  The
-        points are not changed.  None: not checked.
+        Bounds that all points must satisfy, numbers or arrays of the shape of a point.  The points
+        are not changed.  None for no check.
     classes : sequence, optional
         The labels in the order of their classes, for example ``range(10)`` where not all of the
         ten digits are in y.  If not given, the distinct labels of y, sorted: labels that are
         0, ..., K - 1 are then the classes.
     test_size : float
-        The share of the test points, where they are split off.
+        The share of the test points that are split off.
     rng : int, numpy.random.Generator or None
         Source of the choice of these points: a seed or a generator; None for another choice at
         each call.
@@ -98,7 +98,7 @@ def from_arrays(
     Returns
     -------
     Dataset
-        Points in float32 if they came so, else in float64.
+        Points in float32 if X is, else in float64.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def from_arrays(
         For shapes that do not fit, NaN or infinite numbers, points outside the box, or labels that
         are missing or not among the classes.
     TypeError
-        For points that are no real numbers, or labels that cannot be compared.
+        For points that are not real numbers, or labels that cannot be compared.
 
     Examples
     --------

@@ -28,9 +28,9 @@ CLASSES = (
 )  # fmt: skip
 PIXELS = 3 * 32 * 32
 MAX_BATCH_BYTES = 2**26
-"""Bytes of a batch; those of CIFAR-10 have 31 MB."""
+"""Largest size of a batch in bytes; those of CIFAR-10 have 31 MB."""
 MAX_ARCHIVE_BYTES = 2**28
-"""Bytes of an archive once unpacked; those of CIFAR-10 have 184 MB."""
+"""Largest unpacked size of an archive in bytes; those of CIFAR-10 have 184 MB."""
 
 Parse = Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]
 
@@ -55,7 +55,7 @@ def read_cifar(path: Path) -> Halves:
     FileNotFoundError
         Where batches are missing.
     ValueError
-        For a file that is damaged, or a pickle that holds more than data.
+        For a file that is damaged, or a pickle with anything else than data.
     """
     found = _batches_of_folder(path) if path.is_dir() else _batches_of_archive(path)
     parse: Parse = _parse_binary if next(iter(found)).endswith(".bin") else _parse_pickle
@@ -67,7 +67,7 @@ def read_cifar(path: Path) -> Halves:
 
 
 def is_cifar(folder: Path) -> bool:
-    """Whether a folder looks like CIFAR-10, complete or not."""
+    """Whether a folder holds any file or folder of CIFAR-10, complete or not."""
     return any((folder / file).exists() for file in ARCHIVES) or any(
         (folder / inner / file).exists()
         for inner in ("", *FOLDERS)
@@ -107,7 +107,7 @@ def _batches_of_archive(path: Path) -> dict[str, Callable[[], bytes]]:
                 for info in archive
                 if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse()
             }
-    # Damaged headers can make tarfile raise nearly anything.
+    # tarfile may raise exceptions of any kind on damaged headers.
     except Exception as error:
         raise ValueError(f"{path}: expected a .tar.gz archive, got {error}") from error
     for files in LAYOUTS.values():

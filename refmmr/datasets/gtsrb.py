@@ -19,11 +19,11 @@ __all__ = ["is_gtsrb", "read_gtsrb"]
 SIZE = 32
 N_CLASSES = 43
 MAX_IMAGES = 100_000
-"""Images of a half; GTSRB has 39,209 and 12,630."""
+"""Largest number of images of a half; GTSRB has 39,209 and 12,630."""
 MAX_PIXELS = 2**22
-"""Pixels of an image before it is resized; those of GTSRB have less than 2**16."""
+"""Largest number of pixels of an image before it is resized; GTSRB has less than 2**16."""
 MAX_TABLE_BYTES = 2**26
-"""Bytes of a table; those of GTSRB have 2 MB."""
+"""Largest size of a table in bytes; those of GTSRB have 2 MB."""
 
 TRAINING = ("Final_Training/Images", "Training")
 TEST = "Final_Test/Images"
@@ -43,7 +43,7 @@ class Sign(NamedTuple):
 
 
 def is_gtsrb(folder: Path) -> bool:
-    """Whether a folder looks like GTSRB, complete or not."""
+    """Whether a folder holds any folder or table of GTSRB, complete or not."""
     return _kaggle(folder) or any(
         (root / part).is_dir() for root in _roots(folder) for part in (*TRAINING, TEST)
     )
@@ -128,7 +128,7 @@ def _test_signs(folder: Path, name: str) -> list[Sign]:
     roots = [root for root in _roots(folder) if (root / TEST).is_dir()]
     if not roots:
         raise FileNotFoundError(f"{name}: expected the test images in {folder / 'GTSRB' / TEST}")
-    # Outside of the folder that was named nothing is read.
+    # Nothing outside of the given folder is read.
     places = [roots[0] / part for part in TRUTH if part != ".." or roots[0] != folder]
     for table in (place / file for file in TRUTH_FILES for place in places):
         if table.exists() and "ClassId" in _header(table):

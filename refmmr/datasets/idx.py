@@ -1,4 +1,4 @@
-"""IDX files of bytes, as MNIST and Fashion-MNIST come in."""
+"""IDX files of bytes, the format of MNIST and Fashion-MNIST."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ IDX_FILES = {
     "y_test": "t10k-labels-idx1-ubyte",
 }
 MAX_IDX_BYTES = 2**30
-"""Bytes of an IDX file once unpacked; the largest of the data sets here has 47 MB."""
+"""Largest unpacked size of an IDX file in bytes; that of MNIST has 47 MB."""
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an IDX file of bytes, gzip or not, as MNIST comes in.
+    """Read an IDX file of bytes, compressed by gzip or not.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """The batches of CIFAR-10 for Python, which are pickles, read without unpickling.
 
-A pickle is a program for a small stack machine, and some of its instructions import and call
-anything.  This reader runs the harmless instructions alone: those that put text, numbers, lists,
+A pickle is a program for a small stack machine; some of its instructions import and call arbitrary
+functions.  This reader runs only the harmless instructions: those that put text, numbers, lists,
 dictionaries and tuples on the stack.  The four functions that make an array of bytes are recorded
 by name; nothing is imported or called, and any other instruction or name is refused.  The result is
 not copied, compared in depth or printed, so a small file cannot take much memory or time.
@@ -23,7 +23,7 @@ VALUES = {
     "BININT", "BININT1", "BININT2",
 }  # fmt: skip
 MAX_INSTRUCTIONS = 2**20
-"""Instructions of a pickle; a batch of 10,000 images has about 60,000."""
+"""Largest number of instructions of a pickle; a batch of 10,000 images has about 60,000."""
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 NAMES = {
     "numpy.core.multiarray _reconstruct": "array",
@@ -80,7 +80,7 @@ def read_batch(content: bytes, source: str) -> tuple[np.ndarray, list[int]]:
     Raises
     ------
     ValueError
-        For anything else, whatever it would do if it were unpickled.
+        For any other content.
     """
     try:
         found = _Reader().run(content)

@@ -15,7 +15,7 @@ from refmmr.datasets.arrays import Halves, classified, is_unit, scaled
 __all__ = ["read_csv", "read_npz"]
 
 MAX_NPZ_BYTES = 2**31
-"""Bytes of all arrays of an .npz file: a float32 copy of the largest data set here has 0.7 GB."""
+"""Largest size of all arrays of an .npz file in bytes: CIFAR-10 in float32 has 0.7 GB."""
 
 
 def read_npz(path: Path, box: Any, **options: Any) -> Halves:
@@ -81,7 +81,7 @@ def read_csv(path: Path, target: str | None, box: Any, **options: Any) -> Halves
     Raises
     ------
     ValueError
-        For cells that are missing or no numbers; it says in which line.
+        For cells that are missing or not numbers; the message names the line.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -1,4 +1,4 @@
-"""From the operations of another library's network to a network of this one.
+"""Build a network from the operations of another library's network.
 
 In this library a network is a chain of affine layers with a ReLU after each but the last.  Other
 libraries have normalised inputs, batch normalisation, separate biases, and affine layers without a
@@ -244,7 +244,7 @@ class Assembly:
         return Linear(W, np.repeat(layer.b.astype(np.float64), outputs // len(layer.b)))
 
     def _check_matrix(self, rows: int, columns: int, where: str) -> None:
-        """Refuse a product of layers that is too large, however small its factors are."""
+        """Raise a ValueError for a product of layers that is too large, whatever its factors."""
         if rows * columns > MAX_WEIGHTS:
             self._refuse(
                 where,
@@ -291,7 +291,7 @@ def _at_least_float32(array: ArrayLike) -> ArrayLike:
 
 
 def _by_channel(image: np.ndarray) -> bool:
-    """Whether an image has one value a channel."""
+    """Whether an image has one value per channel."""
     return bool((image == image[:, :1, :1]).all())
 
 
@@ -311,7 +311,7 @@ def _matrix(layer: Conv2d, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _pixels(outputs: int, inputs: int, stride: int, offset: int) -> tuple[np.ndarray, np.ndarray]:
-    """The outputs that read a pixel of the image along one axis, and the pixel that each reads."""
+    """Outputs that read a pixel of the image along one axis, and the pixel that each reads."""
     output = np.arange(outputs)
     pixel = output * stride + offset
     inside = (pixel >= 0) & (pixel < inputs)

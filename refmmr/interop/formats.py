@@ -74,7 +74,7 @@ def writer(path: Path) -> Callable[..., Any]:
 
 
 def of_ending(path: Path, writable: bool = False) -> str:
-    """The key of FORMATS for a path, or an error that says what there is."""
+    """The key of FORMATS for a path, or an error that lists the keys."""
     ending = path.suffix.lower()
     if ending in FORMATS and (FORMATS[ending].writable or not writable):
         return ending

@@ -4,7 +4,7 @@ Both have TensorFlow's layout: dense weights are ``(n_in, n_out)``, filters
 ``(height, width, n_in, n_out)``, and after the convolutions an image may be flattened pixel by
 pixel, the channels of a pixel together ("NHWC").  Here dense weights are ``(n_out, n_in)``, filters
 ``(n_out, n_in, height, width)``, and images flatten channel by channel ("NCHW"), so the columns of
-the first dense layer change places: the same network on the same images.
+the first dense layer are permuted: the same network on the same images.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ import numpy as np
 __all__ = ["MAX_BYTES", "read"]
 
 MAX_BYTES = 2**30
-"""Bytes of all elements of one file once unpacked, and of all its arrays."""
+"""Largest size in bytes of all unpacked elements of one file, and of all its arrays."""
 
 HEADER = 128
 """Bytes before the first element."""
@@ -47,7 +47,7 @@ COMPLEX, LOGICAL = 0x800, 0x200
 
 
 class _Element(NamedTuple):
-    """A tag and the bytes behind it."""
+    """A tag and the bytes after it."""
 
     kind: int
     data: bytes
@@ -109,7 +109,7 @@ def _elements(data: bytes, order: str, padded: bool = True) -> Iterator[_Element
         if at + 8 > len(data):
             raise _DamagedError("half a tag")
         kind, size = struct.unpack_from(order + "II", data, at)
-        if kind >> 16:  # a short one: type and length in one word, up to 4 bytes behind
+        if kind >> 16:  # a short element: type and length in one word, then up to 4 bytes
             kind, size, start, step = kind & 0xFFFF, kind >> 16, at + 4, 8
             if size > 4:
                 raise _DamagedError(f"{size} bytes in a place of 4")
@@ -135,7 +135,7 @@ def _inflated(data: bytes, max_bytes: int) -> bytes:
 
 
 def _variable(data: bytes, order: str, max_bytes: int) -> tuple[str, np.ndarray | str]:
-    """Name and value of an array element; the name of its class if it is no real array."""
+    """Name and value of an array element; the name of its class if it is not a real array."""
     parts = _elements(data, order)
     flags = _part(parts, FLAGS, 8)
     (word,) = struct.unpack_from(order + "I", flags)

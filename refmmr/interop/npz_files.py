@@ -1,7 +1,7 @@
-"""Networks in .npz files: those of this library, and state dicts that others wrote.
+"""Networks in .npz files, in the format of this library or as state dicts.
 
-This library's own have a header (`refmmr._files.read_npz`), an array ``layers`` that describes the
-layers in JSON, ``input_shape``, and ``W0``, ``b0``, ... by the position of a layer in the network.
+Files of this library have a header (`refmmr._files.read_npz`), an array ``layers``, the layers in
+JSON, ``input_shape``, and ``W0``, ``b0``, ... by the position of a layer in the network.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def network_arrays(net: Network) -> dict[str, Any]:
 
 
 def network_from_arrays(arrays: Mapping[str, np.ndarray], source: str) -> Network:
-    """Undo `network_arrays`; `source` names the file in errors."""
+    """The inverse of `network_arrays`; `source` names the file in errors."""
     try:
         described = json.loads(str(arrays["layers"]))
         layers = [_rebuild(i, options, arrays) for i, options in enumerate(described)]

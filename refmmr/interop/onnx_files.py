@@ -58,9 +58,10 @@ def read(path: str | os.PathLike[str], input_shape: Sequence[int] | None = None)
     Raises
     ------
     FileNotFoundError
-        Where there is no such file, or one beside it with its weights is missing.
+        If the file, or a file with its weights, does not exist.
     ValueError
-        For a damaged file, one of more than 1 GiB, or one that holds no network of this library.
+        For a damaged file, one of more than 1 GiB, or a model that is not a network of this
+        library.
     ImportError
         Where the package onnx is missing.
     """
@@ -111,7 +112,7 @@ def from_bytes(
     # protobuf raises a class of its own, and this library does not import that package.
     except Exception as error:
         raise ValueError(f"{source}: expected an ONNX model, got damaged bytes") from error
-    # What overflows is refused where the layers are made.
+    # Overflow is an error in the constructors of layers.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         return read_graph(model, Tensors(source, folder), source, shape)
 

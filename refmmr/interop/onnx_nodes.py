@@ -18,7 +18,7 @@ REASONS = {
     "Loop": "it has graphs inside it",
     "Scan": "it has graphs inside it",
 }
-"""Why operators that one may expect to work are refused."""
+"""Reasons for which some common operators are refused."""
 
 
 class Node(NamedTuple):

@@ -1,4 +1,4 @@
-"""From the graph of an ONNX model to a network: one chain of operators, put into an `Assembly`."""
+"""Read the graph of an ONNX model, one chain of operators, into an `Assembly`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from refmmr.network import Network
 __all__ = ["read_graph"]
 
 MAX_NODES = 10_000
-"""Nodes of a graph; a network has a few for each layer."""
+"""Largest number of nodes of a graph; a network has a few per layer."""
 MAX_UNITS = 2**24
-"""Entries of an input and of every layer, with the zeros around it: 128 MiB in float64."""
+"""Largest size of an input and of every layer, with padding: 128 MiB in float64."""
 MIN_OPSET = 7
-"""The first in which elementwise operators broadcast as NumPy does."""
+"""The first version in which elementwise operators broadcast as in NumPy."""
 
 Shape = tuple[int, ...]
 
@@ -48,7 +48,7 @@ def read_graph(
     Raises
     ------
     ValueError
-        For a graph that is no chain of known operators, by the name of the operator and node.
+        For a graph that is not a chain of known operators; the message names operator and node.
     """
     graph = model.graph
     opset = _check_model(model, source)
@@ -378,7 +378,7 @@ class _Chain:
         self.assembly.scale(1 / constant, 0.0, node.where)
 
     def _constant_beside(self, node: Node) -> np.ndarray:
-        """The constant of an elementwise operator, as it meets one sample, in float64."""
+        """The constant of an elementwise operator, broadcast to one sample, in float64."""
         constant = self.constants.reals(node, 1 if node.inputs[0] == self.current else 0)
         shape = self.assembly.shape
         if constant.ndim == 1 + len(shape) and len(constant) == 1:
@@ -398,7 +398,7 @@ def _times(array: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _resolved(target: Sequence[int | None], batch: int | None, shape: Shape) -> list[int | None]:
-    """The output shape of a Reshape, whose target has 0 for "as before", -1 for "the rest"."""
+    """The output shape of a Reshape; in its target 0 keeps a size, and -1 is inferred."""
     before = [batch, *shape]
     after = [before[k] if size == 0 and k < len(before) else size for k, size in enumerate(target)]
     if after.count(-1) != 1:

@@ -19,13 +19,14 @@ import numpy as np
 __all__ = ["MAX_BYTES", "Tensors", "check_fields", "quote", "read_file", "refuse"]
 
 MAX_BYTES = 2**30
-"""Bytes of one file, and of all weights that a network takes from it."""
+"""Largest size in bytes of one file, and of all weights of its network."""
 MAX_FIELDS = 2**18
-"""Fields of all messages of one file, some 100 MB as objects; an array of numbers is one field."""
+"""Largest number of fields of all messages of one file, some 100 MB as objects; an array is one
+field."""
 MAX_DEPTH = 16
-"""Depth of nested messages; a model without subgraphs needs 7."""
+"""Largest depth of nested messages; a model without subgraphs needs 7."""
 MAX_AXES = 8
-"""Axes of a tensor; filters have 4, and NumPy has a limit of its own, 64."""
+"""Largest number of axes of a tensor; filters have 4, and the limit of NumPy is 64."""
 
 
 class _Kind(NamedTuple):
@@ -69,14 +70,14 @@ def read_file(path: Path) -> bytes:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open a file, but nothing that could block or never end."""
+    """Open a regular file; a device or pipe could block or never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError(f"{path}: expected a file, got a folder or device")
     return os.open(path, flags)
 
 
 def check_fields(content: bytes, descriptor: Any, source: str) -> None:
-    """Walk through a serialised message without parsing it; refuse one with too many fields.
+    """Count the fields of a serialised message without parsing it; refuse one with too many.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def check_fields(content: bytes, descriptor: Any, source: str) -> None:
     Raises
     ------
     ValueError
-        For more than `MAX_FIELDS` fields, messages deeper than `MAX_DEPTH`, a cut or damaged one.
+        For more than `MAX_FIELDS` fields, messages deeper than `MAX_DEPTH`, or damaged bytes.
     """
     counter = iter(range(MAX_FIELDS))
     try:
@@ -160,8 +161,7 @@ class Tensors:
     def __init__(self, source: str, folder: Path | None) -> None:
         self.source = source
         self.folder = folder
-        # The same weights can stand in any number of layers, so a small file can make a large
-        # network.
+        # Any number of layers can share weights, so a small file can hold a large network.
         self._left = MAX_BYTES
 
     def reals(self, tensor: Any, where: str) -> np.ndarray:
@@ -267,7 +267,7 @@ class Tensors:
                 return file.read(size)
         except FileNotFoundError:
             raise
-        # What a location can hold, and how that fails, depends on the operating system.
+        # Valid locations, and the errors for others, depend on the operating system.
         except (OSError, ValueError) as error:
             refuse(
                 self.source,

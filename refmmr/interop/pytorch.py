@@ -1,4 +1,4 @@
-"""Networks from and for PyTorch: a live ``torch.nn.Sequential``, and back."""
+"""Networks from and to PyTorch: modules ``torch.nn.Sequential`` in memory."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ MAX_POOL = (
 def from_torch(
     module: Any, input_shape: Sequence[int] | None = None, *, normalize: Any = None
 ) -> Network:
-    """The network of a live PyTorch ``Sequential``.
+    """The network of a PyTorch ``Sequential``.
 
-    Whether the module is in training mode or not, it is read as in evaluation: dropout does
-    nothing, and a batch normalisation has its running statistics.  A normalisation of the images
-    that the data loader does is no part of a module; for torchvision's
+    The module is read as in evaluation mode: dropout is the identity, and a batch normalisation
+    uses its running statistics.  A normalisation of the images by the data loader is not part of
+    the module; for torchvision's
     ``Normalize((0.1307,), (0.3081,))`` pass ``normalize=(0.1307, 0.3081)``.
 
     Parameters
@@ -46,10 +46,10 @@ def from_torch(
         Of Linear, Conv2d, ReLU, Flatten, BatchNorm (folded, with its running statistics), Dropout
         and Identity (left out), and Sequentials of these.
     input_shape : tuple of int, optional
-        Needed where the first layer with weights is no Linear.
+        Needed if the first layer with weights is not a Linear.
     normalize : (mean, std), optional
-        What is done to the inputs before the module sees them, ``(x - mean) / std``, numbers or one
-        for each channel; folded, so that radii are in units of the inputs themselves.
+        The normalisation of the inputs before the module, ``(x - mean) / std``, numbers or one per
+        channel; it is folded, so that radii are in units of the inputs before it.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def from_torch(
     Raises
     ------
     ValueError, TypeError
-        For a module that is no chain of these, by its name.
+        For a module that is not a chain of these; the message names it.
     ImportError
         Where PyTorch is missing.
 
@@ -94,7 +94,7 @@ def from_torch(
 def _walk(torch: Any, module: Any, where: str) -> Iterator[tuple[str, Any]]:
     """All modules of nested Sequentials, in order, with their paths.
 
-    A module that is used twice (one ReLU for all) comes twice.
+    A module that is used twice (such as one ReLU for all layers) is yielded twice.
     """
     if module._forward_hooks or module._forward_pre_hooks:
         raise ValueError(
@@ -160,7 +160,7 @@ class _Reader:
 
     def __init__(self, parts: Assembly) -> None:
         self.parts = parts
-        self.pads = NO_PADS  # of a ZeroPad2d whose convolution is still to come
+        self.pads = NO_PADS  # of a ZeroPad2d whose convolution follows
         self.last = ""  # path of the last module that is not left out
 
     def normalize(self, pair: Any) -> None:
@@ -266,7 +266,7 @@ def _pads(module: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     """Zeros around the image, ((top, bottom), (left, right)), of a convolution."""
     if module.padding == "valid":
         return (0, 0), (0, 0)
-    if module.padding == "same":  # of stride 1: as large as the filter takes away
+    if module.padding == "same":  # of stride 1: the output is as large as the image
         down, across = (size - 1 for size in module.kernel_size)
         return (down // 2, down - down // 2), (across // 2, across - across // 2)
     down, across = module.padding
@@ -306,7 +306,7 @@ def to_torch(net: Network) -> Any:
     Raises
     ------
     TypeError
-        For something that is no network.
+        For an object that is not a network.
     ImportError
         Where PyTorch is missing.
 
@@ -339,7 +339,7 @@ def to_torch(net: Network) -> Any:
             module = torch.nn.ZeroPad2d((left, right, top, bottom))
         else:
             n_out, n_in, *kernel = layer.W.shape
-            # Skipped: an initialisation that would draw from the user's random numbers.
+            # Without initialisation, which would draw from the global random generator.
             if kind == "linear":
                 module = skip_init(torch.nn.Linear, n_in, n_out, dtype=dtype)
             else:

@@ -1,4 +1,4 @@
-"""Networks from and to .safetensors: a state dict, with this library's metadata or without."""
+"""Networks from and to .safetensors files: state dicts, with or without refmmr's metadata."""
 
 from __future__ import annotations
 

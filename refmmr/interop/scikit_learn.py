@@ -1,4 +1,4 @@
-"""Networks from scikit-learn: a fitted MLPClassifier, alone or behind scalers."""
+"""Networks from scikit-learn: a fitted MLPClassifier, alone or after scalers."""
 
 from __future__ import annotations
 

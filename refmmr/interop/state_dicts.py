@@ -1,6 +1,6 @@
 """Networks from state dicts: weights by name, as PyTorch's ``state_dict()`` returns them.
 
-A state dict holds the weights, not the operations between them.  Those are assumed to be as in the
+A state dict holds the weights, not the operations between them.  These are assumed to be as in the
 networks of the paper: a ReLU after every layer but the last (after its batch normalisation, where
 there is one) and a flattening before the first dense layer.
 """
@@ -265,7 +265,7 @@ def _misfit(layer: _Weights | None, group: _Weights) -> str | None:
 
 
 def _check_between(chain: list[_Weights], source: str) -> None:
-    """Refuse a batch normalisation whose number is not the next after that of its layer.
+    """Raise a ValueError if the number of a batch normalisation does not follow that of its layer.
 
     There may be a ReLU between them, which a state dict does not hold.
     """

@@ -1,8 +1,8 @@
 """The rows of the paper's table: robust errors, robustness curves and minimal perturbations.
 
 Each point has a state: the best lower and upper bound on its minimal perturbation so far.  Methods
-improve the states, the cheapest one first, each only for the points that are still undecided.  The
-state decides every radius: robust below the lower bound, attacked from the upper bound on.
+improve the states in the given order, each only for the points that are still undecided.  The state
+decides all radii outside of the bounds: robust below the lower one, attacked from the upper one on.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from refmmr.network import Network
 __all__ = ["minimal_perturbations", "robust_error", "robustness_curve"]
 
 DEFAULT = ("region", ATTACK, "crown")
-"""The methods that take at most milliseconds a point, in any norm."""
+"""The methods that take at most milliseconds per point, in every norm."""
 
 OPTIONS = """\
 box : (lo, hi) or None
-    The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input (all of X
-    lies in it); None for the whole space.
+    The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input; X must lie
+    in it.  None for the whole space.
 methods : sequence of str
-    "attack" and methods of `refmmr.certify`, the cheapest first; add "search" or "mip" to decide
-    the points that the others leave open.
+    "attack" and methods of `refmmr.certify`, the cheapest first; add "search" or "mip" for points
+    that the other methods do not decide.
 pgd_steps, restarts : int
     Steps and runs of the attack at a given radius, `refmmr.pgd`.  Minimal perturbations are
     attacked by `refmmr.minimal_attack` instead.
@@ -50,8 +50,8 @@ rng : int, numpy.random.Generator or None
 max_seconds, max_regions : optional
     Budget of "lp", "search" and "mip" for each point and radius.
 out : path-like, optional
-    A folder, or a file ending in .jsonl, that gets a line for each point as soon as the point is
-    decided or all methods have tried.  The same call continues from it after an interruption; a
+    A folder, or a file ending in .jsonl, to which a line is written for each point as soon as it is
+    decided or all methods have run.  The same call continues from it after an interruption; a
     call with other arguments is refused.  See `refmmr.certify.evaluation.records`.
 keep_adversarial : bool
     Write adversarial examples into the records too (float64, base64).  Without them
@@ -100,7 +100,7 @@ def _evaluate(
     """Check the arguments, run the methods, keep records; ``radii(n)`` checks the radii.
 
     ``radii`` returns the radii of each of n points, shape (n, E) and increasing along E, or None
-    for minimal perturbations; and how they stand in the records.
+    for minimal perturbations; and their form in the records.
     """
     X = check.check_inputs(net, X, device=False).astype(np.float64)
     check.check_classes(net)
@@ -162,8 +162,9 @@ def robust_error(
     """Test error, and lower and upper bound of the robust test error at eps.
 
     Misclassified points are decided at once; then the methods run in the order given, each on the
-    points that are still undecided.  The lower bound counts adversarial examples, each within eps
-    and misclassified in real arithmetic.  The upper bound counts the points without a certificate.
+    points that are still undecided.  The lower bound is the share of points with an adversarial
+    example within eps, misclassified in real arithmetic; the upper bound is the share of points
+    without a certificate that the class is constant on the ball of radius eps within the box.
 
     Parameters
     ----------
@@ -191,9 +192,9 @@ def robust_error(
         eps that is not positive, unknown methods or those that do not support the norm, records of
         another computation in `out`.
     ImportError, OSError
-        When Dask is not installed, or does not answer.
+        When Dask is not installed, or no scheduler replies.
     KeyboardInterrupt
-        On Ctrl-C.  What is in `out` stays; without it nothing is kept.
+        On Ctrl-C.  Records in `out` are kept; without `out` nothing is kept.
 
     See Also
     --------
@@ -242,8 +243,8 @@ def robustness_curve(
 ) -> RobustnessCurve:
     """Lower and upper bounds of the robust accuracy at several radii.
 
-    Each point keeps its bounds from radius to radius, so that a curve costs little more than its
-    hardest radius, and its points never contradict each other.
+    Each point keeps its bounds from radius to radius: so a curve costs little more than its most
+    expensive radius, and decisions at different radii never contradict each other.
 
     Parameters
     ----------
@@ -292,8 +293,8 @@ def minimal_perturbations(
 ) -> MinimalPerturbations:
     """Lower and upper bounds on the minimal adversarial perturbation of each point.
 
-    As `refmmr.certify` with several methods and an attack: the largest of the lower bounds and the
-    smallest of the upper bounds count, and a method runs only on points where these differ.
+    The largest lower bound and the smallest upper bound of several methods of `refmmr.certify` and
+    an attack; a method runs only on points where these bounds still differ.
 
     Parameters
     ----------

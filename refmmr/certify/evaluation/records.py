@@ -1,8 +1,7 @@
-"""Records: one JSON line for each point, written as soon as it is done, to continue from later.
+"""Records: one JSON line per point, written as soon as it is done, so that a run can be continued.
 
-The first line says which computation the file belongs to.  Every other line is a point.  Lines are
-appended whole, so a run that is killed leaves at most one torn line at the end, which the next run
-removes.
+The first line identifies the computation.  Every other line is a point.  Lines are appended whole,
+so a run that is killed leaves at most one incomplete line at the end, which the next run removes.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SYNC = 1.0
 
 
 def place(out: str | os.PathLike[str]) -> Path:
-    """The file behind a path: itself if it ends in .jsonl, else the one in that folder."""
+    """The file of records: the path itself if it ends in .jsonl, else `NAME` in that folder."""
     path = Path(out)
     if path.suffix == ".jsonl":
         return path
@@ -84,7 +83,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Undo `encode` for the record of a point."""
+    """The inverse of `encode` for the record of a point."""
     plain = dict(record)
     for name in ("lower", "upper"):
         plain[name] = float(plain[name])
@@ -151,8 +150,8 @@ class Writer:
     Parameters
     ----------
     out : path-like
-        A folder, or a file ending in .jsonl.  Created if it is not there, continued if it is of
-        the same computation.
+        A folder, or a file ending in .jsonl.  It is created if it does not exist, continued if it
+        belongs to the same computation.
     marks : mapping
         The `fingerprint`.
     extra : mapping
@@ -222,7 +221,7 @@ def _lock(file: int, path: Path) -> None:
     """Lock a file, so that one run appends to it; the lock of a dead process is released."""
     try:
         import fcntl
-    except ImportError:  # not on every system
+    except ImportError:  # not on Windows
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

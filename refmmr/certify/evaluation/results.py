@@ -25,7 +25,7 @@ ATTACK = "attack"
 """The name of the attack among the methods."""
 
 Rows = list[tuple[str, ...]]
-"""A table of text; the first column names the others."""
+"""A table of text: in each row, the name of a number and its values."""
 
 
 class Settled(NamedTuple):
@@ -49,7 +49,7 @@ class Result:
     settled: Mapping[str, Settled]
     records: list[dict[str, Any]] = field(repr=False)
 
-    decides: ClassVar[bool] = False  # about one radius of each point
+    decides: ClassVar[bool] = False  # whether each point is robust at one radius
 
     def __len__(self) -> int:
         return len(self.misclassified)
@@ -60,7 +60,7 @@ class Result:
         return float((self.certificates.exact & ~self.misclassified).mean())
 
     def to_frame(self) -> Any:
-        """The records as a pandas DataFrame, one row a point."""
+        """The records as a pandas DataFrame, one row per point."""
         pandas = require("pandas", "to_frame")
         return pandas.DataFrame(self.records).set_index("point")
 
@@ -121,8 +121,8 @@ class RobustError(Result):
         Point by point: `attacked` includes the misclassified ones.
     certificates : Certificates
         The best bounds that the methods found for each point.  Methods that only decide whether a
-        point is robust at eps leave a lower bound of just eps, and each method treats only the
-        points that those before it left undecided.
+        point is robust at eps end with a lower bound just above eps, and each method runs only on
+        the points that earlier methods left undecided.
     p : {1, 2, inf}
     eps : float or ndarray, shape (n,)
     methods : tuple of str
@@ -130,7 +130,7 @@ class RobustError(Result):
         For each method (and "misclassified"): the number of points that it decided, how many of
         them are robust or attacked, and its time.
     records : list of dict
-        One a point.
+        One per point.
     """
 
     lower_bound: float
@@ -169,7 +169,7 @@ class RobustError(Result):
             _bound("upper", proofs, self.upper_bound),
         ]
         if "region" in self.methods and not set(self.methods) - {"region", ATTACK}:
-            # These methods find radii, and do not only decide about eps.
+            # These methods compute radii, and not only a decision at eps.
             rows += [
                 ("mean certified radius", f"{self.certificates.lower.mean():.4f}"),
                 ("exact minimal perturbation", f"{100 * self.exact_share:.1f} %"),
@@ -311,7 +311,7 @@ def latex_table(results: Mapping[str, RobustError]) -> str:
     Raises
     ------
     TypeError, ValueError
-        For something else, or nothing.
+        If `results` is not a mapping to `RobustError`, or is empty.
 
     References
     ----------
@@ -344,7 +344,7 @@ def latex_table(results: Mapping[str, RobustError]) -> str:
 
 
 def latex(rows: Rows, head: bool = False) -> str:
-    """A ``tabular`` with rules of booktabs; the first column is text, the others are numbers."""
+    """A ``tabular`` with rules of booktabs; the first column is aligned left, the others right."""
     lines = [_latex_row(row) for row in rows]
     if head:
         lines.insert(1, r"\midrule")
@@ -358,7 +358,7 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _latex_text(text: str) -> str:
-    """Text with LaTeX's special characters made plain."""
+    """Text with the special characters of LaTeX escaped."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 

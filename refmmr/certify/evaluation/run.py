@@ -18,8 +18,8 @@ from refmmr.certify.evaluation.stages import Block, Problem, improve
 __all__ = ["Run", "without_example"]
 
 BLOCK = 32
-"""Points that are treated at once.  Fixed, so that neither the number of workers nor the points
-that are done already change a product of matrices in its last digit."""
+"""Number of points of a block.  It is fixed, so that neither the number of workers nor the points
+already done change the last digit of a matrix product."""
 
 
 def without_example(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,7 +107,7 @@ def _merge(
 
 
 def _decide(problem: Problem, name: str, block: Block, rows: np.ndarray) -> None:
-    """A certification method: once, or for one radius after the other."""
+    """Run a certification method, once or for one undecided radius after the other."""
     method = problem.methods[name]
     if block.eps is None or not method.goal:
         _call(problem, name, block, rows, None)

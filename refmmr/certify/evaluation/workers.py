@@ -1,7 +1,7 @@
-"""Workers: the same function on many blocks of points, here, in other processes or on a cluster.
+"""Workers: one function on many blocks of points, in this process, in others or on a cluster.
 
-Results come back as they are finished, in any order.  Workers get all that they need with the task
-and write nothing: only the parent keeps records.
+Results are returned as they are finished, in any order.  Workers receive everything with the task
+and write no files: only the parent keeps records.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ CONNECT = 10
 WORKERS = 60
 """Seconds to wait for the first worker: a process that imports NumPy and SciPy from a slow disk."""
 RETRIES = 3
-"""Attempts on other workers, after one that died with the task."""
+"""Number of attempts on other workers, after a worker died with the task."""
 AHEAD = 4
-"""Tasks submitted for each worker: enough to keep it busy, few enough to bound the memory."""
+"""Number of tasks submitted per worker: enough to keep it busy, few enough to bound the memory."""
 
 
 @contextmanager

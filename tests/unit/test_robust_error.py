@@ -264,7 +264,7 @@ def noisy():
     [
         (rm.robust_error, {"eps": 0.05}, 80, 38),
         (rm.robustness_curve, {"radii": [0.02, 0.05, 0.1]}, 80, 38),
-        (rm.minimal_perturbations, {}, 40, 20),
+        (rm.minimal_perturbations, {}, 20, 10),
     ],
 )
 def test_a_stopped_run_goes_on_where_it_was(

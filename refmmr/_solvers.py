@@ -117,10 +117,15 @@ def set_costs(highs: highspy.Highs, costs: np.ndarray, offset: float) -> None:
     highs.changeObjectiveOffset(offset)
 
 
+MAX_BOUND = 1e19
+"""HiGHS takes 1e20 as infinite, and refuses a row whose bounds no finite number satisfies."""
+
+
 def add_row(
     highs: highspy.Highs, row: np.ndarray, lower: float = -np.inf, upper: float = np.inf
 ) -> None:
-    """Add the constraint ``lower <= <row, u> <= upper``."""
+    """Add ``lower <= <row, u> <= upper``, or a weaker constraint where HiGHS refuses the bounds."""
+    lower, upper = min(lower, MAX_BOUND), max(upper, -MAX_BOUND)
     nonzero = np.flatnonzero(row).astype(np.int32)
     highs.addRow(lower, upper, len(nonzero), nonzero, row[nonzero])
 

@@ -231,3 +231,19 @@ def test_absurd_weights(p, scale):
     lower, upper, _ = search_bounds(net, np.array([[0.7, 0.5]]), np.array([0]), p, None)
     assert 0 <= lower <= radius.upper
     assert upper >= radius.lower
+
+
+def test_hyperplanes_that_no_solver_takes():
+    """Gradients and values differ by more than 1e20, which HiGHS takes for infinite."""
+    net = rm.Network(
+        [
+            rm.Linear([[0.4], [0.7]], [0.6, 0.6]),
+            rm.Linear([[4e-9, -3e6], [8e-4, 8e-6]], [1e37, 8e38]),
+            rm.Linear([[4e-117, 0], [3e-115, 2e-115], [0, -7e-106]], [-2e-110, -4e-111, -3e-111]),
+        ],
+        1,
+    )
+    x = np.array([[0.5]])
+    for p in (1, np.inf):
+        found = rm.certify(net, x, net.predict(x), p=p, box=None, method="search", max_regions=60)
+        assert 0 < found.lower[0] <= found.upper[0]

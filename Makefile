@@ -58,8 +58,12 @@ format: $(READY) ## fix what ruff can fix, then format
 types: $(READY) ## check the types
 	$(BIN)/mypy
 
-notebooks: $(READY) ## write the .ipynb beside each notebook's Markdown
+# One process for each notebook, with one thread: the outputs are those of a small machine.
+notebooks: export OPENBLAS_NUM_THREADS = 1
+notebooks: export OMP_NUM_THREADS = 1
+notebooks: $(READY) ## write the .ipynb beside each notebook's Markdown, and run them
 	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.md
+	$(BIN)/jupyter execute --inplace --timeout=300 notebooks/*.ipynb
 
 # Notebooks run with the threads of one process each; a warning is an error.
 docs: export OPENBLAS_NUM_THREADS = 1

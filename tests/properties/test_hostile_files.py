@@ -124,11 +124,11 @@ def test_random_bytes(content, ending):
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_every_cut(kind):
+def test_truncated_files(kind):
     name, content = FILES[kind]
     with TemporaryDirectory() as folder:
         path = Path(folder, name)
-        for length in range(0, len(content) - 1, 7):
+        for length in range(0, len(content) - 1, max(7, len(content) // 500)):
             path.write_bytes(content[:length])
             with pytest.raises(ValueError, match="net"):
                 rm.load(path)

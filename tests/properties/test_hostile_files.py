@@ -128,7 +128,7 @@ def test_truncated_files(kind):
     name, content = FILES[kind]
     with TemporaryDirectory() as folder:
         path = Path(folder, name)
-        for length in range(0, len(content) - 1, max(7, len(content) // 500)):
+        for length in range(0, len(content) - 1, 7):
             path.write_bytes(content[:length])
             with pytest.raises(ValueError, match="net"):
                 rm.load(path)

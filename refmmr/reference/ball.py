@@ -129,4 +129,7 @@ def _l2_gain(slopes, reach, radius):
     stopped = w >= t * reach
     own = np.where(stopped, reach * (w - t * reach / 2), w**2 / (2 * np.where(binding, t, 1)))
     gain = t[..., 0] * radius**2 / 2 + own.sum(axis=-1) + SMALL * radius
-    return np.where(radius > SMALL, largest[..., 0] * gain, _linf_gain(slopes, reach, radius))
+    gain = largest[..., 0] * gain
+    if (radius > SMALL).all():
+        return gain
+    return np.where(radius > SMALL, gain, _linf_gain(slopes, reach, radius))

@@ -1,4 +1,4 @@
-"""HiGHS (Huangfu and Hall 2018): set-up, models and results.
+"""HiGHS (Huangfu and Hall 2018): set-up, models and results; and the least-distance problem.
 
 Linear programs and mixed-integer linear programs are models ``(costs, columns, A, rows)``: minimise
 ``<costs, u>`` over ``columns[0] <= u <= columns[1]`` and ``rows[0] <= A u <= rows[1]``.  Callers do
@@ -13,6 +13,7 @@ from typing import Any
 import highspy
 import numpy as np
 from scipy import sparse
+from scipy.optimize import nnls
 
 INFEASIBLE = highspy.HighsModelStatus.kInfeasible
 OPTIMAL = highspy.HighsModelStatus.kOptimal
@@ -134,3 +135,43 @@ def dual_ray(highs: highspy.Highs) -> np.ndarray | None:
     """Multipliers of the rows, (m,), that prove a model infeasible, or None if HiGHS has none."""
     _, exists, ray = highs.getDualRay()[:3]  # type: ignore[attr-defined]
     return np.array(ray) if exists else None
+
+
+def least_distance(
+    A: np.ndarray, slack: np.ndarray, max_iterations: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The shortest delta in l_2 with ``A delta <= slack`` (Lawson and Hanson 1974, chapter 23).
+
+    At the optimum delta is a combination of the normals of tight constraints, ``delta = -A^T v``
+    with v >= 0.  Such a v follows from non-negative least squares,
+
+        minimise ``|| A^T u ||^2 + (<slack, u> + 1)^2``   over u >= 0.
+
+    Call the residuals ``r = A^T u`` and ``s = <slack, u> + 1``.  Optimality says that the gradient
+    ``A r + slack s`` is >= 0, and 0 where u > 0.  Multiplied by u this is ``||r||^2 + s^2 - s =
+    0``, so s > 0 unless both residuals vanish, and ``delta = -r / s`` has ``A delta <= slack``,
+    with equality where u > 0: all conditions for the shortest one.  (If both vanish, u proves
+    by ``A^T u = 0`` and ``<slack, u> = -1`` that no delta exists.)
+
+    Parameters
+    ----------
+    A : ndarray, shape (m, d)
+    slack : ndarray, shape (m,)
+        In units of the distance, so that ``s = 1 / (1 + ||delta||^2)`` is not small.
+    max_iterations : int, optional
+        ``3 m`` if not given.
+
+    Returns
+    -------
+    u : ndarray, shape (m,)
+    residuals : ndarray, shape (d + 1,)
+        r, then s.
+
+    Raises
+    ------
+    RuntimeError, ValueError
+        After too many iterations; for entries that are not finite.
+    """
+    rows, goal = np.vstack([A.T, slack]), np.append(np.zeros(A.shape[1]), -1.0)
+    u, _ = nnls(rows, goal, maxiter=max_iterations)
+    return u, rows @ u - goal

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import highspy
 import numpy as np
-from scipy.optimize import nnls
 
 from refmmr import _solvers
 from refmmr.reference.hyperplanes import dual_norm, norm
@@ -128,28 +127,14 @@ def _shortest_step(A, slack, p):
 
 
 def projection_step(A: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    """The shortest delta in l_2 with ``A delta <= slack`` (Lawson and Hanson 1974, chapter 23).
+    """The shortest delta in l_2 with ``A delta <= slack``, for slacks in units of its l_inf length.
 
-    At the optimum delta is a combination of the normals of tight constraints, ``delta = -A^T v``
-    with v >= 0.  Such a v follows from a least-squares problem with u >= 0,
-
-        minimise ``|| A^T u ||^2 + (<slack, u> + 1)^2``.
-
-    Call the residuals ``r = A^T u`` and ``s = <slack, u> + 1``.  Optimality says that the gradient
-    ``A r + slack s`` is >= 0, and 0 where u > 0.  Multiplied by u this is ``||r||^2 + s^2 - s =
-    0``, so s > 0 unless both residuals vanish, and ``delta = -r / s`` has ``A delta <= slack``,
-    with equality where u > 0: all conditions for the shortest one.  (If both vanish, u proves
-    by ``A^T u = 0`` and ``<slack, u> = -1`` that no delta exists.)
-
-    With slacks in units of the distance in l_inf, ``||delta||^2 <= n``; so ``s = 1 / (1 +
-    ||delta||^2)`` is not small, and the division is harmless.
+    Constraints that are far away have large rows ``(A_i, slack_i)``; all are scaled to length 1.
     """
-    rows = np.vstack([A.T, slack])
-    lengths = norm(rows, 2, axis=0)  # large for constraints that are far away
-    rows = rows / np.where(lengths > 0, lengths, 1)
-    goal = np.append(np.zeros(A.shape[1]), -1)
-    residual = rows @ nnls(rows, goal)[0] - goal
-    return -residual[:-1] / residual[-1]
+    lengths = norm(np.vstack([A.T, slack]), 2, axis=0)
+    lengths = np.where(lengths > 0, lengths, 1)
+    _, residuals = _solvers.least_distance(A / lengths[:, None], slack / lengths)
+    return -residuals[:-1] / residuals[-1]
 
 
 def _unit_rows(A, b):

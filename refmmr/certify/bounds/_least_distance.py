@@ -18,6 +18,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import nnls
 
+from refmmr import _solvers
+
 ROUNDS = 6
 """Rounds of adding violated rows; then the slower non-negative least squares finish a problem."""
 
@@ -120,37 +122,32 @@ class LeastDistance:
     def _precise(self, target, facet):
         """One target, by non-negative least squares (Lawson and Hanson 1974, chapter 23).
 
-        The box gives rows, too.  The residual ``r = E u - (0, ..., 0, 1)`` of the smallest length
-        over u >= 0, where the columns of E are ``(rows_j, -values_j)``, gives the step
-        ``-r[:-1] / r[-1]``; if it is 0, there is no step, and u proves it.
+        The box gives rows, too.  Where there is no step the multipliers prove it.
         """
         chosen = self.required.copy()
         chosen[target] = True
         chosen = np.flatnonzero(chosen)
         d = self.rows.shape[1]
         below, above = np.flatnonzero(np.isfinite(self.lo)), np.flatnonzero(np.isfinite(self.hi))
-        columns = [self.rows[chosen].T, np.eye(d)[:, below], -np.eye(d)[:, above]]
-        needs = [-self.values[chosen], self.lo[below], -self.hi[above]]
+        normals = [self.rows[chosen], np.eye(d)[below], -np.eye(d)[above]]
+        slacks = [self.values[chosen], -self.lo[below], self.hi[above]]
         if facet:
-            columns.append(-self.rows[[target]].T)
-            needs.append(self.values[[target]])
-        needed = np.concatenate(needs)
-        unit = np.abs(needed[np.searchsorted(chosen, target)])
+            normals.append(-self.rows[[target]])
+            slacks.append(-self.values[[target]])
+        slack = np.concatenate(slacks)
+        unit = np.abs(slack[np.searchsorted(chosen, target)])
         unit = unit if unit > 0 else 1.0
-        E = np.vstack([np.hstack(columns), needed / unit])
         multipliers, step = np.zeros(len(self.values)), np.zeros(d)
         try:
-            u, _ = nnls(E, np.append(np.zeros(d), 1.0), maxiter=20 * E.shape[1])
+            u, r = _solvers.least_distance(-np.vstack(normals), slack / unit, 20 * len(slack))
         except (RuntimeError, ValueError):  # too many iterations, or entries that are not finite
             return multipliers, step
-        r = E @ u
-        r[-1] -= 1
         multipliers[chosen] = u[: len(chosen)]
         if facet:
             multipliers[target] -= u[-1]
-        if r[-1] < -1e-12:
-            step = np.clip(unit * r[:-1] / -r[-1], self.lo, self.hi)
-            multipliers *= unit / -r[-1]
+        if r[-1] > 1e-12:
+            step = np.clip(-unit * r[:-1] / r[-1], self.lo, self.hi)
+            multipliers *= unit / r[-1]
         return multipliers, step
 
     def _newton(self, M, a, lam, facet, limit):

@@ -14,12 +14,11 @@ from functools import partial
 import numpy as np
 
 from refmmr import _kernels
+from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds
 from refmmr.reference import loss
 from refmmr.reference.hyperplanes import dual_norm, norm
 from refmmr.reference.network import Network
-
-Box = tuple[np.ndarray, np.ndarray]
 
 PRECISION = 1e-6
 """Relative width of the last bracket: the radius is at most this far below the largest one that the
@@ -77,7 +76,7 @@ def _relaxed_bounds(net, X, y, p, box, goal, method):
         if goal is not None:
             lower[right] = np.where(find(goal[right], np.arange(len(right))) > 0, goal[right], 0)
         else:
-            farthest = _farthest(flat[right], p, box)
+            farthest = farthest_distance(X[right], p, box)
             guess = np.minimum(_guess(net, X[right], y[right], margins[right], p), farthest)
             lower[right] = _largest(find, margins[right], guess, farthest)
     found = np.where((upper == 0)[:, None], flat, np.nan)
@@ -152,9 +151,12 @@ def _guess(net, X, y, margins, p):
     return np.where(np.isfinite(nearest) & (nearest > 0), nearest, 1)
 
 
-def _farthest(x, p, box):
-    """Distance to the farthest point of the box; infinite without one."""
+def farthest_distance(X: np.ndarray, p: float, box: Box | None) -> np.ndarray:
+    """Distance of each point to the farthest point of the box, rounded up; infinite without one.
+
+    X has shape (n, *input_shape), the result (n,).
+    """
     if box is None:
-        return np.full(len(x), np.inf)
-    lo, hi = (side.reshape(-1) for side in box)
-    return norm(np.maximum(hi - x, x - lo), p) * (1 + 1e-12)
+        return np.full(len(X), np.inf)
+    lo, hi = box
+    return norm(np.maximum(hi - X, X - lo).reshape(len(X), -1), p) * (1 + 1e-12)

@@ -18,11 +18,10 @@ from refmmr import _kernels, _solvers
 from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds, _milp
 from refmmr.certify.bounds._milp import LayerBounds, Milp
-from refmmr.certify.bounds.linear import crown_bounds
+from refmmr.certify.bounds.linear import crown_bounds, farthest_distance
 from refmmr.reference import ball as balls
 from refmmr.reference.backward_bound import backward_bound
 from refmmr.reference.ball import Ball
-from refmmr.reference.hyperplanes import norm
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import lower_slope, relu_relaxation
@@ -116,7 +115,7 @@ def _radius(net, x, y, p, box, goal, deadline):
     low = float(start.lower[0])
     if not np.isfinite(low) or low == 0:
         return low
-    farthest = reach(x, p, box)
+    farthest = float(farthest_distance(x[None], p, box)[0])
     high = low
     for _ in range(GROWTH_STEPS):
         if time.monotonic() > deadline:
@@ -133,13 +132,6 @@ def _radius(net, x, y, p, box, goal, deadline):
         middle = (low + high) / 2
         low, high = (middle, high) if proved(middle) else (low, middle)
     return low
-
-
-def reach(x: np.ndarray, p: float, box: Box | None) -> float:
-    """Distance to the farthest point of the box, rounded up; infinite without a box."""
-    if box is None:
-        return np.inf
-    return float(norm(np.maximum(box[1] - x, x - box[0]).reshape(-1), p)) * (1 + 1e-12)
 
 
 def layer_bounds(net: Network, x: np.ndarray, p: float, eps: float, box: Box | None) -> LayerBounds:

@@ -19,7 +19,8 @@ from refmmr import _examples, _solvers
 from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds, _milp, region
 from refmmr.certify.bounds._decision import decide, descend
-from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below, reach
+from refmmr.certify.bounds.linear import farthest_distance
+from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 
@@ -153,7 +154,7 @@ def minimal_perturbation(
         The nearest example found.
     """
     start = region.region_bounds(net, x[None], np.full(1, y), p, box)
-    lower, farthest = float(start.lower[0]), reach(x, p, box)
+    lower, farthest = float(start.lower[0]), float(farthest_distance(x[None], p, box)[0])
     if np.isinf(lower):
         return lower, None
     best, upper = adversarial, np.inf if adversarial is None else _distance(x, adversarial, p)

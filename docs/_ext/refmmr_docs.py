@@ -1,4 +1,4 @@
-"""What the documentation does beyond Sphinx: copies the notebooks, and marks docstrings up.
+"""What the documentation does beyond Sphinx: copies notebooks, marks docstrings up, mends links.
 
 Docstrings are written to be read as text, in `help()`.  Two things in them mean something else in
 reStructuredText: the star of ``(n, *input_shape)``, and the indented formulas of modules.
@@ -81,10 +81,41 @@ def plain_signature(
     return (short, returns or "") if short != (signature or "") else None
 
 
+def mend_links_of_sources(
+    app: Sphinx, pagename: str, template: str, page: dict[str, Any], doctree: Any
+) -> None:
+    """Source pages link back to the names under which things have a page.
+
+    Viewcode keeps one module's name for all that a file defines, but `refmmr.Linear` and
+    `refmmr.reference.layers.Conv2d` may come from the same file.
+    """
+    module = pagename.removeprefix("_modules/").replace("/", ".")
+    entry = getattr(app.env, "_viewcode_modules", {}).get(module)
+    if not pagename.startswith("_modules/") or not entry:
+        return
+    known = app.env.domains["py"].objects
+    taken = entry[3]
+    for name, docname in entry[2].items():
+        for full in (f"{module}.{name}", f"{taken}.{name}", f"refmmr.{name}"):
+            if full in known and known[full].docname == docname and not known[full].aliased:
+                place = app.builder.get_relative_uri(pagename, docname)
+                wrong, right = f'{place}#{taken}.{name}"', f'{place}#{full}"'
+                page["body"] = page["body"].replace(wrong, right)
+                break
+
+
+def forget_builtins(app: Sphinx) -> list[Any]:
+    """Names of types such as ``list[int]`` come from no file of ours."""
+    getattr(app.env, "_viewcode_modules", {}).pop("builtins", None)
+    return []
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect them to Sphinx."""
     # Types of parameters link to pages of this documentation; numpydoc's own links need a network.
     numpydoc.xref.DEFAULT_LINKS.clear()
     app.connect("autodoc-process-docstring", mark_up, priority=100)
     app.connect("autodoc-process-signature", plain_signature, priority=100)
+    app.connect("html-collect-pages", forget_builtins, priority=100)
+    app.connect("html-page-context", mend_links_of_sources)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

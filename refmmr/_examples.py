@@ -172,8 +172,7 @@ def linear_margin(
     rival = others.argmax(axis=1)
     df = np.zeros_like(logits)
     df[rows, y], df[rows, rival] = 1, -1
-    df = df.reshape(cache.outputs[-1].shape)
-    deltas = net.backward(cache, [*(None for _ in net.unit_shapes), df])
+    deltas = net.backward(cache, net.at_logits(df))
     w = net.input_gradient(deltas).reshape(n, -1)
     value = logits[rows, y] - logits[rows, rival] + (w * (X - Z).reshape(n, -1)).sum(axis=1)
     return value, w

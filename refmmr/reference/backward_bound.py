@@ -156,7 +156,7 @@ def margin_bounds(
     balls = ball(X, eps, p, box)
     hidden = _layer_bounds(net, balls, method, len(net.affine) - 1)
     unit = np.eye(net.n_classes)
-    rows = (unit[y][:, None, :] - unit).reshape(len(X), net.n_classes, *net.shapes[-1])
+    rows = (unit[y][:, None, :] - unit).reshape(len(X), net.n_classes, *net.logits_shape)
     margins = _lowest(net, balls, rows, hidden, method)
     margins[np.arange(len(X)), y] = np.inf
     return margins

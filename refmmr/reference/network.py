@@ -54,7 +54,7 @@ class Network:
         # The layers with weights, and their positions in `layers`.
         self.affine_layers = [layer for layer in self.layers if not isinstance(layer, Flatten)]
         self.affine = [i for i, layer in enumerate(self.layers) if not isinstance(layer, Flatten)]
-        self.unit_shapes = [self.shapes[i + 1] for i in self.affine[:-1]]
+        *self.unit_shapes, self.logits_shape = (self.shapes[i + 1] for i in self.affine)
 
     def map(self, f: Map) -> Network:
         """The same network on ``f(W)`` and ``f(b)`` of every layer with weights."""
@@ -152,7 +152,7 @@ class Network:
 
     def at_logits(self, dlogits: np.ndarray) -> list[np.ndarray | None]:
         """The argument `df` for a loss of the logits alone, from its gradient there, (..., K)."""
-        last = dlogits.reshape(*dlogits.shape[:-1], *self.shapes[self.affine[-1] + 1])
+        last = dlogits.reshape(*dlogits.shape[:-1], *self.logits_shape)
         return [*(None for _ in self.unit_shapes), last]
 
     def weight_gradients(self, cache: ForwardCache, deltas: Sequence[np.ndarray]) -> Gradients:

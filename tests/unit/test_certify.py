@@ -432,3 +432,24 @@ def test_table():
     # The misclassified point is no minimal perturbation that was found.
     assert result.exact_share == result.certificates.exact.mean() - 0.25
     assert repr(result) == result.table()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("method", api.METHODS)
+def test_a_convolution_may_give_the_logits(method, backend):
+    """A last filter as large as its image is a dense layer: the same network, the same bounds."""
+    if backend == "numba":
+        pytest.importorskip("numba", reason="numba is not installed")
+    rng = np.random.default_rng(2)
+    first = rm.Conv2d(rng.normal(size=(2, 1, 2, 2)), rng.normal(size=2))
+    W, b = rng.normal(size=(3, 2, 2, 2)), np.zeros(3)
+    net = rm.Network([first, rm.Conv2d(W, b), rm.Flatten()], (1, 3, 3))
+    dense = rm.Network([first, rm.Flatten(), rm.Linear(W.reshape(3, -1), b)], (1, 3, 3))
+    X = rng.uniform(0, 1, (3, 1, 3, 3))
+    with rm.use_backend(backend):
+        found, expected = (
+            rm.certify(one, X, None, np.inf, method=method, progress=False) for one in (net, dense)
+        )
+    assert np.isfinite(expected.lower).any()
+    np.testing.assert_allclose(found.lower, expected.lower, rtol=1e-6)
+    np.testing.assert_allclose(found.upper, expected.upper, rtol=1e-6)

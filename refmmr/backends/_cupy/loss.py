@@ -47,5 +47,4 @@ def loss_gradient(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> tuple[float
 
 def backward(net, cache, dlogits):
     """Gradients with respect to all pre-activations from that to the logits, ``(n, K)``."""
-    dlogits = dlogits.reshape(cache.outputs[-1].shape)
-    return net.backward(cache, [*(None for _ in net.unit_shapes), dlogits])
+    return net.backward(cache, net.at_logits(dlogits))

@@ -30,7 +30,7 @@ class AffineMaps:
         """V of each layer, (N_k, d)."""
         g, net = self.first, self.net
         probes = [g]
-        for i in range(net.affine[0] + 1, len(net.layers)):
+        for i in range(net.affine[0] + 1, net.affine[-1] + 1):
             if i - 1 in net.affine:
                 g = g * masks[len(probes) - 1]
             g = net.layers[i].linear(g)

@@ -168,7 +168,7 @@ def descend(
         A verified example in the ball.
     """
     X, label = x[None], np.full(1, y)
-    df = (np.eye(net.n_classes)[s] - np.eye(net.n_classes)[y]).reshape(1, *net.shapes[-1])
+    df = net.at_logits((np.eye(net.n_classes)[s] - np.eye(net.n_classes)[y])[None])
     # A smaller radius, so that rounding carries no point out of the ball.
     radius = eps * (1 - 1e-12) * (1 - 1e-14 * x.size)
     Z = project(X, start[None], p, radius, box)
@@ -176,7 +176,7 @@ def descend(
         if _examples.verified_distances(net, X, Z, label, p, box)[0] <= eps:
             return Z[0]
         cache = net.forward(Z)
-        deltas = net.backward(cache, [*(None for _ in net.unit_shapes), df])
+        deltas = net.backward(cache, df)
         direction = steepest(net.input_gradient(deltas), p)
         Z = project(X, Z + step * direction, p, radius, box)
     return None

@@ -309,7 +309,7 @@ class Subproblems:
         multipliers = np.zeros((m, net.n_hidden))
         multipliers[1 + np.arange(len(violated)), violated] = -fixed[violated]
         bound = backward_bound(
-            net, self._ball, rows.reshape(1, m, *net.shapes[-1]), bounds,
+            net, self._ball, rows.reshape(1, m, *net.logits_shape), bounds,
             [output > 0 for output in outputs[:-1]],
             [part[None] for part in unflat(multipliers, net.unit_shapes)], self._magnitudes,
         )  # fmt: skip

@@ -132,16 +132,14 @@ def _largest(find, margins, guess, farthest):
 def _guess(net, X, y, margins, p):
     """Distance to the nearest decision boundary of the network's affine map at x."""
     cache = net.forward(X)
-    logits = cache.outputs[-1]
     nearest = np.full(len(X), np.inf)
-    flat = logits.reshape(len(X), -1)
+    flat = cache.outputs[-1].reshape(len(X), -1)
     rows = np.arange(len(X))
     for s in range(net.n_classes):
         direction = np.zeros_like(flat)
         direction[rows, y] += 1
         direction[:, s] -= 1
-        df = [*(None for _ in net.unit_shapes), direction.reshape(logits.shape)]
-        deltas = net.backward(cache, df)
+        deltas = net.backward(cache, net.at_logits(direction))
         slope = dual_norm(net.input_gradient(deltas).reshape(len(X), -1), p)
         gap = flat[rows, y] - flat[:, s]
         with np.errstate(over="ignore"):

@@ -222,7 +222,7 @@ def lower_bounds(net: Network, ball: Ball, rows: np.ndarray, bounds: LayerBounds
     hidden = _batched(net, bounds)
     slopes = [lower_slope(low, high, "crown") for low, high in hidden]
     with np.errstate(over="ignore", invalid="ignore"):
-        rows = rows.reshape(1, -1, *net.shapes[-1])
+        rows = rows.reshape(1, -1, *net.logits_shape)
         return backward_bound(net, ball, rows, hidden, slopes).minimum(ball)[0]
 
 
@@ -271,7 +271,7 @@ def dual_bound(
         ]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         slopes, multipliers = _slopes_and_multipliers(net, row, bounds, duals, fixed)
-        rows, hidden = row.reshape(1, 1, *net.shapes[-1]), _batched(net, bounds)
+        rows, hidden = row.reshape(1, 1, *net.logits_shape), _batched(net, bounds)
         bound = backward_bound(net, ball, rows, hidden, slopes, multipliers, magnitudes)
         return float(bound.minimum(ball)[0, 0])
 

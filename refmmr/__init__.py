@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from refmmr.interop.pytorch import from_torch, to_torch
     from refmmr.interop.scikit_learn import from_sklearn
     from refmmr.scorer import certified_accuracy_scorer
+    from refmmr._presets import presets
     from refmmr.training import History, fit
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "mmr_gradient",
     "pgd",
     "plot",
+    "presets",
     "robust_error",
     "robustness_curve",
     "save",
@@ -106,6 +108,7 @@ _LAZY = {
     "MMRClassifier": "refmmr.estimator",
     "certified_accuracy_scorer": "refmmr.scorer",
     "fit": "refmmr.training",
+    "presets": "refmmr._presets",
     "from_sklearn": "refmmr.interop.scikit_learn",
     "from_torch": "refmmr.interop.pytorch",
     "to_torch": "refmmr.interop.pytorch",

@@ -11,7 +11,7 @@ from refmmr import _kernels, _minimal_attack
 from refmmr import _validate as check
 from refmmr.network import Network
 from refmmr.reference.loss import margins
-from refmmr.reference.pgd import project
+from refmmr.reference.pgd import random_start
 
 __all__ = ["minimal_attack", "pgd"]
 
@@ -181,8 +181,6 @@ def _margins(net, Z, y):
 
 
 def _random_start(rng, X, p, eps, box):
-    """A random point of the ball, drawn on the host: a random direction, projected."""
-    device, X = X, check.on_host(X)
-    box = None if box is None else tuple(map(check.on_host, box))
-    direction = rng.uniform(-eps, eps, X.shape) if p == np.inf else rng.standard_normal(X.shape)
-    return check.beside(device, project(X, X + direction.astype(X.dtype), p, eps, box))
+    """A random point of the ball, drawn on the host."""
+    limits = None if box is None else tuple(map(check.on_host, box))
+    return check.beside(X, random_start(check.on_host(X), p, eps, limits, rng))

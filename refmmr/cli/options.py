@@ -37,9 +37,10 @@ DATA = click.option(
     "$REFMMR_DATA, else downloaded); or a path: folders of IDX, CIFAR-10 or GTSRB files, an .npz "
     "or a .csv file.",
 )
+NORMS = ("1", "2", "inf", "l1", "l2", "linf")
 NORM = click.option(
     "--p",
-    type=click.Choice(["1", "2", "inf", "l1", "l2", "linf"], case_sensitive=False),
+    type=click.Choice(NORMS, case_sensitive=False),
     default="2",
     show_default=True,
     help="Norm.",

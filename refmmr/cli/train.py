@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -11,7 +12,8 @@ import refmmr as rm
 from refmmr import datasets
 from refmmr._files import npz_path
 from refmmr.cli.app import interruptible, main
-from refmmr.cli.options import BACKEND, DATA, EPS, NORM, headless
+from refmmr.cli.options import BACKEND, NORMS, headless
+from refmmr._presets import presets
 from refmmr.training import SCHEMES
 
 
@@ -40,32 +42,78 @@ def demo(out: Path, epochs: int | None) -> None:
     job.run(out, click.echo, epochs)
 
 
+DEFAULTS: dict[str, Any] = {
+    "data": "digits", "scheme": "mmr", "hidden": "64", "p": "2", "eps": 0.3, "lam": 1.0,
+    "gamma": (0.6, 0.6), "epochs": 50, "lr": 1e-3,
+}  # fmt: skip
+"""Of the options that a preset sets too."""
+
+
+def _gammas(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """One number, or two with a comma between."""
+    try:
+        numbers = None if text is None else [float(number) for number in text.split(",")]
+    except ValueError as error:
+        raise click.BadParameter(f"expected 0.6 or 0.5,0.7, got {text!r}") from error
+    if numbers is not None and len(numbers) > 2:
+        raise click.BadParameter(f"expected one number or two, got {text!r}")
+    return None if numbers is None else (numbers[0], numbers[-1])
+
+
 @main.command()
-@DATA
+@click.option(
+    "--preset",
+    type=click.Choice(list(presets), case_sensitive=False),
+    metavar="NAME",
+    help="Settings of a row of the paper's table, such as mnist-cnn-linf-mmr+at; options beside it "
+    "replace single ones.",
+)
+@click.option("--data", help="Data set, as for 'refmmr certify'. [default: digits]")
 @click.option(
     "--scheme",
     type=click.Choice(SCHEMES, case_sensitive=False),
-    default="mmr",
-    show_default=True,
-    help="Plain cross-entropy, adversarial training, MMR, both, or the bound of Wong and Kolter.",
+    help="Plain cross-entropy, adversarial training, MMR, both, or the bound of Wong and Kolter. "
+    "[default: mmr]",
 )
 @click.option(
     "--hidden",
-    default="64",
-    show_default=True,
-    help="Units of the hidden layers, e.g. 1024 or 64,64; 'lenet' for the paper's CNN.",
+    help="Units of the hidden layers, e.g. 1024 or 64,64; 'lenet' for the paper's CNN. "
+    "[default: 64]",
 )
-@NORM
-@EPS
-@click.option("--lam", type=float, default=1.0, show_default=True, help="Weight of MMR.")
+@click.option("--p", type=click.Choice(NORMS, case_sensitive=False), help="Norm. [default: 2]")
+@click.option("--eps", type=float, help="Radius of the attacks. [default: 0.3]")
+@click.option("--lam", type=float, help="Weight of MMR. [default: 1]")
 @click.option(
-    "--gamma", type=float, default=0.6, show_default=True, help="Target distances of MMR."
+    "--gamma",
+    callback=_gammas,
+    help="Target distances of MMR, one or gamma_b,gamma_d. [default: 0.6]",
 )
-@click.option("--epochs", type=int, default=50, show_default=True)
+@click.option(
+    "--k-b-shares",
+    type=(float, float),
+    default=(0.1, 0.02),
+    show_default=True,
+    help="k_B as a share of the hidden units, at the start and at the end.",
+)
+@click.option("--k-d", type=int, help="Decision boundaries that count. [default: all]")
+@click.option("--pgd-steps", type=int, default=40, show_default=True, help="Steps of the attack.")
+@click.option(
+    "--random-start/--no-random-start",
+    default=True,
+    show_default=True,
+    help="Start the attack at a random point of the ball.",
+)
+@click.option("--epochs", type=int, help="[default: 50]")
 @click.option("--batch-size", type=int, default=128, show_default=True)
-@click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of Adam.")
+@click.option("--lr", type=float, help="Learning rate of Adam. [default: 0.001]")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--float32", is_flag=True, help="Train in single precision.")
+@click.option("--validate", is_flag=True, help="Record the test error of every epoch.")
+@click.option(
+    "--float32/--float64",
+    default=None,
+    help="Precision of the training; float32 takes about half the time. [default: float32 with "
+    "--preset, else float64]",
+)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -75,8 +123,9 @@ def demo(out: Path, epochs: int | None) -> None:
 @BACKEND
 @interruptible
 def train(
-    data: str, scheme: str, hidden: str, p: str, eps: float, lam: float, gamma: float,
-    epochs: int, batch_size: int, lr: float, seed: int, float32: bool, out: Path,
+    preset: str | None, k_b_shares: tuple[float, float], k_d: int | None, pgd_steps: int,
+    random_start: bool, batch_size: int, seed: int, validate: bool, float32: bool | None,
+    out: Path, **given: Any,
 ) -> None:  # fmt: skip
     """Train a network and save it.
 
@@ -84,22 +133,38 @@ def train(
     command continues from it after an interruption; it is removed when the training is complete.
     """
     npz_path(out)  # an error before the training, for another ending
-    dtype = np.float32 if float32 else np.float64
+    row = {} if preset is None else _settings(preset)
+    settings = DEFAULTS | row | {k: value for k, value in given.items() if value is not None}
+    data, hidden = settings.pop("data"), settings.pop("hidden")
+    single = preset is not None if float32 is None else float32
+    dtype = np.float32 if single else np.float64
     points = datasets.load(data, images=hidden == "lenet", dtype=dtype)
     net = _architecture(hidden, points, seed).astype(dtype)
     checkpoint = out.with_suffix(".checkpoint.npz")
     net, history = rm.fit(
-        net, points.X_train, points.y_train, scheme, p=p, eps=eps, lam=lam, gamma=gamma,
-        epochs=epochs, batch_size=batch_size, lr=lr, rng=seed, checkpoint=checkpoint,
+        net, points.X_train, points.y_train, **settings, batch_size=batch_size, rng=seed,
+        k_b_shares=k_b_shares, k_d=k_d, pgd_steps=pgd_steps, random_start=random_start,
+        validation=(points.X_test, points.y_test) if validate else None, checkpoint=checkpoint,
     )  # fmt: skip
     if history.interrupted:
-        click.echo(f"{len(history)} of {epochs} epochs are kept in {checkpoint}", err=True)
+        click.echo(
+            f"{len(history)} of {settings['epochs']} epochs are kept in {checkpoint}", err=True
+        )
         raise KeyboardInterrupt
     rm.save(net, out)
     checkpoint.unlink()
     error = float((net.predict(points.X_test) != points.y_test).mean())
     click.echo(f"{net}")
     click.echo(f"loss {history['loss'][-1]:.4f}, test error {100 * error:.2f} %, saved to {out}")
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """A preset as options of this command."""
+    row = presets[name]
+    hidden = {"fc1": "1024", "cnn": "lenet"}[row.network]
+    found = {"data": row.data, "hidden": hidden, "eps": row.eps, **row.options()}
+    gamma = found.pop("gamma", None)
+    return found if gamma is None else {**found, "gamma": (gamma, gamma)}
 
 
 def _architecture(hidden: str, points: datasets.Dataset, seed: int) -> rm.Network:

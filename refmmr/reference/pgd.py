@@ -102,6 +102,22 @@ def project(
     return Z if box is None else np.clip(Z, *box)
 
 
+def random_start(
+    X: np.ndarray,
+    p: float,
+    eps: float,
+    box: tuple[np.ndarray, np.ndarray] | None,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """A random point of each ball within the box.
+
+    l_inf: uniform in the ball, then clipped.  l_1 and l_2: a direction from a normal distribution,
+    projected onto the ball.
+    """
+    direction = rng.uniform(-eps, eps, X.shape) if p == np.inf else rng.standard_normal(X.shape)
+    return project(X, X + direction.astype(X.dtype), p, eps, box)
+
+
 def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:
     """The nearest point (l_2) of the l_1 ball, by soft thresholding (Duchi et al. 2008).
 

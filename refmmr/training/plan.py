@@ -1,11 +1,11 @@
 """The plan of a training: its checked arguments, and the schedules that follow from them.
 
-The schedules are those of the authors' released code, as functions of the share of the epochs
-that are done, so that a short training goes through all of them: lambda rises linearly from a tenth
-of its value to all of it over the first tenth, k_B falls linearly from 10% to 2% of the hidden
-units, and the learning rate drops to a tenth for the last tenth.  The radius of the Wong-Kolter
-bound rises linearly from a tenth of its value to all of it over the first third, as in the scripts
-of Wong and Kolter for MNIST (0.01 to 0.1 in 20 epochs of 60): on the whole ball the bounds of an
+The schedules are those of the authors' released code, as functions of t = epoch / epochs, so that a
+short training goes through all of them.  Epochs count from 1, so the last one has t = 1.  Lambda
+rises linearly over the first tenth, ``lam min(1, 10 t)``; k_B falls linearly, 10% of the hidden
+units at t = 0 and 2% at t = 1; the learning rate is a tenth from t = 0.9 on.  The radius of the
+Wong-Kolter bound rises linearly from a tenth of its value to all of it over the first third, as in
+their scripts for MNIST (0.01 to 0.1 in 20 epochs of 60): on the whole ball the bounds of an
 untrained network are too loose to have a useful gradient.
 """
 
@@ -28,7 +28,7 @@ class Plan:
 
     def __init__(
         self, net, X, y, scheme, *, p, eps, lam, gamma, epochs, batch_size, drop_last, lr, rng,
-        box, pgd_steps, k_b_shares, k_d,
+        box, pgd_steps, random_start, k_b_shares, k_d,
     ):  # fmt: skip
         self.scheme = check.check_choice("scheme", scheme, SCHEMES)
         self.adversarial, self.regularized = "at" in self.scheme, "mmr" in self.scheme
@@ -51,6 +51,7 @@ class Plan:
         self.lr = check.check_number("lr", lr)
         self.seed, self.seed_is_given = check.check_seed(rng)
         self.pgd_steps = check.check_count("pgd_steps", pgd_steps, 1)
+        self.random_start = bool(random_start)
         self.k_b_shares = _check_shares(k_b_shares)
         self.k_d = check.check_count("k_d", net.n_classes if k_d is None else k_d, 1, net.n_classes)
         self.n_hidden = net.n_hidden
@@ -73,16 +74,16 @@ class Plan:
         return -(-(len(self.X) - self.left_out) // self.batch_size)
 
     def schedules(self, epoch: int) -> dict[str, float]:
-        """Learning rate, lambda and k_B of an epoch; for "kw" also the radius."""
-        done = epoch / self.epochs
+        """Learning rate, lambda and k_B of an epoch, from 1; for "kw" also the radius."""
+        t = epoch / self.epochs
         first, last = self.k_b_shares
         values = {
-            "lr": self.lr if done < 0.9 else self.lr / 10,
-            "lam": self.lam * (0.1 + 0.9 * min(1.0, 10 * done)),
-            "k_b": max(1, int((first + (last - first) * done) * self.n_hidden)),
+            "lr": self.lr if t < 0.9 else self.lr / 10,
+            "lam": self.lam * min(1.0, 10 * t),
+            "k_b": max(1, int((first + (last - first) * t) * self.n_hidden)),
         }
         if self.bounded:
-            values["eps"] = self.eps * min(1.0, 0.1 + 2.7 * done)
+            values["eps"] = self.eps * min(1.0, 0.1 + 2.7 * (epoch - 1) / self.epochs)
         return values
 
     def fingerprint(self, net: Network, validated: bool) -> str:
@@ -90,7 +91,7 @@ class Plan:
         values = [self.scheme, self.p, self.eps, self.lam, self.gamma, self.epochs, self.batch_size]
         values += [self.lr, self.seed if self.seed_is_given else None, self.pgd_steps]
         values += [self.k_b_shares, self.k_d, repr(net), validated]
-        values += [] if self.drop_last else [False]
+        values += [self.drop_last, self.random_start and self.adversarial]
         digest = hashlib.sha256(json.dumps(values).encode())
         for array in (
             self.X,

@@ -15,6 +15,7 @@ from refmmr import _files, _kernels, backends
 from refmmr._backend import get_backend, use_backend
 from refmmr.network import Network
 from refmmr.reference import adam as _adam
+from refmmr.reference.pgd import random_start
 from refmmr.training.history import History
 from refmmr.training.plan import Plan
 
@@ -23,7 +24,7 @@ class Run:
     """A training in progress: the network, the optimiser and the history, as of the last epoch."""
 
     FORMAT = "refmmr-checkpoint"
-    VERSION = 1
+    VERSION = 2  # 1: schedules that count epochs from 0, no random start
 
     def __init__(
         self,
@@ -67,11 +68,11 @@ class Run:
     def _train(self, validation, tick):
         """Go through all batches once; returns the record of the epoch."""
         start, epoch = time.perf_counter(), len(self.history)
-        scheduled = self.plan.schedules(epoch)
+        scheduled = self.plan.schedules(epoch + 1)
         sums, weights = np.zeros(4), 0.0
-        for rows in self._order(epoch):
+        for number, rows in enumerate(self._order(epoch)):
             weight = len(rows) / self.plan.batch_size  # of a mean over the samples; 1 if full
-            sums += weight * self._batch(rows, scheduled)
+            sums += weight * self._batch(rows, scheduled, (epoch, number))
             weights += weight
             tick(1)
         # The loss of each batch checks the step before it; this checks the last step.
@@ -107,15 +108,20 @@ class Run:
         size = self.plan.batch_size
         return (order[i * size : (i + 1) * size] for i in range(self.plan.batches))
 
-    def _batch(self, rows: np.ndarray, scheduled: dict[str, float]) -> np.ndarray:
-        """One step; returns cross-entropy, MMR, error and robust error of the batch."""
+    def _batch(
+        self, rows: np.ndarray, scheduled: dict[str, float], place: tuple[int, int]
+    ) -> np.ndarray:
+        """One step; returns cross-entropy, MMR, error and robust error of the batch.
+
+        `place` is the number of the epoch and of the batch in it.
+        """
         plan, rows = self.plan, self.put(rows)
         X, y = self.X[rows], self.y[rows]
         if plan.adversarial:
             half = slice((len(X) + 1) // 2)
             X[half] = _kernels.pgd(
                 self.working, X[half], y[half], plan.p, plan.eps, plan.pgd_steps,
-                2 * plan.eps / plan.pgd_steps, self.box, X[half], True,
+                2 * plan.eps / plan.pgd_steps, self.box, self._starts(X[half], place), True,
             )  # fmt: skip
         error = self._error(X, y)
         mmr = robust_error = 0.0
@@ -146,6 +152,14 @@ class Run:
             adam.next_scale(scheduled["lr"]),
         )  # fmt: skip
         return np.array([cross_entropy, mmr, error, robust_error])
+
+    def _starts(self, X: np.ndarray, place: tuple[int, int]) -> np.ndarray:
+        """Where PGD starts; each batch has its own seed: a resumed training needs no state."""
+        if not self.plan.random_start:
+            return X
+        rng = np.random.default_rng([self.seed, *place])
+        start = random_start(self.get(X), self.plan.p, self.plan.eps, self.plan.box, rng)
+        return self.put(start)
 
     def _error(self, X: np.ndarray, y: np.ndarray) -> float:
         return float((_kernels.logits(self.working, X).argmax(axis=1) != y).mean())

@@ -1,0 +1,128 @@
+"""The networks of the paper's Table 1, trained one after the other: a queue that may stop anywhere.
+
+``train`` takes the next row that is not finished, in the order of `ROWS`, until all are, at low
+priority; ``train ROW ...`` takes these.  The checkpoint of a row is in ``out/table1``: after a kill
+at any point the same command continues.  A finished network is written to ``zoo/ROW.npz``, and
+``zoo/ROW.json`` beside it says how it was made: preset, seed, commit, history, time, machine.
+``status`` says what is done, and how long the rest takes.
+
+Needs ``REFMMR_DATA``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+from _machine import machine
+
+import refmmr as rm
+
+ROOT = Path(__file__).parent.parent
+ZOO, OUT = ROOT / "zoo", ROOT / "out" / "table1"
+SEED = 0
+BLOCKS = ("mnist-cnn-linf", "mnist-fc1-linf", "mnist-cnn-l2", "mnist-fc1-l2",
+          "fmnist-cnn-linf", "fmnist-fc1-linf", "fmnist-cnn-l2", "fmnist-fc1-l2")  # fmt: skip
+SCHEMES = ("mmr+at", "mmr", "at", "plain", "kw")
+ROWS = [f"{block}-{scheme}" for block in BLOCKS for scheme in SCHEMES]
+"""In an order that is useful wherever it stops; German signs and CIFAR-10 need a GPU."""
+
+
+def main() -> None:
+    """Train, or say how far the training is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train")
+    train.add_argument("rows", nargs="*", metavar="ROW", help="all that are not finished")
+    commands.add_parser("status")
+    arguments = parser.parse_args()
+    if arguments.command == "status":
+        print(status())
+        return
+    os.nice(19)
+    rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
+    OUT.mkdir(parents=True, exist_ok=True)
+    with open(OUT / "lock", "w") as lock:
+        # One queue at a time: two would train the same row.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for row in arguments.rows or ROWS:
+            if not (ZOO / f"{row}.json").exists():
+                print(row, flush=True)
+                train_row(row)
+
+
+def train_row(row: str) -> None:
+    """Train a network, or continue, and put it into the zoo."""
+    preset = rm.presets[row]
+    data = rm.datasets.load(preset.data, images=preset.network == "cnn", dtype=np.float32)
+    net = preset.new_network(data.X_train[0].shape, data.n_classes, rng=SEED)
+    checkpoint = OUT / f"{row}.npz"
+    net, history = rm.fit(
+        net, data.X_train, data.y_train, rng=SEED, checkpoint=checkpoint, **preset.options()
+    )
+    if history.interrupted:
+        raise KeyboardInterrupt
+    ZOO.mkdir(exist_ok=True)
+    path = ZOO / f"{row}.npz"
+    rm.save(net, path)
+    card = {
+        "name": row,
+        "preset": preset._asdict() | {"p": str(preset.p)},
+        "seed": SEED,
+        "commit": commit(),
+        "test_error": float((net.predict(data.X_test) != data.y_test).mean()),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "seconds": float(history["seconds"].sum()),
+        "machine": machine(),
+        "licence": "MIT",
+        "history": history.records,
+    }
+    (ZOO / f"{row}.json").write_text(json.dumps(card, indent=1) + "\n")
+    checkpoint.unlink()
+
+
+def commit() -> str:
+    """The commit that is checked out, with a plus where files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "refmmr") else "")
+
+
+def status() -> str:
+    """A line for each row: finished, or the epochs so far and the hours left."""
+    lines, left = [], 0.0
+    for row in ROWS:
+        card, checkpoint = ZOO / f"{row}.json", OUT / f"{row}.npz"
+        if card.exists():
+            found = json.loads(card.read_text())
+            lines.append(
+                f"{row:24} finished, test error {100 * found['test_error']:.2f} %, "
+                f"{found['seconds'] / 3600:.1f} h"
+            )
+            continue
+        epochs = rm.presets[row].epochs
+        records = []
+        if checkpoint.exists():
+            with np.load(checkpoint) as arrays:
+                records = json.loads(str(arrays["history"]))
+        if records:
+            hours = np.mean([r["seconds"] for r in records]) * (epochs - len(records)) / 3600
+            left += hours
+            lines.append(f"{row:24} epoch {len(records)} of {epochs}, {hours:.1f} h left")
+        else:
+            lines.append(f"{row:24} waits")
+    return "\n".join([*lines, f"{left:.1f} h left of the rows that have begun"])
+
+
+if __name__ == "__main__":
+    main()

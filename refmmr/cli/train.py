@@ -11,9 +11,9 @@ import numpy as np
 import refmmr as rm
 from refmmr import datasets
 from refmmr._files import npz_path
+from refmmr._presets import presets
 from refmmr.cli.app import interruptible, main
 from refmmr.cli.options import BACKEND, NORMS, headless
-from refmmr._presets import presets
 from refmmr.training import SCHEMES
 
 

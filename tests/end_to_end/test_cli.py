@@ -62,6 +62,28 @@ def test_training_leaves_the_network_and_no_checkpoint(moons):
     assert [path.name for path in moons.parent.iterdir()] == ["moons.npz"]
 
 
+def test_options_beside_a_preset_replace_its_own(tmp_path):
+    out = tmp_path / "net.npz"
+    result = run("train", "--preset", "MNIST-fc1-linf-mmr", "--data", "moons", "--hidden", "8,4",
+                 "--epochs", 1, "--gamma", "0.1,0.2", "--k-d", 1, "--validate",
+                 "--out", out)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    net = rm.load(out)
+    assert (net.n_hidden, net.dtype) == (12, np.float32)
+    points = rm.datasets.load("moons", dtype=np.float32)
+    start = rm.Network.mlp([2, 8, 4, 2], rng=0).astype(np.float32)
+    expected, _ = rm.fit(start, points.X_train, points.y_train, "mmr", p=np.inf, lam=2,
+                         gamma=(0.1, 0.2), k_d=1, epochs=1)  # fmt: skip
+    for pair, other in zip(net.parameters, expected.parameters, strict=True):
+        np.testing.assert_array_equal(pair[0], other[0])
+
+
+def test_gammas_that_are_none(tmp_path):
+    result = run("train", "--gamma", "0.1,0.2,0.3", "--out", tmp_path / "net.npz")
+    assert result.exit_code == 2
+    assert "expected one number or two, got '0.1,0.2,0.3'" in result.output
+
+
 def test_certify_prints_the_table_and_writes_one_line_a_point(moons, tmp_path):
     out = tmp_path / "points.csv"
     result = run("certify", moons, "--data", "moons", "--eps", 0.05, "--n", 50, "--out", out)

@@ -19,7 +19,7 @@ FLOORS = [
     "reference",
     "_backend _files _kernels _optional _solvers _validate _version backends",
     "display",
-    "exact geometry network",
+    "_presets exact geometry network",
     "_examples _minimal_attack attacks datasets interop io testing",
     "certify regions training",
     "estimator plot scorer",

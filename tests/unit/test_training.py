@@ -11,7 +11,7 @@ import pytest
 
 import refmmr as rm
 from refmmr import _backend
-from refmmr.reference import loss, network, wong_kolter
+from refmmr.reference import loss, network, pgd, wong_kolter
 from refmmr.reference.adam import Adam
 
 SCHEMES = {
@@ -118,8 +118,11 @@ def test_first_step(scheme, p):
     X, y = X[order], y[order]
     expected = start()
     if "at" in scheme:  # half of the batch
-        X[:5] = rm.pgd(
-            expected, X[:5], y[:5], p, eps=options["eps"], steps=options["pgd_steps"], keep="last"
+        eps, steps, box = options["eps"], options["pgd_steps"], (np.zeros(2), np.ones(2))
+        begin = pgd.random_start(X[:5], p, eps, box, np.random.default_rng([3, 0, 0]))
+        assert (begin != X[:5]).any()
+        X[:5] = pgd.pgd(
+            expected, X[:5], y[:5], p, eps, steps, 2 * eps / steps, box, begin, keep_last=True
         )
     if scheme == "kw":  # on a tenth of the radius
         total, error, gradients = wong_kolter.robust_loss_gradient(expected, X, y, p, 0.005)
@@ -128,14 +131,14 @@ def test_first_step(scheme, p):
         total, gradients = loss.loss_gradient(expected, X, y)
     if "mmr" in scheme:
         gamma_b, gamma_d = np.broadcast_to(options["gamma"], 2)
-        # 10% of 16 hidden units; a tenth of lambda.
+        # The only epoch is the last: all of lambda, 2% of 16 hidden units but one at least.
         value, more = rm.mmr_gradient(expected, X, y, p, gamma_b=gamma_b, gamma_d=gamma_d, k_b=1)
-        total += 0.05 * value
+        total += 0.5 * value
         gradients = [
-            (dW + 0.05 * eW, db + 0.05 * eb)
+            (dW + 0.5 * eW, db + 0.5 * eb)
             for (dW, db), (eW, eb) in zip(gradients, more, strict=True)
         ]
-    Adam(expected.parameters).step(gradients, 1e-3)
+    Adam(expected.parameters).step(gradients, 1e-4)
     for found, wanted in zip(net.parameters, expected.parameters, strict=True):
         np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-12)
         np.testing.assert_allclose(found[1], wanted[1], rtol=0, atol=1e-12)
@@ -214,11 +217,11 @@ def test_schedules_of_100_epochs():
     X, y = problem(4)
     net = rm.Network.mlp([2, 1024, 2], rng=0)
     _, history = rm.fit(net, X, y, "mmr", lam=2.0, gamma=0.1)
-    epochs = np.arange(100)
-    np.testing.assert_array_equal(history["epoch"], epochs + 1)
+    epochs = np.arange(1, 101)
+    np.testing.assert_array_equal(history["epoch"], epochs)
     np.testing.assert_allclose(history["lr"], np.where(epochs < 90, 1e-3, 1e-4))
-    np.testing.assert_allclose(history["lam"], np.minimum(0.2 + 0.18 * epochs, 2))
-    assert (history["k_b"][0], history["k_b"][50], history["k_b"][-1]) == (102, 61, 21)
+    np.testing.assert_allclose(history["lam"], np.minimum(0.2 * epochs, 2))
+    assert (history["k_b"][0], history["k_b"][49], history["k_b"][-1]) == (101, 61, 20)
     shares = 0.1 - 0.0008 * epochs
     assert (history["k_b"] <= 1024 * shares + 1e-9).all()
     assert (history["k_b"] > 1024 * shares - 1).all()
@@ -229,11 +232,11 @@ def test_schedules_of_100_epochs():
 
 def test_schedules_of_a_short_training():
     _, history = train("mmr", epochs=10, lr=0.01, lam=1.0)
-    np.testing.assert_allclose(history["lam"], [0.1, *[1.0] * 9])
-    np.testing.assert_allclose(history["lr"], [*[0.01] * 9, 0.001])
+    np.testing.assert_allclose(history["lam"], [1.0] * 10)
+    np.testing.assert_allclose(history["lr"], [*[0.01] * 8, 0.001, 0.001])
     assert (history["k_b"] == 1).all()  # 10% of 16 units
     _, history = train("mmr", epochs=4, k_b_shares=np.array([1, 0.5]), k_d=1)
-    assert history["k_b"].tolist() == [16, 14, 12, 10]
+    assert history["k_b"].tolist() == [14, 12, 10, 8]
 
 
 def test_radius_of_the_wong_kolter_bound():
@@ -464,19 +467,21 @@ def test_generators_give_other_orders():
     assert bits(train(rng=np.int64(3))[0]) == bits(train(rng=3)[0])
 
 
-def test_checkpoints_of_version_1_are_continued(tmp_path):
-    """Without the seed, which they know from the fingerprint alone."""
-    path, options = tmp_path / "run.npz", {"scheme": "mmr+at", "epochs": 2, "checkpoint": None}
-    expected = train(**options)
-    options["checkpoint"] = path
-    train(**options)
+def test_checkpoints_of_other_schedules_are_refused(tmp_path):
+    """Version 1 counted epochs from 0 and had no random starts: no way to the same weights."""
+    path = tmp_path / "run.npz"
+    train(epochs=2, checkpoint=path)
     with np.load(path) as archive:
-        arrays = {name: archive[name] for name in archive if name != "seed"}
-    digest = "50116c29e1651bfd07d8f56678ed8f9744aa678f627a1f1b7ac7fa056e4b3fb1"
-    assert str(arrays["fingerprint"]) == digest  # as version 1 had it
-    np.savez(path, **arrays)
-    resumed = train(**options)
-    assert bits(resumed[0]) == bits(expected[0])
+        arrays = dict(archive)
+    np.savez(path, **{**arrays, "version": np.array(1)})
+    with pytest.raises(ValueError, match="expected version 2 of refmmr-checkpoint, got 1"):
+        train(epochs=2, checkpoint=path)
+
+
+def test_random_starts_can_be_left_out():
+    given = {"scheme": "at", "epochs": 1}
+    assert bits(train(**given)[0]) == bits(train(**given)[0])
+    assert bits(train(**given)[0]) != bits(train(**given, random_start=False)[0])
 
 
 def test_finished_checkpoint(tmp_path, after):

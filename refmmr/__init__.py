@@ -47,11 +47,11 @@ from refmmr.regions import (
 
 if TYPE_CHECKING:
     from refmmr import datasets, plot, testing
+    from refmmr._presets import presets
     from refmmr.estimator import MMRClassifier
     from refmmr.interop.pytorch import from_torch, to_torch
     from refmmr.interop.scikit_learn import from_sklearn
     from refmmr.scorer import certified_accuracy_scorer
-    from refmmr._presets import presets
     from refmmr.training import History, fit
 
 __all__ = [

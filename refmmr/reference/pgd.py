@@ -112,10 +112,26 @@ def random_start(
     """A random point of each ball within the box.
 
     l_inf: uniform in the ball, then clipped.  l_1 and l_2: a direction from a normal distribution,
-    projected onto the ball.
+    projected onto the ball, then clipped.
     """
-    direction = rng.uniform(-eps, eps, X.shape) if p == np.inf else rng.standard_normal(X.shape)
-    return project(X, X + direction.astype(X.dtype), p, eps, box)
+    return displaced(X, random_displacement(X.shape, p, eps, rng).astype(X.dtype), box)
+
+
+def random_displacement(
+    shape: tuple[int, ...], p: float, eps: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A random point of the ball around 0 for each sample, of a shape (n, *input_shape)."""
+    if p == np.inf:
+        return rng.uniform(-eps, eps, shape)
+    origin = np.zeros(shape)
+    return project(origin, rng.standard_normal(shape), p, eps, None)
+
+
+def displaced(
+    X: np.ndarray, delta: np.ndarray, box: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
+    """``X + delta`` within the box."""
+    return X + delta if box is None else np.clip(X + delta, *box)
 
 
 def _onto_l1_ball(delta: np.ndarray, eps: float) -> np.ndarray:

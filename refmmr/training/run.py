@@ -15,7 +15,7 @@ from refmmr import _files, _kernels, backends
 from refmmr._backend import get_backend, use_backend
 from refmmr.network import Network
 from refmmr.reference import adam as _adam
-from refmmr.reference.pgd import random_start
+from refmmr.reference.pgd import displaced, random_displacement
 from refmmr.training.history import History
 from refmmr.training.plan import Plan
 
@@ -158,8 +158,9 @@ class Run:
         if not self.plan.random_start:
             return X
         rng = np.random.default_rng([self.seed, *place])
-        start = random_start(self.get(X), self.plan.p, self.plan.eps, self.plan.box, rng)
-        return self.put(start)
+        # The generator is NumPy's, so that all backends start at the same points.
+        delta = random_displacement(X.shape, self.plan.p, self.plan.eps, rng)
+        return displaced(X, self.put(delta.astype(X.dtype)), self.box)
 
     def _error(self, X: np.ndarray, y: np.ndarray) -> float:
         return float((_kernels.logits(self.working, X).argmax(axis=1) != y).mean())

@@ -73,6 +73,9 @@ ATTRIBUTES = ["T", "dtype", "itemsize", "nbytes", "ndim", "shape", "size", "stri
 transfers: list[int] = []
 """Sizes of the arrays that were copied to the host."""
 
+capturing: list[tuple] = []
+"""The launches so far of the stream that captures now, below the stream itself."""
+
 
 class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801
     """An array "on the device"."""
@@ -110,6 +113,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801
         return _wrap(self._array[_index(key)])
 
     def __setitem__(self, key, value):
+        _not_captured("assignment")
         key = _index(key)
         if any(
             isinstance(part, np.ndarray) for part in (key if isinstance(key, tuple) else (key,))
@@ -174,6 +178,7 @@ def _wrap(value):
 
 
 def _call(function, *args, **kwargs):
+    _not_captured(function.__name__)
     out = kwargs.get("out")
     with np.errstate(all="ignore"):  # as a GPU does
         result = function(*_unwrap(args), **{k: _unwrap(v) for k, v in kwargs.items()})
@@ -228,6 +233,12 @@ static Dim blockIdx, blockDim, threadIdx;
 extern "C" double sqrt(double) noexcept;
 extern "C" float sqrtf(float) noexcept;
 static float sqrt(float x) { return sqrtf(x); }
+extern "C" double exp(double) noexcept;
+extern "C" float expf(float) noexcept;
+static float exp(float x) { return expf(x); }
+extern "C" double log(double) noexcept;
+extern "C" float logf(float) noexcept;
+static float log(float x) { return logf(x); }
 static double __dadd_rn(double a, double b) { return a + b; }
 static double __dsub_rn(double a, double b) { return a - b; }
 static double __dmul_rn(double a, double b) { return a * b; }
@@ -272,6 +283,9 @@ class RawModule:
         return functools.partial(self._launch, name)
 
     def _launch(self, name, grid, block, args):
+        if capturing:
+            capturing.append((self, name, grid, block, args))
+            return
         assert len(grid) == len(block) == 1
         parameters = self.kernels[name]
         assert len(args) == len(parameters), f"{name}: {len(args)} arguments"
@@ -280,6 +294,48 @@ class RawModule:
         getattr(self.compiled, f"run_{name}")(ctypes.c_uint(*grid), ctypes.c_uint(*block), pointers)
         for copy in copies:
             copy.back()
+
+
+class Stream:
+    """A stream; all work is done at once, except what it captures."""
+
+    ptr = 0
+
+    def __init__(self, *, non_blocking=False):
+        self.non_blocking = non_blocking
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        assert not capturing, "a stream was left that still captures"
+
+    def begin_capture(self):
+        assert self.non_blocking, "only a stream of its own can capture"
+        capturing.append(self)
+
+    def end_capture(self):
+        assert capturing[0] is self
+        launches = capturing[1:]
+        capturing.clear()
+        return Graph(launches)
+
+
+class Graph:
+    """Captured launches."""
+
+    def __init__(self, launches):
+        self.launches = launches
+
+    def launch(self, stream=None):
+        for module, name, grid, block, args in self.launches:
+            module._launch(name, grid, block, args)
+
+
+def _not_captured(what):
+    """Only kernels can be captured: whatever needs memory, or a library, cannot."""
+    if capturing:
+        raise RuntimeError(f"{what}: operation not permitted when stream is capturing")
 
 
 def declared(code):
@@ -356,7 +412,9 @@ def module():
     """The module that is to be found as ``cupy``."""
     made = types.ModuleType("cupy")
     made.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
-    made.cuda = types.SimpleNamespace(is_available=lambda: True)
+    made.cuda = types.SimpleNamespace(
+        is_available=lambda: True, Stream=Stream, get_current_stream=Stream
+    )
     made.inf = np.inf
     for name in UFUNCS:
         setattr(made, name, functools.partial(_call, getattr(np, name)))

@@ -1,4 +1,4 @@
-"""NVRTC, NVIDIA's run-time compiler, takes `kernels.cu`: that needs its library but no GPU."""
+"""NVRTC, NVIDIA's run-time compiler, takes the CUDA source: that needs its library but no GPU."""
 
 import ctypes
 import importlib.util
@@ -9,11 +9,11 @@ import pytest
 
 from refmmr.backends import MODULES
 
-SOURCE = (
-    Path(importlib.util.find_spec("refmmr").origin).parent
-    / Path(*MODULES["cupy"].module.split(".")[1:])
-    / "kernels.cu"
+FOLDER = Path(importlib.util.find_spec("refmmr").origin).parent / Path(
+    *MODULES["cupy"].module.split(".")[1:]
 )
+# In the order of `kernels.SOURCES`, which cannot be imported without CuPy.
+SOURCES = [FOLDER / f"{name}.cu" for name in ("kernels", "attack", "objective")]
 ARCHITECTURES = (70, 80, 90)
 
 
@@ -73,7 +73,8 @@ def compiled(code, *options):
 @pytest.mark.parametrize("real", ["float", "double"])
 @pytest.mark.parametrize("architecture", supported())
 def test_kernels_compile_without_a_word(architecture, real):
-    code = SOURCE.read_text()
+    assert sorted(SOURCES) == sorted(FOLDER.glob("*.cu"))
+    code = "".join(path.read_text() for path in SOURCES)
     log, ptx = compiled(
         code,
         f"--gpu-architecture=compute_{architecture}",

@@ -1,10 +1,10 @@
-// Kernels that CuPy has no function for: windows of images, patches of receptive fields, a step of
-// an attack or of Adam.
+// Kernels that CuPy has no function for: windows of images, patches of receptive fields, Adam.
+// `attack.cu` and `objective.cu` follow in the same module and use what is defined here.
 //
-// One thread computes one number of the result and reads nothing that another thread writes, so
-// there is no barrier, no shared memory and no atomic, and results do not depend on the order of
-// the threads.  No header is included: NVRTC compiles this file alone.  `REAL` is float or double;
-// arrays are contiguous.
+// A thread computes a number of the result, or a few, and reads nothing that another thread writes,
+// so there is no barrier, no shared memory and no atomic, and results do not depend on the order of
+// the threads.  No header is included: NVRTC compiles these files alone.  `REAL` is float or
+// double; arrays are contiguous.
 
 #ifndef REAL
 #define REAL double
@@ -17,8 +17,14 @@ __device__ i64 thread_number() {
     return (i64)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
-// The last digit of a number in a mixed base; `rest` keeps the digits before it.
+// The last digit of a number in a mixed base; `rest` keeps the digits before it.  A division of 64
+// bits takes several times as long as one of 32, which is enough for all but the largest arrays.
 __device__ int digit(i64 *rest, int base) {
+    if (*rest <= 0x7fffffff) {
+        unsigned number = (unsigned)*rest, quotient = number / (unsigned)base;
+        *rest = quotient;
+        return (int)(number - quotient * (unsigned)base);
+    }
     int last = (int)(*rest % base);
     *rest /= base;
     return last;
@@ -97,23 +103,7 @@ extern "C" __global__ void extend_patches(
     after[t] = sum;
 }
 
-// ------------------------------------------------------------------------------- attack, optimiser
-// One step of the l_inf attack: along the sign of the gradient, then into the ball and the box.
-// Both clip coordinate by coordinate, so components of the gradient that point out of the box need
-// not be removed first.
-extern "C" __global__ void ascend_inf(
-    i64 threads, const real *X, const real *gradient, const real *lo, const real *hi, real *Z,
-    int boxed, int pixels, real step, real eps) {
-    i64 t = thread_number();
-    if (t >= threads) return;
-    i64 pixel = t % pixels;
-    real g = gradient[t], delta = Z[t] + step * (real)((g > 0) - (g < 0)) - X[t];
-    delta = delta < -eps ? -eps : delta > eps ? eps : delta;
-    real z = X[t] + delta;
-    if (boxed) z = z < lo[pixel] ? lo[pixel] : z > hi[pixel] ? hi[pixel] : z;
-    Z[t] = z;
-}
-
+// --------------------------------------------------------------------------------------- optimiser
 // Adam; `first` and `second` are the weights of a new gradient in its two running means.
 extern "C" __global__ void adam(
     i64 threads, real *array, real *mean, real *square, const real *gradient, real first,

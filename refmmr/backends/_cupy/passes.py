@@ -1,0 +1,110 @@
+"""Forward passes and gradients with respect to the inputs as a fixed sequence of kernels.
+
+The buffers are allocated and the kernels prepared once, for a network's shapes and a number of
+samples; then a pass costs the host a few microseconds a kernel, and nothing of it needs cuBLAS,
+which cannot be captured into a CUDA graph by CuPy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cupy
+import numpy as np
+
+from refmmr.backends._cupy.kernels import Launch, prepared
+from refmmr.backends._cupy.network import DeviceConv2d
+from refmmr.reference.layers import Flatten
+from refmmr.reference.network import Network
+
+SAMPLES = 8
+"""Samples of a thread of the kernel `product`; the same number stands in `attack.cu`."""
+SLICE = 128
+"""Terms that a thread of `product` adds up: enough threads for a GPU even for ten outputs."""
+
+
+class Passes:
+    """The passes of n samples through networks of one architecture.
+
+    Attributes
+    ----------
+    inputs, input_gradient : cupy.ndarray, shape (n, *input_shape)
+        Buffers.  What is in `inputs` goes through the network.
+    logits, logit_gradient : cupy.ndarray, shape (n, K)
+    forward, backward : list of Launch
+        From `inputs` to `logits`, from `logit_gradient` to `input_gradient`.
+    """
+
+    def __init__(self, net: Network, n: int) -> None:
+        self.n, self.dtype = n, net.affine_layers[0].W.dtype
+        self.weights: list[tuple[cupy.ndarray, ...]] = []
+        self.forward: list[Launch] = []
+        self.backward: list[Launch] = []
+        self.inputs, self.input_gradient = self._pair(net.shapes[0])
+        values, gradient, gated = self.inputs, self.input_gradient, False
+        for i, layer in enumerate(net.layers):
+            if isinstance(layer, Flatten):  # the same memory
+                continue
+            relu = i != net.affine[-1]
+            new_values, new_gradient = self._pair(net.shapes[i + 1])
+            add = self._conv if isinstance(layer, DeviceConv2d) else self._dense
+            add(layer, net.shapes[i], values, new_values, gradient, new_gradient, relu, gated)
+            values, gradient, gated = new_values, new_gradient, True
+        self.logits, self.logit_gradient = (a.reshape(n, -1) for a in (values, gradient))
+
+    def load(self, net: Network) -> None:
+        """Copy the weights of a network into the buffers."""
+        for layer, buffers in zip(net.affine_layers, self.weights, strict=True):
+            for buffer, array in zip(buffers, (layer.W, layer.b, layer.W.T), strict=False):
+                buffer[...] = array
+
+    def _pair(self, shape):
+        """Buffers for activations and for gradients with respect to them."""
+        return tuple(cupy.empty((self.n, *shape), self.dtype) for _ in range(2))
+
+    def _conv(self, layer, shape, x, out, dx, dout, relu, gated):
+        W, b = cupy.empty_like(layer.W), cupy.empty_like(layer.b)
+        self.weights.append((W, b))
+        grid = layer.grid(shape)
+        sizes = (*shape, len(b), *grid)
+        self.forward.append(prepared("convolve", self.dtype, out.size, x, W, b, out, *sizes, relu))
+        self.backward.insert(
+            0, prepared("convolve_back", self.dtype, dx.size, dout, W, x, dx, *sizes, gated)
+        )
+
+    def _dense(self, layer, shape, x, out, dx, dout, relu, gated):
+        n_out, n_in = layer.W.shape
+        W, b = cupy.empty_like(layer.W), cupy.empty_like(layer.b)
+        turned = cupy.empty((n_in, n_out), self.dtype)
+        self.weights.append((W, b, turned))
+        product, partial, slices = self._product(x, turned, n_in, n_out)
+        self.forward += [
+            product,
+            prepared("activate", self.dtype, out.size, partial, b, out, slices, n_out, relu),
+        ]
+        product, partial, slices = self._product(dout, W, n_out, n_in)
+        self.backward[:0] = [
+            product,
+            prepared("gate", self.dtype, dx.size, partial, x, dx, slices, gated),
+        ]
+
+    def _product(self, x, weights, inner, columns):
+        """The product of samples with weights, as sums over slices of the inner axis."""
+        slices = math.ceil(inner / SLICE)
+        partial = cupy.empty((slices, self.n, columns), self.dtype)
+        threads = slices * math.ceil(self.n / SAMPLES) * columns
+        args = (x, weights, partial, self.n, inner, columns, slices)
+        return prepared("product", self.dtype, threads, *args), partial, slices
+
+
+def architecture(net: Network) -> tuple[object, ...]:
+    """What the passes of a network depend on, besides its weights."""
+    layers = [
+        (layer.W.shape, layer.stride, layer.padding)
+        if isinstance(layer, DeviceConv2d)
+        else None
+        if isinstance(layer, Flatten)
+        else layer.W.shape
+        for layer in net.layers
+    ]
+    return (net.input_shape, np.dtype(net.affine_layers[0].W.dtype).name, *layers)

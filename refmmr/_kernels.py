@@ -8,7 +8,15 @@ the backends register.
 from __future__ import annotations
 
 from refmmr._backend import Kernel, kernel
-from refmmr.reference import adam, backward_bound, enumeration, loss, network, wong_kolter
+from refmmr.reference import (
+    adam,
+    backward_bound,
+    enumeration,
+    loss,
+    network,
+    objective,
+    wong_kolter,
+)
 from refmmr.reference import distances as _distances
 from refmmr.reference import mmr as _mmr
 from refmmr.reference import pgd as _pgd
@@ -20,6 +28,7 @@ distances = kernel(_distances.distances, "numba", "cupy")
 mmr = kernel(_mmr.mmr, "numba", "cupy")
 mmr_gradient = kernel(_mmr.mmr_gradient, "numba", "cupy")
 loss_gradient = kernel(loss.loss_gradient, "numba", "cupy")
+objective_gradient = kernel(objective.objective_gradient, "numba", "cupy")
 margin_gradients = kernel(loss.margin_gradients, "numba")
 robust_loss_gradient = kernel(wong_kolter.robust_loss_gradient, "numba")
 adam_update = kernel(adam.update, "numba", "cupy")

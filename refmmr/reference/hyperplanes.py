@@ -26,6 +26,23 @@ def dual_norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
     return np.abs(w).sum(axis=axis)
 
 
+def dual_norm_gradient(w: np.ndarray, p: float, axis: int) -> np.ndarray:
+    """Gradient of ``||w||_q`` along an axis: 0 at w = 0; for q = inf the first largest entry's."""
+    if p == 2:
+        return divide(w, np.expand_dims(dual_norm(w, p, axis), axis))
+    if p == np.inf:
+        return np.sign(w)
+    largest = np.expand_dims(np.abs(w).argmax(axis=axis), axis)
+    gradient = np.zeros_like(w)
+    np.put_along_axis(gradient, largest, np.sign(np.take_along_axis(w, largest, axis)), axis)
+    return gradient
+
+
+def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``a / b``, and 0 where b = 0: a hyperplane that does not exist has no gradient."""
+    return np.where(b > 0, a / np.where(b > 0, b, 1), 0)
+
+
 def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
     """``||w||_p`` along an axis; the squares of l_2 neither overflow nor underflow."""
     if p != 2:

@@ -21,14 +21,31 @@ The masks are treated as constants: they change only where some distance is 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from refmmr.reference.affine import chunks
 from refmmr.reference.distances import Hyperplanes, distances, hyperplanes_around
-from refmmr.reference.hyperplanes import dual_norm, hyperplane_distance
-from refmmr.reference.network import Gradients, Network, unflat
+from refmmr.reference.hyperplanes import (
+    divide,
+    dual_norm,
+    dual_norm_gradient,
+    hyperplane_distance,
+)
+from refmmr.reference.network import Gradients, Network, add_mean, unflat, zero_gradients
+
+
+class Regularizer(NamedTuple):
+    """A term ``lam * MMR`` of a training objective, in one norm."""
+
+    p: float  # the norm of the distances: 1, 2 or inf
+    lam: float  # the weight
+    gamma_b: float  # target distances
+    gamma_d: float
+    k_b: int  # boundaries in each mean
+    k_d: int
 
 
 class MMR(NamedTuple):
@@ -105,27 +122,37 @@ def mmr_gradient(
     value : float
     gradients : list of (dW, db), one per affine layer
     """
-    value, gradients = 0.0, [(np.zeros_like(W), np.zeros_like(b)) for W, b in net.parameters]
+    term = Regularizer(p, 1.0, gamma_b, gamma_d, k_b, k_d)
+    value, gradients = 0.0, zero_gradients(net)
     for rows in chunks(net, len(X), X.itemsize):
-        part, dparameters = _mmr_gradient(net, X[rows], y[rows], p, gamma_b, gamma_d, k_b, k_d)
-        value += part / len(X)
-        for (sum_W, sum_b), (dW, db) in zip(gradients, dparameters, strict=True):
-            sum_W += dW / len(X)
-            sum_b += db / len(X)
+        hyperplanes = hyperplanes_around(net, X[rows], y[rows])
+        values, df_sample, df_probes = partial_derivatives(net, hyperplanes, y[rows], term)
+        value += float(values.sum()) / len(X)
+        add_mean(gradients, two_backprops(net, hyperplanes, df_sample, df_probes), len(X))
     return value, gradients
 
 
-def _mmr_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
-    """Sum of the values over the samples, and the gradient of that sum."""
-    hyperplanes = hyperplanes_around(net, X, y)
+def partial_derivatives(
+    net: Network, hyperplanes: Hyperplanes, y: np.ndarray, term: Regularizer
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Values of ``lam * MMR``, (n,), and steps 1 and 2 of the gradient of their sum.
+
+    Returns
+    -------
+    values : ndarray, shape (n,)
+    df_sample, df_probes : list of ndarray
+        Gradients with respect to the pre-activations of the samples and of the probes, layer by
+        layer.
+    """
+    p, lam, gamma_b, gamma_d, k_b, k_d = term
     boundary_norms = hyperplanes.boundary_norms(p)
     decision_norms = dual_norm(hyperplanes.R, p, axis=1)
     d_B = hyperplane_distance(np.abs(hyperplanes.f), boundary_norms)
     d_D = hyperplane_distance(hyperplanes.margin, decision_norms)
     d_D[np.arange(len(y)), y] = np.inf
-    values = _mean_hinge(d_B, gamma_b, k_b) + _mean_hinge(d_D, gamma_d, k_d)
+    values = lam * (_mean_hinge(d_B, gamma_b, k_b) + _mean_hinge(d_D, gamma_d, k_d))
 
-    slope_B, slope_D = _hinge_slope(d_B, gamma_b, k_b), _hinge_slope(d_D, gamma_d, k_d)
+    slope_B, slope_D = lam * _hinge_slope(d_B, gamma_b, k_b), lam * _hinge_slope(d_D, gamma_d, k_d)
     df, dV_norms = _distance_gradients(slope_B, d_B, boundary_norms)
     dmargin, dR_norms = _distance_gradients(slope_D, d_D, decision_norms)
     dR = dR_norms[:, None, :] * dual_norm_gradient(hyperplanes.R, p, axis=1)
@@ -138,7 +165,7 @@ def _mmr_gradient(net, X, y, p, gamma_b, gamma_d, k_b, k_d):
         *_norms_to_rows(hyperplanes, p, dV_norms),
         _as_shared(_margins_to_logits(dR, y), hyperplanes.probes.outputs[-1]),
     ]
-    return float(values.sum()), _two_backprops(net, hyperplanes, df_sample, df_probes)
+    return values, df_sample, df_probes
 
 
 def _distance_gradients(slope, d, norms):
@@ -147,7 +174,7 @@ def _distance_gradients(slope, d, norms):
     ``d = |f| / ||v||``, so ``dd/d|f| = 1 / ||v||`` and ``dd/d||v|| = -d / ||v||``.  Where the slope
     of the hinge is 0, d may be infinite; it is replaced by 0, because 0 times infinity is NaN.
     """
-    return _divide(slope, norms), -_divide(slope * np.where(slope != 0, d, 0), norms)
+    return divide(slope, norms), -divide(slope * np.where(slope != 0, d, 0), norms)
 
 
 def _margins_to_logits(dmargin: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -166,8 +193,13 @@ def _norms_to_rows(hyperplanes: Hyperplanes, p: float, dnorms: np.ndarray) -> li
     ]
 
 
-def _two_backprops(net, hyperplanes, df_sample, df_probes):
-    """Step 3: backpropagation over the samples, and over the probes.
+def two_backprops(
+    net: Network,
+    hyperplanes: Hyperplanes,
+    df_sample: Sequence[np.ndarray],
+    df_probes: Sequence[np.ndarray],
+) -> Gradients:
+    """Step 3: backpropagation over the samples, and over the probes; summed over the samples.
 
     The probes do not depend on the biases, so they contribute to dW alone.
     """
@@ -176,18 +208,6 @@ def _two_backprops(net, hyperplanes, df_sample, df_probes):
         shaped = [g.reshape(f.shape) for g, f in zip(df, cache.outputs, strict=True)]
         sums.append(net.weight_gradients(cache, net.backward(cache, shaped)))
     return [(dW + dW_probes, db) for (dW, db), (dW_probes, _) in zip(*sums, strict=True)]
-
-
-def dual_norm_gradient(w: np.ndarray, p: float, axis: int) -> np.ndarray:
-    """Gradient of ``||w||_q`` along an axis: 0 at w = 0; for q = inf the first largest entry's."""
-    if p == 2:
-        return _divide(w, np.expand_dims(dual_norm(w, p, axis), axis))
-    if p == np.inf:
-        return np.sign(w)
-    largest = np.expand_dims(np.abs(w).argmax(axis=axis), axis)
-    gradient = np.zeros_like(w)
-    np.put_along_axis(gradient, largest, np.sign(np.take_along_axis(w, largest, axis)), axis)
-    return gradient
 
 
 def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
@@ -214,11 +234,6 @@ def _hinge_slope(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
         hinge = np.take_along_axis(d, nearest, axis=1) < gamma
         np.put_along_axis(slope, nearest, np.where(hinge, -1 / (k * gamma), 0), axis=1)
     return slope
-
-
-def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """``a / b``, and 0 where b = 0: a hyperplane that does not exist has no gradient."""
-    return np.where(b > 0, a / np.where(b > 0, b, 1), 0)
 
 
 def _as_shared(g: np.ndarray, shared: np.ndarray) -> np.ndarray:

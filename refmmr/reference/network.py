@@ -202,5 +202,17 @@ def unflat(units: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> list[np.ndar
     return [part.reshape(len(part), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
+def zero_gradients(net: Network) -> Gradients:
+    """A gradient with respect to the weights to add to: one ``(dW, db)`` per affine layer."""
+    return [(np.zeros_like(W), np.zeros_like(b)) for W, b in net.parameters]
+
+
+def add_mean(total: Gradients, part: Gradients, n: int) -> None:
+    """Add the share of a part in a mean over n samples, ``total += part / n``, in place."""
+    for (sum_W, sum_b), (dW, db) in zip(total, part, strict=True):
+        sum_W += dW / n
+        sum_b += db / n
+
+
 def _or_zero(g: np.ndarray | None, like: np.ndarray) -> np.ndarray:
     return np.zeros_like(like) if g is None else g

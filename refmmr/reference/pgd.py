@@ -109,22 +109,21 @@ def random_start(
     box: tuple[np.ndarray, np.ndarray] | None,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """A random point of each ball within the box.
-
-    l_inf: uniform in the ball, then clipped.  l_1 and l_2: a direction from a normal distribution,
-    projected onto the ball, then clipped.
-    """
-    return displaced(X, random_displacement(X.shape, p, eps, rng).astype(X.dtype), box)
+    """A random point of each ball within the box: `random_displacement`, clipped."""
+    return displaced(X, random_displacement(X.shape, p, eps, rng, X.dtype), box)
 
 
 def random_displacement(
-    shape: tuple[int, ...], p: float, eps: float, rng: np.random.Generator
+    shape: tuple[int, ...], p: float, eps: float, rng: np.random.Generator, dtype: np.dtype
 ) -> np.ndarray:
-    """A random point of the ball around 0 for each sample, of a shape (n, *input_shape)."""
+    """A random point of the ball around 0 for each sample, of a shape (n, *input_shape).
+
+    l_inf: uniform in the ball.  l_1 and l_2: from a normal distribution, projected onto the ball.
+    """
     if p == np.inf:
-        return rng.uniform(-eps, eps, shape)
-    origin = np.zeros(shape)
-    return project(origin, rng.standard_normal(shape), p, eps, None)
+        return (2 * rng.random(shape, dtype) - 1) * eps
+    delta = rng.standard_normal(shape, dtype)
+    return project(np.zeros_like(delta), delta, p, eps, None)
 
 
 def displaced(

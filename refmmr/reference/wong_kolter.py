@@ -46,9 +46,8 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.reference.affine import chunks
-from refmmr.reference.hyperplanes import dual_norm
+from refmmr.reference.hyperplanes import dual_norm, dual_norm_gradient
 from refmmr.reference.loss import cross_entropy, cross_entropy_gradient
-from refmmr.reference.mmr import dual_norm_gradient
 from refmmr.reference.network import Gradients, Network
 
 

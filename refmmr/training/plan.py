@@ -19,6 +19,7 @@ import numpy as np
 
 from refmmr import _validate as check
 from refmmr.network import Network
+from refmmr.reference.mmr import Regularizer
 
 SCHEMES = ("plain", "at", "mmr", "mmr+at", "kw")
 
@@ -85,6 +86,14 @@ class Plan:
         if self.bounded:
             values["eps"] = self.eps * min(1.0, 0.1 + 2.7 * (epoch - 1) / self.epochs)
         return values
+
+    def terms(self, scheduled: dict[str, float]) -> tuple[Regularizer, ...]:
+        """The regularizers of the objective, with the scheduled values of an epoch."""
+        if not self.regularized:
+            return ()
+        lam, k_b = scheduled["lam"], int(scheduled["k_b"])
+        gamma_b, gamma_d = self.gamma
+        return (Regularizer(self.p, lam, gamma_b, gamma_d, k_b, self.k_d),)
 
     def fingerprint(self, net: Network, validated: bool) -> str:
         """A digest of everything that determines the weights and the recorded columns."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,19 @@ from refmmr.reference import adam as _adam
 from refmmr.reference.pgd import displaced, random_displacement
 from refmmr.training.history import History
 from refmmr.training.plan import Plan
+
+BATCHES_AHEAD = 16
+"""Batches after which values on a device are fetched, at most: each time the host waits for it."""
+
+
+class Values(NamedTuple):
+    """What a batch leaves for the record; on a device they need not be ready yet."""
+
+    samples: int
+    cross_entropy: Any  # mean
+    mmr: Any  # mean, times lambda
+    wrong: Any  # number of misclassified samples
+    robust_error: Any  # mean
 
 
 class Run:
@@ -39,6 +52,7 @@ class Run:
         # All arrays of the training live on the device of the backend.
         self.backend = get_backend()
         self.put, self.get = backends.transfer(self.backend)
+        self.batches_ahead = BATCHES_AHEAD if self.backend == "cupy" else 1
         self.X, self.y = self.put(plan.X), self.put(plan.y)
         self.box = plan.box and tuple(self.put(limit) for limit in plan.box)
         # A copy of the weights; `map` skips the checks of `Network`, which need arrays on the host.
@@ -67,29 +81,33 @@ class Run:
 
     def _train(self, validation, tick):
         """Go through all batches once; returns the record of the epoch."""
-        start, epoch = time.perf_counter(), len(self.history)
-        scheduled = self.plan.schedules(epoch + 1)
-        sums, weights = np.zeros(4), 0.0
+        start, epoch, plan = time.perf_counter(), len(self.history), self.plan
+        scheduled = plan.schedules(epoch + 1)
+        ahead: list[Values] = []
+        sums, samples = np.zeros(4), 0
         for number, rows in enumerate(self._order(epoch)):
-            weight = len(rows) / self.plan.batch_size  # of a mean over the samples; 1 if full
-            sums += weight * self._batch(rows, scheduled, (epoch, number))
-            weights += weight
+            ahead.append(self._batch(rows, scheduled, (epoch, number)))
+            samples += len(rows)
             tick(1)
+            if len(ahead) == self.batches_ahead:
+                sums += self._fetch(ahead)
+                ahead = []
+        sums += self._fetch(ahead)
         # The loss of each batch checks the step before it; this checks the last step.
         if not all(np.isfinite(array).all() for array in self.adam.arrays):
             raise FloatingPointError(
                 f"training diverged in epoch {epoch + 1}: infinite weights; a smaller lr may help"
             )
-        cross_entropy, mmr, error, robust_error = (sums / weights).tolist()
+        cross_entropy, mmr, error, robust_error = (sums / samples).tolist()
         record = {
             "epoch": epoch + 1,
-            "loss": cross_entropy + scheduled["lam"] * mmr,
+            "loss": cross_entropy + mmr,
             "cross_entropy": cross_entropy,
-            "mmr": mmr,
+            "mmr": mmr / scheduled["lam"] if plan.regularized else 0.0,
             "train_error": error,
             **scheduled,
         }
-        if self.plan.bounded:
+        if plan.bounded:
             record["robust_error"] = robust_error
         if validation is not None:
             X_val, y_val = (self.put(part) for part in validation)
@@ -110,8 +128,8 @@ class Run:
 
     def _batch(
         self, rows: np.ndarray, scheduled: dict[str, float], place: tuple[int, int]
-    ) -> np.ndarray:
-        """One step; returns cross-entropy, MMR, error and robust error of the batch.
+    ) -> Values:
+        """One step.
 
         `place` is the number of the epoch and of the batch in it.
         """
@@ -123,35 +141,37 @@ class Run:
                 self.working, X[half], y[half], plan.p, plan.eps, plan.pgd_steps,
                 2 * plan.eps / plan.pgd_steps, self.box, self._starts(X[half], place), True,
             )  # fmt: skip
-        error = self._error(X, y)
-        mmr = robust_error = 0.0
         if plan.bounded:
+            wrong = len(X) * self._error(X, y)
             cross_entropy, robust_error, gradients = _kernels.robust_loss_gradient(
                 self.working, X, y, plan.p, scheduled["eps"]
             )
+            values = Values(len(X), cross_entropy, 0.0, wrong, robust_error)
         else:
-            cross_entropy, gradients = _kernels.loss_gradient(self.working, X, y)
-        if plan.regularized:
-            k_b, lam = int(scheduled["k_b"]), scheduled["lam"]
-            gamma_b, gamma_d = plan.gamma
-            mmr, more = _kernels.mmr_gradient(
-                self.working, X, y, plan.p, gamma_b, gamma_d, k_b, plan.k_d
+            terms = plan.terms(scheduled)
+            cross_entropy, mmr, wrong, gradients = _kernels.objective_gradient(
+                self.working, X, y, terms
             )
-            gradients = [
-                (dW + lam * more_W, db + lam * more_b)
-                for (dW, db), (more_W, more_b) in zip(gradients, more, strict=True)
-            ]
-        if not np.isfinite(cross_entropy + mmr):
-            raise FloatingPointError(
-                f"training diverged in epoch {len(self.history) + 1}: cross-entropy "
-                f"{cross_entropy}, MMR {mmr}; a smaller lr may help"
-            )
+            values = Values(len(X), cross_entropy, mmr, wrong, 0.0)
         adam = self.adam
         _kernels.adam_update(
             adam.arrays, adam.means, adam.squares, _adam.flat(gradients),
             adam.next_scale(scheduled["lr"]),
         )  # fmt: skip
-        return np.array([cross_entropy, mmr, error, robust_error])
+        return values
+
+    def _fetch(self, batches: list[Values]) -> np.ndarray:
+        """Cross-entropy, MMR, error and robust error, summed over the samples of some batches."""
+        sums = np.zeros(4)
+        for n, *values in batches:
+            cross_entropy, mmr, wrong, robust_error = map(float, values)
+            if not np.isfinite(cross_entropy + mmr):
+                raise FloatingPointError(
+                    f"training diverged in epoch {len(self.history) + 1}: cross-entropy "
+                    f"{cross_entropy}, regularizer {mmr}; a smaller lr may help"
+                )
+            sums += n * cross_entropy, n * mmr, wrong, n * robust_error
+        return sums
 
     def _starts(self, X: np.ndarray, place: tuple[int, int]) -> np.ndarray:
         """Where PGD starts; each batch has its own seed: a resumed training needs no state."""
@@ -159,8 +179,8 @@ class Run:
             return X
         rng = np.random.default_rng([self.seed, *place])
         # The generator is NumPy's, so that all backends start at the same points.
-        delta = random_displacement(X.shape, self.plan.p, self.plan.eps, rng)
-        return displaced(X, self.put(delta.astype(X.dtype)), self.box)
+        delta = random_displacement(X.shape, self.plan.p, self.plan.eps, rng, X.dtype)
+        return displaced(X, self.put(delta), self.box)
 
     def _error(self, X: np.ndarray, y: np.ndarray) -> float:
         return float((_kernels.logits(self.working, X).argmax(axis=1) != y).mean())

@@ -63,8 +63,8 @@ FUNCTIONS = {
 """What the backend may call, with CuPy's parameters."""
 
 _METHODS = """
-    all any argmax argsort astype copy cumsum max mean min nonzero ravel reshape round squeeze sum
-    swapaxes transpose
+    all any argmax argsort astype clip copy cumsum max mean min nonzero ravel reshape round squeeze
+    sum swapaxes transpose
 """
 METHODS = _METHODS.split()
 

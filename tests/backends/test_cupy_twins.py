@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import _backend, testing
 from refmmr._kernels import KERNELS
-from refmmr.reference import adam, distances, loss, mmr, network, pgd
+from refmmr.reference import adam, distances, loss, mmr, network, objective, pgd
 
 TWIN = {kernel.reference: kernel for kernel in KERNELS.values() if "cupy" in kernel.twins}
 
@@ -156,6 +156,15 @@ def test_loss_gradient(cupy, net, rtol):
     X, y = inputs(net, 5, net.dtype)
     expected, found = both(cupy, loss.loss_gradient, net, X, y)
     assert_close(expected, found, rtol)
+
+
+@pytest.mark.parametrize("norms", [(), (2,), (1, np.inf)])
+def test_objective_gradient(cupy, net, norms, rtol):
+    X, y = inputs(net, 3, net.dtype)
+    k_b = max(1, net.n_hidden // 5)
+    terms = tuple(mmr.Regularizer(p, 0.5, *MARGINS.values(), k_b, net.n_classes) for p in norms)
+    expected, found = both(cupy, objective.objective_gradient, net, X, y, terms)
+    assert_close(expected, found, 5 * rtol)
 
 
 @pytest.mark.parametrize("boxed", [False, True])

@@ -8,6 +8,7 @@ import refmmr as rm
 from refmmr import _kernels
 from refmmr.backends import threads
 from refmmr.reference import adam
+from refmmr.reference.mmr import Regularizer
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 
@@ -71,6 +72,7 @@ def zoo():
 ZOO = zoo()
 SIZES = [1, 7, 64, 131]  # 131 are more than two blocks
 GAMMAS = {"gamma_b": 0.3, "gamma_d": 1.5}
+TERMS = Regularizer(2, 0.5, 0.3, 1.5, 4, 1), Regularizer(np.inf, 2.0, 0.1, 0.2, 3, 1)
 CALLS = {
     "logits": lambda net, X, y: net(X),
     "pattern": lambda net, X, y: net.activation_pattern(X),
@@ -81,6 +83,9 @@ CALLS = {
     "mmr_gradient, p=1": lambda net, X, y: rm.mmr_gradient(net, X, y, 1, **GAMMAS),
     "mmr_gradient, p=2": lambda net, X, y: rm.mmr_gradient(net, X, y, 2, **GAMMAS),
     "mmr_gradient, p=inf": lambda net, X, y: rm.mmr_gradient(net, X, y, np.inf, **GAMMAS),
+    "objective, plain": lambda net, X, y: _kernels.objective_gradient(net, X, y),
+    "objective, p=2": lambda net, X, y: _kernels.objective_gradient(net, X, y, TERMS[:1]),
+    "objective, two norms": lambda net, X, y: _kernels.objective_gradient(net, X, y, TERMS),
     "loss_gradient": lambda net, X, y: _kernels.loss_gradient(net, X, y),
     "margin_gradients": lambda net, X, y: _kernels.margin_gradients(net, X, y, rivals(net, y)),
     "pgd": lambda net, X, y: rm.pgd(net, X, y, 2, eps=0.3, steps=5),

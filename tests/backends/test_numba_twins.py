@@ -14,7 +14,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
 from refmmr import _kernels, testing
-from refmmr.reference import adam, affine, distances, hyperplanes, loss, mmr, network, pgd
+from refmmr.reference import (
+    adam,
+    affine,
+    distances,
+    hyperplanes,
+    loss,
+    mmr,
+    network,
+    objective,
+    pgd,
+)
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 
@@ -437,6 +447,27 @@ def test_loss_gradient(case, dtype):
     assert_as_stable(
         loss.loss_gradient, net, (X, y), dtype[0], lambda result: gradient_arrays(result[1])
     )
+
+
+@given(cases(), st.data(), st.lists(testing.norms(), max_size=2), GAMMAS, GAMMAS, dtypes())
+def test_objective_gradient(case, data, norms, gamma_b, gamma_d, dtype):
+    net, X, y = case
+    net, X = net.astype(dtype[0]), X.astype(dtype[1])
+    terms = tuple(
+        mmr.Regularizer(p, lam, gamma_b, gamma_d, *data.draw(counts(net)))
+        for p, lam in zip(norms, (0.5, 2.0), strict=False)
+    )
+
+    def arrays(found):
+        scalars = [np.array([value], dtype[0]) for value in found[:2]]
+        return [*scalars, *gradient_arrays(found.gradients)]
+
+    assert_as_stable(objective.objective_gradient, net, (X, y, terms), dtype[0], arrays)
+    found = twin(objective.objective_gradient, net, X, y, terms)
+    assert [type(value) for value in found[:3]] == [float, float, int]
+    highest = np.sort(net(X), axis=1)
+    if net.n_classes == 1 or (highest[:, -1] - highest[:, -2] > 1e-3).all():
+        assert found.wrong == (net.predict(X) != y).sum()
 
 
 @given(st.data())

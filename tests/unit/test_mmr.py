@@ -4,7 +4,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
 from refmmr import Linear, Network
-from refmmr.reference.mmr import dual_norm_gradient
+from refmmr.reference.hyperplanes import dual_norm_gradient
 
 INF = np.inf
 

@@ -4,7 +4,7 @@ Matrix products are cuBLAS's; `kernels.cu` has the rest.  Arrays of the host are
 and back; arrays of the device stay there.
 """
 
-from refmmr.backends._cupy import adam, distances, loss, mmr, pgd
+from refmmr.backends._cupy import adam, distances, loss, mmr, objective, pgd
 from refmmr.backends._cupy.arrays import to_device, to_host
 from refmmr.backends._cupy.network import device_network, host_network
 
@@ -15,6 +15,7 @@ __all__ = [
     "host_network",
     "loss",
     "mmr",
+    "objective",
     "pgd",
     "to_device",
     "to_host",

@@ -18,8 +18,8 @@ from refmmr.backends._cupy.hyperplanes import chunks, dense_end, hyperplanes_aro
 from refmmr.backends._cupy.network import by_layer, groups, one_hot, prefix
 from refmmr.backends._cupy.receptive_fields import mask_windows, receptive_network
 from refmmr.reference import mmr as reference
-from refmmr.reference.hyperplanes import hyperplane_distance
-from refmmr.reference.mmr import MMR, _distance_gradients, dual_norm_gradient
+from refmmr.reference.hyperplanes import dual_norm_gradient, hyperplane_distance
+from refmmr.reference.mmr import MMR, _distance_gradients
 from refmmr.reference.network import Gradients, Network
 
 

@@ -17,6 +17,7 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``mmr.mmr_gradient``                 ``mmr_gradient.mmr_gradient``
 ``loss.loss_gradient``               ``loss.loss_gradient``
 ``loss.margin_gradients``            ``loss.margin_gradients``
+``objective.objective_gradient``     ``objective.objective_gradient``
 ``adam.update``                      ``adam.update``
 ``pgd.pgd``                          ``pgd.pgd``
 ``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``; ``wong_kolter_kernels``
@@ -43,6 +44,7 @@ from refmmr.backends._numba import (
     mmr,
     mmr_gradient,
     network,
+    objective,
     pgd,
     volumes,
     wong_kolter,
@@ -57,6 +59,7 @@ __all__ = [
     "mmr",
     "mmr_gradient",
     "network",
+    "objective",
     "pgd",
     "volumes",
     "wong_kolter",

@@ -83,11 +83,11 @@ class Active(NamedTuple):
 
 
 class GradientWorker(HyperplaneWorker):
-    """Adds up the gradient of the mean, with the memory of one thread."""
+    """Adds up the gradient of `weight` times the mean, with the memory of one thread."""
 
-    def __init__(self, shared: Shared, hinges: Hinges) -> None:
+    def __init__(self, shared: Shared, hinges: Hinges, weight: float = 1.0) -> None:
         super().__init__(shared)
-        self.hinges = hinges
+        self.hinges, self.weight = hinges, weight
         self.sums = shared.layout.zeros()
         stem = self.stem
         self.patch_stem: ConvStem | None = None
@@ -135,8 +135,8 @@ class GradientWorker(HyperplaneWorker):
         """
         boundary, decision = apply_hinges(hyperplanes, self.hinges, terms)
         gamma_b, gamma_d, k_b, k_d = self.hinges
-        slope_b = 1 / (gamma_b * k_b * self.shared.n_samples)
-        slope_d = 1 / (gamma_d * k_d * self.shared.n_samples)
+        slope_b = self.weight / (gamma_b * k_b * self.shared.n_samples)
+        slope_d = self.weight / (gamma_d * k_d * self.shared.n_samples)
         f, f_norms, margin, margin_norms = hyperplanes[:4]
         dnorm, dnorm_margin = np.zeros_like(f), np.zeros_like(margin)
         _distance_gradients(f, f_norms, boundary, slope_b, False, df, dnorm)
@@ -149,9 +149,13 @@ class GradientWorker(HyperplaneWorker):
             self.layout.units_back(k, df[:, units])
             for k, units in enumerate(self.shared.unit_slices)
         ]
-        dlogits = reference._margins_to_logits(dmargin, block.y)
+        dlogits = self.logit_gradient(block, dmargin)
         deltas = self.passes.backward(dlogits, block.cache.masks, hidden)
         self.passes.add_gradients(block.cache, deltas, self.sums)
+
+    def logit_gradient(self, block: Block, dmargin: np.ndarray) -> np.ndarray:
+        """Gradient with respect to the logits, from that with respect to the margins, (n, K)."""
+        return reference._margins_to_logits(dmargin, block.y)
 
     def _add_first_layer(self, dnorm):
         """Step 3 for the rows of the first layer, which all samples share: dnorm is (N_1,)."""

@@ -66,18 +66,19 @@ def run_demo() -> dict:
 
 def demo_table(report: dict) -> str:
     """The demo's figures in Markdown, with the machine."""
-    head = "| training | test error | robust error, at least - at most | mean certified radius "
-    head += "| minimal change exact | training time |"
+    head = "| training | test error | robust error | not certified by region, CROWN "
+    head += "| mean radius by region, CROWN | minimal change in the region | training time |"
     rows = [
         f"| {row['scheme']} | {100 * row['test_error']:.1f} % "
-        f"| {100 * row['robust_error_lower_bound']:.1f} - "
-        f"{100 * row['robust_error_upper_bound']:.1f} % | {row['mean_certified_radius']:.3f} "
+        f"| {demo.interval(row['robust_error_lower_bound'], row['robust_error_upper_bound'])} "
+        f"| {', '.join(f'{100 * share:.1f} %' for share in row['not_certified'].values())} "
+        f"| {', '.join(f'{radius:.3f}' for radius in row['mean_certified_radius'].values())} "
         f"| {100 * row['exact_share']:.1f} % | {row['training_seconds']:.1f} s |"
         for row in report["rows"]
     ]
     sizes = "-".join(map(str, report["network"]))
     what = f"digits, {sizes}, l_{report['p']}, eps = {report['eps']}; {said(machine())}."
-    return "\n".join(["", head, "| --- " * 6 + "|", *rows, "", what, ""])
+    return "\n".join(["", head, "| --- " * 7 + "|", *rows, "", what, ""])
 
 
 def backends_table(report: dict) -> str:

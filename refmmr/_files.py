@@ -29,14 +29,18 @@ DEFLATE_RATIO = 1032
 """Largest ratio of deflate: a header that claims a larger size of the content is false."""
 
 
-def as_path(path: Any, *endings: str) -> Path:
-    """The argument `path` of a public function, checked to have one of these endings, if any."""
+PICTURES = (".png", ".pdf", ".svg")
+"""Endings of the files that figures are written to."""
+
+
+def as_path(path: Any, *endings: str, argument: str = "path") -> Path:
+    """An argument of a public function, checked to be a path with one of these endings, if any."""
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path: expected a path, got {path!r}")
+        raise TypeError(f"{argument}: expected a path, got {path!r}")
     path = Path(path)
     if endings and path.suffix not in endings:
         expected = " or ".join(endings)
-        raise ValueError(f"path: expected a file ending in {expected}, got {str(path)!r}")
+        raise ValueError(f"{argument}: expected a file ending in {expected}, got {str(path)!r}")
     return path
 
 

@@ -57,7 +57,7 @@ from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, 
     "--plot",
     "picture",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the curve (.png).",
+    help="Draw the curve (.png, .pdf, .svg).",
 )
 @BACKEND
 @interruptible
@@ -77,8 +77,7 @@ def certify(
     if picture is not None:
         if not isinstance(radii, list):
             raise ValueError("plot: expected --eps with several radii, for a curve")
-        if picture.suffix != ".png":
-            raise ValueError(f"plot: expected a file ending in .png, got {str(picture)!r}")
+        _files.as_path(picture, *_files.PICTURES, argument="plot")
     points = datasets.load(data, images=len(net.input_shape) == 3)
     check_fit(net, points)
     if start >= len(points.X_test):

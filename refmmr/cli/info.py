@@ -14,7 +14,7 @@ from refmmr import backends
 from refmmr._backend import get_backend
 from refmmr.backends import support, threads
 from refmmr.cli.app import main
-from refmmr.cli.options import BACKEND
+from refmmr.cli.options import BACKEND, geometry
 
 PACKAGES = (
     "numpy", "scipy", "highspy", "matplotlib", "scikit-learn", "joblib", "tqdm", "click", "dask",
@@ -24,9 +24,14 @@ PACKAGES = (
 
 
 @main.command()
+@click.argument("model", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @BACKEND
-def info() -> None:
-    """Print versions, backends, devices, kernels, and the folder of data sets."""
+@geometry
+def info(net: rm.Network | None) -> None:
+    """Describe MODEL; without one, print versions, backends, kernels and the folder of data."""
+    if net is not None:
+        click.echo(_description(net))
+        return
     click.echo(f"refmmr {rm.__version__}, Python {platform.python_version()}")
     for package in PACKAGES:
         click.echo(_version(package))
@@ -45,6 +50,18 @@ def info() -> None:
     for name in ("mnist", "fashion-mnist", "cifar10", "gtsrb"):
         there = folder is not None and Path(folder, name).is_dir()
         click.echo(f"  {name}: {'found' if there else 'not found'}")
+
+
+def _description(net: rm.Network) -> str:
+    """Layers with the shapes of their outputs, and the size of the network."""
+    names = [repr(layer) for layer in net.layers]
+    width = max(map(len, names))
+    lines = [f"{'input':<{width}}  {net.input_shape}"]
+    for i, (name, shape) in enumerate(zip(names, net.shapes[1:], strict=True)):
+        lines.append(f"{name:<{width}}  {shape}" + ("  ReLU" if i in net.affine[:-1] else ""))
+    n_weights = sum(W.size + b.size for W, b in net.parameters)
+    size = f"{net.n_hidden} hidden units, {n_weights} parameters in {net.dtype}"
+    return "\n".join([*lines, f"{size}, {net.n_classes} classes"])
 
 
 def _version(package: str) -> str:

@@ -84,12 +84,14 @@ def geometry(command: Callable) -> Callable:
 
     @wraps(command)
     def run(
-        model: Path, input_shape: Any, stride: Any, padding: Any, flatten: Any, **others: Any
+        model: Path | None, input_shape: Any, stride: Any, padding: Any, flatten: Any, **others: Any
     ) -> None:
-        net = rm.load(
-            model, input_shape=input_shape, stride=_one(stride), padding=_one(padding),
-            flatten=flatten,
-        )  # fmt: skip
+        net = None
+        if model is not None:
+            net = rm.load(
+                model, input_shape=input_shape, stride=_one(stride), padding=_one(padding),
+                flatten=flatten,
+            )  # fmt: skip
         command(net=net, **others)
 
     return run

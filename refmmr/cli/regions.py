@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import refmmr as rm
-from refmmr import datasets
+from refmmr import _files, datasets
 from refmmr.cli.app import interruptible, main
 from refmmr.cli.options import BACKEND, DATA, MODEL, check_fit, geometry, headless
 from refmmr.regions import export
@@ -19,7 +19,7 @@ WRITERS: dict[str, Callable[[rm.RegionComplex, Path], object]] = {
     ".geojson": export.save_geojson,
     ".npz": lambda cx, path: cx.save(path),
 }
-"""The writer of regions for each ending of a file; any other ending is a picture."""
+"""The writer of regions for each ending of a file; the others are pictures, by Matplotlib."""
 
 
 @main.command()
@@ -45,7 +45,7 @@ WRITERS: dict[str, Callable[[rm.RegionComplex, Path], object]] = {
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("regions.png"),
     show_default=True,
-    help="A picture (.png, .svg), an interactive page (.html), a map (.geojson) or data (.npz).",
+    help="A picture (.png, .pdf, .svg), an interactive page (.html), a map (.geojson), data (.npz).",
 )
 @BACKEND
 @interruptible
@@ -60,6 +60,8 @@ def regions(
     headless()
     from refmmr.display import figures
 
+    endings = dict.fromkeys([*_files.PICTURES, *WRITERS])
+    _files.as_path(out, *endings, argument="out")  # an error before the work
     marked, names = None, None
     if net.input_shape == (2,):
         domain: rm.Box | rm.Slice = rm.Box([0, 0], [1, 1])

@@ -287,15 +287,16 @@ def adversarial_examples(
 
 
 def save(figure: Figure | Axes, path: str | os.PathLike[str], dpi: float = 130) -> None:
-    """Write a figure to a PNG file, atomically, and close it.
+    """Write a figure to a file, atomically, and close it.
 
     Parameters
     ----------
     figure : matplotlib Figure or Axes
         The figure, or any axes of it.
     path : path-like
+        Ends in .png, .pdf or .svg.
     dpi : float
-        Pixels per inch.
+        Pixels per inch, of a PNG file.
 
     Examples
     --------
@@ -309,12 +310,13 @@ def save(figure: Figure | Axes, path: str | os.PathLike[str], dpi: float = 130) 
     ...     (Path(folder) / "regions.png").exists()
     True
     """
-    path = _files.as_path(path, ".png")
+    path = _files.as_path(path, *_files.PICTURES)
     if isinstance(figure, Axes):
         parent = figure.get_figure(root=True)
         assert parent is not None
         figure = parent
-    _files.write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=dpi))
+    kind = path.suffix[1:]
+    _files.write_atomically(path, lambda file: figure.savefig(file, format=kind, dpi=dpi))
     plt.close(figure)
 
 

@@ -57,6 +57,26 @@ def test_info_names_versions_and_backend():
     assert "backend numpy" in result.output
 
 
+def test_info_describes_a_network(moons):
+    net = rm.load(moons)
+    *layers, size = run("info", moons).output.splitlines()
+    assert len(layers) == 1 + len(net.layers)
+    assert [line.endswith("ReLU") for line in layers].count(True) == len(net.unit_shapes)
+    assert f"{net.n_hidden} hidden units" in size
+    assert f"{net.n_classes} classes" in size
+    assert run("info", moons.with_name("none.npz")).exit_code == 1
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "txt"])
+def test_pictures_of_regions(moons, tmp_path, ending):
+    out = tmp_path / f"regions.{ending}"
+    result = run("regions", moons, "--out", out)
+    if ending == "txt":
+        assert "out: expected a file ending in .png or .pdf" in result.output
+    else:
+        assert out.read_bytes()[:5].strip(b"\x89") in (b"PNG\r", b"%PDF-")
+
+
 def test_training_leaves_the_network_and_no_checkpoint(moons):
     assert rm.load(moons).input_shape == (2,)
     assert [path.name for path in moons.parent.iterdir()] == ["moons.npz"]
@@ -152,7 +172,7 @@ def test_certify_streams_records_and_goes_on(moons, tmp_path):
         (["--methods", "region,magic"], "methods: expected one of 'attack', 'region',"),
         (["--methods", "mip"], "methods: expected one that supports p = 2, got 'mip'"),
         (["--plot", "curve.png"], "plot: expected --eps with several radii, for a curve"),
-        (["--eps", "0.1,0.2", "--plot", "curve.pdf"], "plot: expected a file ending in .png"),
+        (["--eps", "0.1,0.2", "--plot", "curve.gif"], "plot: expected a file ending in .png"),
         (["--start", 10**6], "start: expected less than"),
         (["--out", "points.txt"], "out: expected a folder or a file ending in .jsonl"),
         (["--jobs", 0], "n_jobs: expected an integer of at least 1"),

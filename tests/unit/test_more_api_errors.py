@@ -169,8 +169,8 @@ MISTAKES = {
         r"backend: expected one of numpy, .*numba.*, got \['numpy'\]",
     ),
     "another kind of picture": (
-        lambda: rm.plot.save(None, "figure.pdf"),
-        "path: expected a file ending in .png, got 'figure.pdf'",
+        lambda: rm.plot.save(None, "figure.gif"),
+        "path: expected a file ending in .png or .pdf or .svg, got 'figure.gif'",
     ),
     "sizes": (lambda: rm.Network.mlp(3), "sizes: expected a sequence of integers, got 3"),
     "layers": (lambda: rm.Network(None, 2), "layers: expected a sequence of layers, got None"),

@@ -45,7 +45,7 @@ WRITERS: dict[str, Callable[[rm.RegionComplex, Path], object]] = {
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("regions.png"),
     show_default=True,
-    help="A picture (.png, .pdf, .svg), an interactive page (.html), a map (.geojson), data (.npz).",
+    help="A picture (.png, .pdf, .svg), an interactive page (.html), .geojson or .npz.",
 )
 @BACKEND
 @interruptible

@@ -276,4 +276,4 @@ def test_training_ends_with_finite_weights_or_an_error():
     net = rm.Network.mlp([2, 4, 3], rng=0).astype(np.float32)
     diverged = pytest.raises(FloatingPointError, match="training diverged in epoch 1")
     with np.errstate(all="ignore"), diverged:
-        rm.fit(net, X, Y, epochs=1, lr=1e39)
+        rm.fit(net, X, Y, epochs=1, lr=1e40)  # a tenth of it in the last epoch

@@ -296,6 +296,19 @@ class RawModule:
             copy.back()
 
 
+class OutOfMemoryError(MemoryError):
+    """What an allocation raises when the device is full."""
+
+
+class MemoryPool:
+    """The memory that is kept for later arrays; here none is."""
+
+    freed = 0
+
+    def free_all_blocks(self):
+        MemoryPool.freed += 1
+
+
 class Stream:
     """A stream; all work is done at once, except what it captures."""
 
@@ -413,8 +426,12 @@ def module():
     made = types.ModuleType("cupy")
     made.__spec__ = importlib.machinery.ModuleSpec("cupy", None)
     made.cuda = types.SimpleNamespace(
-        is_available=lambda: True, Stream=Stream, get_current_stream=Stream
+        is_available=lambda: True,
+        Stream=Stream,
+        get_current_stream=Stream,
+        memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
+    made.get_default_memory_pool = MemoryPool
     made.inf = np.inf
     for name in UFUNCS:
         setattr(made, name, functools.partial(_call, getattr(np, name)))

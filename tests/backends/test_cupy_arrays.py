@@ -5,6 +5,7 @@ import pytest
 
 import refmmr as rm
 from refmmr import _backend, _kernels, _validate, backends
+from refmmr.reference import mmr
 
 MARGINS = {"gamma_b": 0.5, "gamma_d": 1.5, "k_b": 9}
 CALLS = {
@@ -75,6 +76,50 @@ def test_only_single_numbers_go_to_the_host(cupy, standin, problem, name):
         standin.transfers.clear()
         CALLS[name](*there)
     assert max(standin.transfers, default=0) <= 1
+
+
+@pytest.mark.parametrize("norms", [(), (2,), (1, np.inf)])
+def test_the_objective_of_a_training_stays_on_the_device(cupy, standin, problem, norms):
+    from refmmr.backends import _cupy
+
+    if cupy.ndarray is not standin.ndarray:
+        pytest.skip("only the stand-in counts what goes to the host")
+    net, X, y = problem
+    terms = [mmr.Regularizer(p, 0.5, 0.5, 1.5, 9, 3) for p in norms]
+    expected = _kernels.objective_gradient(net, X, y, terms)
+    with rm.use_backend("cupy"):
+        there = _cupy.device_network(net), cupy.asarray(X), cupy.asarray(y)
+        standin.transfers.clear()
+        found = _kernels.objective_gradient(*there, terms)
+        assert standin.transfers == []
+    for ours, theirs in zip(found[:3], expected[:3], strict=True):
+        assert isinstance(ours, cupy.ndarray)
+        assert float(ours) == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("full", [5, 2, 1])
+def test_a_full_device_halves_the_chunks(cupy, problem, monkeypatch, full):
+    from refmmr.backends._cupy import objective
+
+    part, sizes = objective._part, []
+
+    def limited(net, X, *args):
+        sizes.append(len(X))
+        if len(X) >= full:
+            raise cupy.cuda.memory.OutOfMemoryError(1, 1)
+        return part(net, X, *args)
+
+    monkeypatch.setattr(objective, "_part", limited)
+    net, X, y = problem
+    with rm.use_backend("cupy"):
+        if full == 1:
+            with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+                rm.mmr_gradient(net, X, y, p=2, **MARGINS)
+            return
+        value, _ = rm.mmr_gradient(net, X, y, p=2, **MARGINS)
+    assert sizes == {5: [5, 3, 2], 2: [5, 3, 2, 1, 1, 1, 1, 1]}[full]
+    monkeypatch.undo()
+    assert value == pytest.approx(rm.mmr_gradient(net, X, y, p=2, **MARGINS)[0], rel=1e-9)
 
 
 def test_a_network_on_the_device(cupy, problem):

@@ -37,6 +37,13 @@ def test_arrays(name):
 def test_the_rest_is_there():
     for name in ("RawModule", "array", "asarray", "asnumpy", "inf"):
         assert hasattr(cupy, name)
+    for name in ("begin_capture", "end_capture"):
+        assert hasattr(cupy.cuda.Stream, name)
+    assert cupy.cuda.Stream.null.ptr == 0
+    assert hasattr(cupy.cuda.Graph, "launch")
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    assert hasattr(cupy.get_default_memory_pool(), "free_all_blocks")
+    assert callable(cupy.cuda.get_current_stream)
     assert not cupy.cuda.is_available() or cupy.cuda.runtime.getDeviceCount() > 0
 
 

@@ -6,7 +6,7 @@ import cupy
 
 from refmmr._backend import implements
 from refmmr.backends._cupy.dispatch import on_device
-from refmmr.backends._cupy.hyperplanes import chunks, dense_end, hyperplanes_around
+from refmmr.backends._cupy.hyperplanes import dense_end, hyperplanes_around, in_chunks
 from refmmr.backends._cupy.network import by_layer
 from refmmr.backends._cupy.receptive_fields import conv_layers, receptive_field
 from refmmr.backends._cupy.windows import unfold
@@ -31,10 +31,11 @@ def distances(
     """See `refmmr.reference.distances.distances`."""
     net = dense_end(net)
     copies = 1 if box is None else BOX_COPIES
-    parts = [
-        _distances(net, X[rows], y[rows], p, box)
-        for rows in chunks(net, len(X), X.itemsize * copies)
-    ]
+
+    def part(rows: slice) -> Distances:
+        return _distances(net, X[rows], y[rows], p, box)
+
+    parts = in_chunks(part, net, len(X), X.itemsize * copies)
     return Distances(*(cupy.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 

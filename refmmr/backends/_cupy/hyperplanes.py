@@ -1,31 +1,31 @@
 """The hyperplanes around a batch: values, gradients and norms, without the zeros of V.
 
-- Units of a convolution: a patch each (`refmmr.backends._cupy.receptive_fields`).
-- Units of a dense hidden layer: the rows ``V_{k+1} = W_{k+1} (s_k * V_k)``, a matrix product per
-  sample.
-- Pairs of classes, ``V_y - V_s``: the same with ``W_y - W_s`` for W; for a network with one hidden
-  layer all pairs are one large matrix product with its first weights.
-
-What all samples share (the first layer, before any mask) is computed and stored once.
+The gradients of units are those of `refmmr.backends._cupy.unit_gradients`; those of margins are
+differences of the rows of two classes, ``V_y - V_s``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 import cupy
 
+from refmmr.backends._cupy.kernels import launch
 from refmmr.backends._cupy.network import one_hot
-from refmmr.backends._cupy.receptive_fields import conv_layers, patches, receptive_field
-from refmmr.backends._cupy.windows import Grid, fold
+from refmmr.backends._cupy.receptive_fields import conv_layers, receptive_field
+from refmmr.backends._cupy.unit_gradients import unit_gradients
+from refmmr.backends._cupy.windows import Grid
 from refmmr.reference.hyperplanes import dual_norm
 from refmmr.reference.layers import Flatten, Linear
-from refmmr.reference.network import ForwardCache, Gradients, Network, flat
+from refmmr.reference.network import Gradients, Network, flat
 
-CHUNK_BYTES = 2**29
-"""Samples are processed in chunks whose gradients fit into this: 512 MB of the device."""
+CHUNK_BYTES = 2**30
+"""Samples are processed in chunks whose gradients fit into this: 1 GB, and thrice that with what is
+made of them; a smaller device halves the chunks."""
+
+T = TypeVar("T")
 
 
 class Hyperplanes(NamedTuple):
@@ -37,7 +37,6 @@ class Hyperplanes(NamedTuple):
     patches: list[cupy.ndarray]  # per conv hidden layer, see `receptive_fields.patches`
     V: list[cupy.ndarray]  # per dense hidden layer (n or 1, N_k, d), row i the gradient of unit i
     R: cupy.ndarray  # (n, K, d), V_y - V_s
-    cache: ForwardCache  # the forward pass of the samples
 
     def boundary_norms(self, p: float) -> cupy.ndarray:
         """``||V_k[i]||_q`` of all hidden units, (n or 1, N)."""
@@ -59,53 +58,21 @@ def hyperplanes_around(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> Hyperp
     The network's last layer must be dense (`dense_end`).
     """
     cache = net.forward(X)
-    logits, own = cache.outputs[-1], one_hot(y, net.n_classes)
-    layers, masks = net.affine_layers, cache.masks
-    n_conv = len(conv_layers(net))
-    of_convs = patches(net, masks, X.dtype) if n_conv else []
-    V: list[cupy.ndarray] = []
-    for k in range(n_conv, len(layers)):
-        W = layers[k].W[None]
-        if k == len(layers) - 1:
-            W = layers[k].W[y][:, None] - W
-        if k == 0:
-            V.append(W)
-        elif k == n_conv:
-            V.append(_rows_behind_patches(net, W, of_convs[-1], masks[k - 1]))
-        else:
-            V.append(_rows(W, V[-1], masks[k - 1]))
+    logits = cache.outputs[-1]
+    f = [cupy.ascontiguousarray(values) for values in cache.outputs[:-1]]
+    found = unit_gradients(net, f)
+    last = found.V[-1]
+    R = cupy.empty((len(X), *last.shape[1:]), X.dtype)
+    y = y.astype("i8", copy=False)
+    launch("class_differences", X.dtype, R.size, last, y, R, *last.shape[1:], len(last) == 1)
     return Hyperplanes(
-        f=flat(cache.outputs[:-1]) if masks else logits[:, :0],
+        f=flat(f) if f else logits[:, :0],
         margin=cupy.take_along_axis(logits, y[:, None], axis=1) - logits,
-        own=own,
-        patches=of_convs,
-        V=V[:-1],
-        R=V[-1],
-        cache=cache,
+        own=one_hot(y, net.n_classes),
+        patches=found.patches,
+        V=found.V[:-1],
+        R=R,
     )
-
-
-def _rows(W, V, mask):
-    """``W (s * V)`` of each sample: ``(n or 1, r, N_k), (n or 1, N_k, d), (n, N_k)``."""
-    masked = W * mask[:, None]
-    if len(V) > 1:
-        return masked @ V
-    # V is the same for all samples: one large product instead of many small ones.
-    return (masked.reshape(-1, masked.shape[2]) @ V[0]).reshape(*masked.shape[:2], -1)
-
-
-def _rows_behind_patches(net, W, patch, mask):
-    """``W (s * V)`` where V are patches: a product for each pixel, then patches are added up."""
-    n, n_out, rows, columns = mask.shape
-    r = W.shape[1]
-    W = W.reshape(len(W), r, n_out, rows * columns).transpose(0, 3, 1, 2)
-    masked = patch * mask.transpose(0, 2, 3, 1)[..., None, None, None]
-    windows = W @ masked.reshape(n, rows * columns, n_out, -1)
-    colors, _, _ = patch.shape[4:]
-    windows = windows.reshape(n, rows, columns, r * colors, *patch.shape[5:])
-    _, height, width = net.input_shape
-    grid = receptive_field(conv_layers(net), net.input_shape)
-    return fold(windows, grid, (r * colors, height, width)).reshape(n, r, -1)
 
 
 def dense_end(net: Network) -> Network:
@@ -113,7 +80,7 @@ def dense_end(net: Network) -> Network:
     last = net.affine_layers[-1]
     if isinstance(last, Linear):
         return net
-    W = last.linear(_basis(net)).reshape(-1, net.n_classes).T
+    W = cupy.ascontiguousarray(last.linear(_basis(net)).reshape(-1, net.n_classes).T)
     b = cupy.repeat(last.b, net.n_classes // len(last.b))
     return Network([*net.layers[: net.affine[-1]], Flatten(), Linear(W, b)], net.input_shape)
 
@@ -138,11 +105,34 @@ def _basis(net):
     return cupy.eye(math.prod(shape), dtype=net.affine_layers[-1].W.dtype).reshape(-1, *shape)
 
 
-def chunks(net: Network, n: int, itemsize: int) -> Iterator[slice]:
-    """Cut n samples into chunks, of one or more, whose gradients fit into `CHUNK_BYTES`."""
+def in_chunks(function: Callable[[slice], T], net: Network, n: int, itemsize: int) -> Iterator[T]:
+    """Run a function of some samples on n of them, in chunks.
+
+    The gradients of a chunk fit into `CHUNK_BYTES`.  If the device has less memory than that needs,
+    what the pool keeps is freed, and chunks are halved.
+    """
+    size, start = _chunk_size(net, itemsize) if itemsize else max(n, 1), 0
+    while start < n or start == 0:
+        rows = slice(start, min(start + size, n))
+        try:
+            found = function(rows)
+        except cupy.cuda.memory.OutOfMemoryError:
+            if size == 1:
+                raise
+            found = None
+        if found is None:  # only now no exception holds the arrays of the call any more
+            cupy.get_default_memory_pool().free_all_blocks()
+            size = (min(size, n) + 1) // 2
+            continue
+        yield found
+        start = max(rows.stop, 1)
+
+
+def _chunk_size(net: Network, itemsize: int) -> int:
+    """Samples whose gradients fit into `CHUNK_BYTES`, at least 1."""
     d = math.prod(net.input_shape)
     convolutions = conv_layers(net)
-    entries = sum(math.prod(shape) * d for shape in net.shapes[1:] if len(shape) == 1)
+    entries = sum(len(layer.b) for layer in net.affine_layers[len(convolutions) :]) * d
     for k, shape in enumerate(net.unit_shapes[: len(convolutions)]):
         grid = receptive_field(convolutions[: k + 1], net.input_shape)
         entries += math.prod(shape) * _pixels(net, grid)
@@ -150,9 +140,7 @@ def chunks(net: Network, n: int, itemsize: int) -> Iterator[slice]:
         grid = receptive_field(convolutions, net.input_shape)
         rows = len(net.affine_layers[len(convolutions)].W)
         entries += rows * grid.rows * grid.columns * _pixels(net, grid)
-    size = max(1, CHUNK_BYTES // (entries * itemsize))
-    for start in range(0, n, size):
-        yield slice(start, min(start + size, n))
+    return max(1, CHUNK_BYTES // (entries * itemsize))
 
 
 def _pixels(net: Network, grid: Grid) -> int:

@@ -34,17 +34,20 @@ __device__ int digit(i64 *rest, int base) {
 // Window (i, j) of an image starts at pixel (i * down - top, j * across - left).  It is
 // window_height x window_width and may reach outside of the image, where there are zeros.
 
-// windows[n, i, j, c, u, v] = image[n, c, i * down - top + u, j * across - left + v]
+// windows[n, i, j, c, u, v] = image[n, c, i * down - top + u, j * across - left + v],
+// or, with `mask`, 1 where that is positive and 0 elsewhere
 extern "C" __global__ void unfold(
     i64 threads, const real *image, real *windows, int channels, int height, int width, int rows,
-    int columns, int window_height, int window_width, int down, int across, int top, int left) {
+    int columns, int window_height, int window_width, int down, int across, int top, int left,
+    int mask) {
     i64 t = thread_number(), rest = t;
     if (t >= threads) return;
     int v = digit(&rest, window_width), u = digit(&rest, window_height);
     int c = digit(&rest, channels), j = digit(&rest, columns), i = digit(&rest, rows);
     int y = i * down - top + u, x = j * across - left + v;
     bool inside = 0 <= y && y < height && 0 <= x && x < width;
-    windows[t] = inside ? image[((rest * channels + c) * height + y) * width + x] : (real)0;
+    real value = inside ? image[((rest * channels + c) * height + y) * width + x] : (real)0;
+    windows[t] = mask ? (real)(value > 0) : value;
 }
 
 // The transpose of `unfold`: each pixel is the sum over all windows that it is in.

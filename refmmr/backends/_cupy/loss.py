@@ -6,7 +6,8 @@ import cupy
 
 from refmmr._backend import implements
 from refmmr.backends._cupy.dispatch import on_device
-from refmmr.backends._cupy.network import groups, one_hot
+from refmmr.backends._cupy.network import groups
+from refmmr.backends._cupy.objective import objective
 from refmmr.reference import loss as reference
 from refmmr.reference import network as reference_network
 from refmmr.reference.network import Gradients, Network, flat
@@ -33,18 +34,5 @@ def activation_pattern(net: Network, X: cupy.ndarray) -> cupy.ndarray:
 @on_device
 def loss_gradient(net: Network, X: cupy.ndarray, y: cupy.ndarray) -> tuple[float, Gradients]:
     """See `refmmr.reference.loss.loss_gradient`."""
-    cache = net.forward(X)
-    found = cache.outputs[-1].reshape(len(X), -1)
-    own = one_hot(y, net.n_classes)
-    shifted = found - found.max(axis=1, keepdims=True)
-    losses = cupy.log(cupy.exp(shifted).sum(axis=1)) - cupy.where(own, shifted, 0).sum(axis=1)
-    # The class's own entry is minus the sum of the others: softmax - 1 would cancel.
-    rivals = cupy.where(own, 0, reference.softmax(found))
-    dlogits = cupy.where(own, -rivals.sum(axis=1, keepdims=True), rivals) / len(X)
-    deltas = backward(net, cache, dlogits)
-    return float(losses.mean()), net.weight_gradients(cache, deltas)
-
-
-def backward(net, cache, dlogits):
-    """Gradients with respect to all pre-activations from that to the logits, ``(n, K)``."""
-    return net.backward(cache, net.at_logits(dlogits))
+    found = objective(net, X, y, ())
+    return float(found.cross_entropy), found.gradients

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from typing import Any
 
 import cupy
 
@@ -108,7 +108,7 @@ class Attack:
         self.end = [] if keep_last else [*self.passes.forward, *compare]
         # A step of the l_1 attack sorts, and needs memory: that cannot be captured.
         self.capturable, self.runs = p != 1, 0
-        self.graph = None
+        self.graph: Any = None
 
     def run(self, net, X, y, box, start, out):
         """Attack samples; all arguments are arrays on the device, the last is the result."""
@@ -160,7 +160,7 @@ class Attack:
             prepared("keep_better", self.dtype, Z.size, self.better, Z, self.best, Z.size // n),
         ]
 
-    def _step(self, n) -> list[Callable[[], None]]:
+    def _step(self, n):
         """Along the direction of steepest ascent, then back into the ball and into the box."""
         X, Z, gradient, box = self.X, self.Z, self.gradient, (self.lo, self.hi)
         pixels = math.prod(Z.shape[1:])
@@ -171,7 +171,7 @@ class Attack:
             return [prepared("ascend_inf", self.dtype, Z.size, *args)]
         largest, sums, largest_step = (cupy.empty((n, SEGMENTS), self.dtype) for _ in range(3))
         sizes = (pixels, SEGMENTS)
-        steps = [
+        steps: list[tuple[Any, ...]] = [
             ("inward", gradient, Z, *box, largest, self.boxed, *sizes),
             ("squares", gradient, largest, sums, *sizes),
             ("ascend_2", X, gradient, largest, sums, Z, largest_step, *sizes, self.step_size),

@@ -26,14 +26,17 @@ class Grid(NamedTuple):
     left: int
 
 
-def unfold(images: cupy.ndarray, grid: Grid) -> cupy.ndarray:
-    """All windows: ``(n, c, h, w) -> (n, rows, columns, c, grid.height, grid.width)``."""
+def unfold(images: cupy.ndarray, grid: Grid, mask: bool = False) -> cupy.ndarray:
+    """All windows: ``(n, c, h, w) -> (n, rows, columns, c, grid.height, grid.width)``.
+
+    With `mask`, those of the mask ``images > 0``.
+    """
     n, channels, height, width = images.shape
     shape = (n, grid.rows, grid.columns, channels, grid.height, grid.width)
     windows = cupy.empty(shape, images.dtype)
     images = cupy.ascontiguousarray(images)
     launch(
-        "unfold", images.dtype, windows.size, images, windows, channels, height, width, *grid
+        "unfold", images.dtype, windows.size, images, windows, channels, height, width, *grid, mask
     )  # fmt: skip
     return windows
 

@@ -40,7 +40,9 @@ def volume(points: np.ndarray, touches: np.ndarray) -> np.ndarray:
         Which vertex lies on which facet.
     """
     n = points.shape[1]
-    edges = [points[list(rest)] - points[first] for first, *rest in simplices(touches)]
+    # Where rounding errors made a face of a thin cell flat, its simplices lack a vertex.
+    whole = [simplex for simplex in simplices(touches) if len(simplex) == n + 1]
+    edges = [points[list(rest)] - points[first] for first, *rest in whole]
     return sum(abs(determinant(matrix)) for matrix in edges) / factorial(n)
 
 

@@ -13,6 +13,7 @@ from refmmr import _validate as check
 from refmmr.exact import exact_network
 from refmmr.network import Network
 from refmmr.reference import enumeration
+from refmmr.reference.enumeration import Domain
 from refmmr.regions.budget import Budget, check_cost, first_regions
 from refmmr.regions.complex import RegionComplex
 from refmmr.regions.domains import AffineDomain
@@ -72,7 +73,8 @@ def enumerate_regions(
     ------
     TypeError, ValueError
         For a domain of another kind, or of another input shape than the network's; without a
-        budget, if there may be more than 10^9 regions.
+        budget, if there may be more than 10^9 regions; if values in the domain may be larger than
+        floats, unless `exact` is True.
 
     Warns
     -----
@@ -98,6 +100,8 @@ def enumerate_regions(
     _check_domain(net, domain)
     net = net.astype(np.float64)
     budget, arrays = Budget(max_regions, max_seconds), domain.arrays()
+    if not exact:
+        _check_range(net, arrays)
     check_cost(net, arrays, budget)
     disable = None if progress is None else not progress
     found: RegionComplex | RegionGraph
@@ -180,3 +184,15 @@ def _check_domain(net: Network, domain: AffineDomain) -> None:
             f"domain: expected inputs of shape {net.input_shape}, got a {type(domain).__name__} "
             f"of inputs of shape {domain.input_shape}"
         )
+
+
+def _check_range(net: Network, domain: Domain) -> None:
+    """Raise a ValueError if values in the domain may overflow: their signs would mean nothing."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = enumeration.value_errors(net, domain)
+    for k, bound in enumerate(errors, 1):
+        if not np.isfinite(bound).all():
+            raise ValueError(
+                f"net: expected values below 1.8e308 in the domain, got larger ones in layer {k} "
+                f"of {len(errors)}; choose a smaller domain, scale the weights, or pass exact=True"
+            )

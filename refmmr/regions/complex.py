@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class RegionComplex(LinearRegions):
             self.exact_volumes = volumes.volumes(regions)
             self.volumes = self.exact_volumes.astype(np.float64)
             regions = regions._replace(
-                points=regions.points.astype(np.float64), maps=regions.maps.astype(np.float64)
+                points=regions.points.astype(np.float64), maps=_floats(regions.maps)
             )
         self.raw = regions
         self.points, self.uncertain = regions.points, regions.uncertain
@@ -108,7 +109,10 @@ class RegionComplex(LinearRegions):
         Areas of a plane are in squared units of the input, volumes of a `Segment` shares of its
         length.
         """
-        return np.maximum(_kernels.volumes(self.raw), 0)
+        found = np.maximum(_kernels.volumes(self.raw), 0)
+        if self.dimension > 2 and self.uncertain.any():
+            measures.mend_volumes(self, found)
+        return found
 
     @property
     def areas(self) -> np.ndarray:
@@ -152,12 +156,16 @@ class RegionComplex(LinearRegions):
         """
         return verify(self)
 
-    def euler_characteristic(self) -> int:
+    def euler_characteristic(self) -> int | None:
         """Vertices minus edges plus faces ...: 1 if the regions subdivide a box.
 
         All faces are counted, which takes milliseconds per region in more than two dimensions.
+        None if rounding errors spoiled faces of thin regions: where signs at uncertain vertices are
+        replaced by 0, those at the vertices of one region may contradict each other.
         """
-        return int(((-1) ** np.arange(self.dimension + 1) * face_counts(self)).sum())
+        found = int(((-1) ** np.arange(self.dimension + 1) * face_counts(self)).sum())
+        spoiled = self.complete and found != 1 and self.uncertain.any()
+        return None if spoiled else found
 
     def boundary_distance(self, Z: ArrayLike, p: float | str = 2) -> BoundaryDistance:
         """Exact distance from points of a plane to the decision boundary within the domain.
@@ -234,6 +242,13 @@ class RegionComplex(LinearRegions):
         }
 
     # ---- Classes.
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """Class of the largest logit at each region's centre, the first of equals; (n_regions,)."""
+        if self.exact_raw is None or np.isfinite(self.logit_errors).all():
+            return self._classes_in_floats()
+        return decision.exact_classes(self)
 
     @cached_property
     def contested(self) -> np.ndarray:
@@ -352,3 +367,19 @@ class RegionComplex(LinearRegions):
         from refmmr.regions.export import svg
 
         return svg(self, color, **options)
+
+
+def _floats(fractions: np.ndarray) -> np.ndarray:
+    """Fractions as floats, infinite where they are too large."""
+    try:
+        return fractions.astype(np.float64)
+    except OverflowError:
+        numbers = [_float(number) for number in fractions.ravel().tolist()]
+        return np.array(numbers).reshape(fractions.shape)
+
+
+def _float(number: Fraction) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return np.inf if number > 0 else -np.inf

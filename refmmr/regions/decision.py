@@ -15,7 +15,14 @@ from refmmr.reference.class_pieces import ClassPiece
 if TYPE_CHECKING:
     from refmmr.regions.complex import RegionComplex
 
-__all__ = ["DecisionBoundary", "class_polygons", "contested", "cut_by_class", "decision_boundary"]
+__all__ = [
+    "DecisionBoundary",
+    "class_polygons",
+    "contested",
+    "cut_by_class",
+    "decision_boundary",
+    "exact_classes",
+]
 
 CHUNK = 2**22
 """Largest number of logits in memory at once: 32 MB."""
@@ -43,8 +50,27 @@ class DecisionBoundary(NamedTuple):
         return self.pieces
 
 
+def exact_classes(cx: RegionComplex) -> np.ndarray:
+    """Class of the largest logit at each region's centre, in exact arithmetic, (R,)."""
+    # The centre is the mean of the vertices, and an affine map takes it to the mean of the values.
+    sums = [logits.sum(axis=0).tolist() for logits in _exact_logits(cx)]
+    return np.array([logits.index(max(logits)) for logits in sums])
+
+
+def _exact_logits(cx: RegionComplex) -> Iterator[np.ndarray]:
+    """Of each region at its vertices, (m, K) fractions."""
+    assert cx.exact_raw is not None
+    assert cx.exact_points is not None
+    for vertices, rows in zip(cx.vertex_numbers, cx.exact_raw.maps, strict=True):
+        yield cx.exact_points[vertices] @ rows[:-1] + rows[-1]
+
+
 def contested(cx: RegionComplex) -> np.ndarray:
     """Numbers of the regions where no class surely has the largest logit at every vertex."""
+    if cx.exact_raw is not None and not np.isfinite(cx.logit_errors).all():
+        parts = zip(_exact_logits(cx), cx.classes.tolist(), strict=True)
+        leads = [logits[:, [c]] - np.delete(logits, c, axis=1) for logits, c in parts]
+        return np.flatnonzero([bool((lead <= 0).any()) for lead in leads])
     owner = cx.vertex_numbers.owners()
     errors = cx.logit_errors
     found = np.zeros(len(cx), dtype=bool)

@@ -23,7 +23,8 @@ def face_counts(cx: RegionComplex) -> np.ndarray:
     faces: list[set[tuple[int, ...]]] = [set() for _ in range(n + 1)]
     for i, vertices in enumerate(cx.vertex_numbers):
         for dimension, on in faces_of(cx.raw.cell(i).touches):
-            faces[dimension].add(tuple(sorted(vertices[list(on)].tolist())))
+            # A thin region that rounding errors spoiled may have faces of too many dimensions.
+            faces[min(dimension, n)].add(tuple(sorted(vertices[list(on)].tolist())))
     return np.array([len(same) for same in faces])
 
 

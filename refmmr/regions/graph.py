@@ -128,6 +128,9 @@ class LinearRegions:
     @cached_property
     def classes(self) -> np.ndarray:
         """Class of the largest logit at each region's centre, the first of equals; (n_regions,)."""
+        return self._classes_in_floats()
+
+    def _classes_in_floats(self) -> np.ndarray:
         V, a = self.affine_maps
         logits = np.einsum("rkn,rn->rk", V, self.centers) + a
         best = logits.argmax(axis=1)[:, None]
@@ -138,7 +141,8 @@ class LinearRegions:
     @cached_property
     def logit_errors(self) -> np.ndarray:
         """Bounds on the rounding error of each logit anywhere in the domain, (n_classes,)."""
-        return enumeration.value_errors(self.net, self.domain.arrays())[-1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return enumeration.value_errors(self.net, self.domain.arrays())[-1]
 
     @cached_property
     def layer_counts(self) -> np.ndarray:

@@ -1,17 +1,21 @@
 """The half-spaces of a linear region in floats, with tolerances for their rounding errors.
 
 Coordinates u are shifted and scaled so that the domain is centred at 0 and its longest edge is
-[-1, 1]: there all tolerances are absolute.
+[-1, 1]: there all tolerances are absolute.  What they leave open is decided in exact arithmetic,
+by `refmmr.regions.exact_rows`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
-from refmmr.reference import rounding
+from refmmr.reference import enumeration, rounding
+from refmmr.reference.enumeration import Domain
 from refmmr.reference.network import Network, flat, unflat
+from refmmr.regions.exact_rows import ExactDomain, ExactRows
 
 __all__ = ["RegionPolytope", "ScaledDomain", "hidden_units"]
 
@@ -19,7 +23,8 @@ TINY = 1e-11
 """Distances below this count as 0."""
 
 NOISE = 1e-13
-"""A half-space is redundant if multipliers prove that it cuts off less than this."""
+"""If multipliers prove that a half-space cuts off less than this, exact arithmetic decides whether
+it cuts off anything."""
 
 PARALLEL = 1 - 1e-9
 """Smallest cosine of the angle between rows that are compared, to find equal ones."""
@@ -52,6 +57,11 @@ class ScaledDomain:
     errors : ndarray, shape (N,)
         Bounds on the rounding errors of the values of all hidden units anywhere in the domain and,
         in l_1, of their rows V, for any activation pattern.
+    face_errors : ndarray, shape (n,)
+        Bounds on the errors of the faces of the domain, by the rounding of `center` and
+        `half_widths`.
+    exact : ExactDomain
+        The same in exact arithmetic.
     """
 
     def __init__(
@@ -68,8 +78,10 @@ class ScaledDomain:
         self.half_widths = (hi - lo) / (2 * self.scale)
         self.origin = origin + np.tensordot(self.center, directions, axes=1)
         self.directions = self.scale * directions
-        largest = np.abs(self.origin) + np.abs(self.directions).sum(axis=0)
-        self.errors = hidden_units(rounding.value_errors(net, largest[None])[:-1])[0]
+        domain = Domain(lo, hi, origin, directions)
+        self.errors = hidden_units([e[None] for e in enumeration.value_errors(net, domain)[:-1]])[0]
+        self.face_errors = rounding.rounding_factor(4) * (np.abs(lo) + np.abs(hi)) / self.scale
+        self.exact = ExactDomain(net, domain)
 
     def maps(self, pattern: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows V (N, n) and offsets a (N,) of all hidden units on the region of a pattern, (N,)."""
@@ -116,7 +128,8 @@ class RegionPolytope:
 
     Rows 0 to N - 1 belong to the hidden units, the 2 n others to the faces of the domain, where row
     ``N + i`` is labelled ``-1 - i`` (see `Facets.hyperplanes`).  A unit that is constant on the
-    region, or whose hyperplane another row has too, is left out: its row is 0 and b is -inf.
+    region, or whose hyperplane another row has too, is left out: its row is 0 and b is -inf.  Both
+    are meant up to rounding errors.
 
     Attributes
     ----------
@@ -127,7 +140,9 @@ class RegionPolytope:
     clearance : ndarray, shape (m,)
         A point with more slack than this is strictly inside the half-space.
     zero : ndarray, shape (N,)
-        A unit whose value at a point of a facet is within this of 0 is 0 on the whole facet.
+        A unit whose value at a point of a facet is within this of 0 is taken for 0 on the facet.
+    stands_for : dict of int to list of int
+        For a row that is kept: the rows equal to it that are left out.
     """
 
     def __init__(self, domain: ScaledDomain, pattern: np.ndarray) -> None:
@@ -139,19 +154,28 @@ class RegionPolytope:
         divisors = np.where(varies, lengths, 1)
         signs = np.where(pattern, 1, -1) / divisors
         errors = np.where(varies, domain.errors / divisors, 0)
-        self.half_widths = domain.half_widths
+        self.pattern, self.half_widths = pattern, domain.half_widths
+        self._exact_domain = domain.exact
+        self._constant = np.flatnonzero(~varies & (np.abs(a) <= 3 * domain.errors))
         self.A = np.zeros((N + 2 * n, n))
         self.A[:N] = V * (signs * varies)[:, None]
         self.A[N + np.arange(0, 2 * n, 2), np.arange(n)] = 1
         self.A[N + np.arange(1, 2 * n, 2), np.arange(n)] = -1
         self.b = np.append(np.where(varies, -a * signs, -np.inf), -np.repeat(self.half_widths, 2))
-        errors = np.append(errors, np.zeros(2 * n))
-        self.clearance = 2 * TINY + 3 * errors
+        self._errors = np.append(errors, np.repeat(domain.face_errors, 2))
+        self.clearance = 2 * TINY + 3 * self._errors
         self.zero = 2 * domain.errors + TINY * lengths
-        self._noise = NOISE + errors
-        self._leave_out_equal_rows(TINY + errors, N)
+        self.stands_for: dict[int, list[int]] = {}
+        self._leave_out_equal_rows(TINY + self._errors, N)
         self.in_use = np.isfinite(self.b)
-        self._finite_b = np.where(self.in_use, self.b, 0)
+        b = np.where(self.in_use, self.b, 0)
+        # Rounding errors of the rows on a box of twice the size, and those of sums over rows.
+        gamma = rounding.rounding_factor(len(b) + 2 * n)
+        self._sizes = self._errors + gamma * (np.abs(b) + 2 * self.half_widths.sum())
+        self._table = np.column_stack([self.A, b, self._sizes])
+        # A row that stands for others is redundant with them if it is by more than they differ.
+        self._spread = np.zeros(len(self.b))
+        self._spread[list(self.stands_for)] = 2 * (TINY + self._errors.max())
 
     def _leave_out_equal_rows(self, errors: np.ndarray, N: int) -> None:
         """Of equal rows keep that of the domain, or else the first."""
@@ -163,8 +187,31 @@ class RegionPolytope:
                 continue
             difference = np.abs(self.A[i] - self.A[j]).sum() + np.abs(self.b[i] - self.b[j])
             if difference <= errors[i] + errors[j]:
-                equal = i if j >= N else j
+                kept, equal = (j, i) if j >= N else (i, j)
                 self.A[equal], self.b[equal] = 0, -np.inf
+                same = [equal, *self.stands_for.pop(equal, [])]
+                self.stands_for[kept] = self.stands_for.get(kept, []) + same
+
+    @cached_property
+    def exact(self) -> ExactRows | None:
+        """The rows in exact arithmetic, or None if that takes too long."""
+        domain = self._exact_domain
+        return domain.rows(self.pattern) if domain.affordable else None
+
+    def count_uncertain(self, units: Sequence[int] | np.ndarray) -> int:
+        """How many of some units may change sign inside the domain, on this map."""
+        exact = self.exact if len(units) else None
+        if exact is None:
+            return len(units)
+        return sum(not exact.keeps_sign(int(i), bool(self.pattern[i])) for i in units)
+
+    def uncertain_constants(self) -> int:
+        """Number of units that may not be constant on the region, though floats say so."""
+        return self.count_uncertain(self._constant)
+
+    def share_hyperplane(self, units: np.ndarray) -> bool:
+        """Whether some units are surely 0 on one and the same hyperplane."""
+        return len(units) == 1 or (self.exact is not None and self.exact.same_hyperplane(units))
 
     def slacks(self, U: np.ndarray) -> np.ndarray:
         """Distances of points (..., n) from all hyperplanes, positive inside: (..., m)."""
@@ -178,6 +225,9 @@ class RegionPolytope:
         box of twice the size of the domain, and not on the domain itself, which would make its own
         faces redundant.  The part of space that a facet cuts off reaches into this box.
 
+        The inequality must hold by more than all rounding errors; within them exact arithmetic
+        decides.
+
         Parameters
         ----------
         rows : ndarray of int, shape (k,)
@@ -189,8 +239,24 @@ class RegionPolytope:
         """
         Y = np.maximum(Y, 0)
         Y[np.arange(len(rows)), rows] = 0
-        residuals = np.abs(self.A[rows] - Y @ self.A) @ (2 * self.half_widths)
-        return Y @ self._finite_b - residuals >= self.b[rows] - self._noise[rows]
+        sums = Y @ self._table
+        residuals = np.abs(self.A[rows] - sums[:, :-2]) @ (2 * self.half_widths)
+        gain = sums[:, -2] - residuals - self.b[rows]
+        errors = 3 * (sums[:, -1] + self._sizes[rows])
+        proved = gain > errors + self._spread[rows]
+        close = ~proved & (gain >= -(NOISE + errors))
+        if close.any():
+            for i in np.flatnonzero(close).tolist():
+                others = np.flatnonzero(Y[i] > TINY).tolist()
+                proved[i] = self._is_exactly_redundant(int(rows[i]), others)
+        return proved
+
+    def _is_exactly_redundant(self, row: int, others: list[int]) -> bool:
+        """Whether other rows imply a row and all those that it stands for."""
+        if self.exact is None:
+            return False
+        all_of_them = [row, *self.stands_for.get(row, [])]
+        return all(self.exact.is_redundant(i, others) for i in all_of_them)
 
     def scatter(self, Y: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Multipliers (k, len(others)) of some rows as multipliers of all rows, (k, m)."""

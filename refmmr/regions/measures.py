@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
     from refmmr.regions.complex import RegionComplex
 
-__all__ = ["BoundaryDistance", "boundary_distance", "inradii", "regions_meeting_ball", "to_frame"]
+__all__ = [
+    "BoundaryDistance",
+    "boundary_distance",
+    "inradii",
+    "mend_volumes",
+    "regions_meeting_ball",
+    "to_frame",
+]
+
+
+VOLUME_DEFECT = 1e-9
+"""Largest relative defect of the sum of all volumes that rounding errors of coordinates explain."""
 
 
 class BoundaryDistance(NamedTuple):
@@ -73,6 +84,28 @@ def regions_meeting_ball(
     for i in np.flatnonzero(near & ~meets).tolist():
         meets[i] = polytopes.distance(*cx.halfspaces(i), z, p) <= radius
     return np.flatnonzero(meets)
+
+
+def mend_volumes(cx: RegionComplex, volumes: np.ndarray) -> None:
+    """Replace volumes of regions with uncertain vertices, (R,), by those of their convex hulls.
+
+    The signs at such vertices may contradict each other, and then the facets of a region do not
+    close, so that a sum over its faces misses a part.  Without that both volumes agree.
+    """
+    if cx.complete:
+        lo, hi = cx.domain.rectangle
+        if abs(volumes.sum() / np.prod(hi - lo) - 1) <= VOLUME_DEFECT:
+            return
+    from scipy.spatial import ConvexHull, QhullError
+
+    uncertain = np.logical_or.reduceat(
+        cx.uncertain[cx.vertex_numbers.flat], cx.vertex_numbers.starts[:-1]
+    )
+    for i in np.flatnonzero(uncertain).tolist():
+        try:
+            volumes[i] = ConvexHull(cx.vertices[i]).volume
+        except QhullError:  # flat up to rounding errors
+            volumes[i] = 0
 
 
 def inradii(cx: RegionComplex) -> np.ndarray:

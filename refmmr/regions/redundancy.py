@@ -6,7 +6,8 @@ both are checked in NumPy, whatever HiGHS returns:
 * a *point* on the hyperplane where all other rows are slack by more than rounding errors: a facet;
 * *multipliers* of the other rows that imply the row (Farkas' lemma): redundant.
 
-Rows with neither are counted as undecided.
+Rows with neither are counted as undecided.  Multipliers that imply a row only up to rounding errors
+are checked in exact arithmetic (`refmmr.regions.exact_rows`).
 
 Points are found by shooting rays from the centre of the region: the hyperplane that a ray meets
 first is that of a facet, and the point where they meet is its certificate.  The linear program of a
@@ -206,7 +207,10 @@ class FacetSearch:
 
     def _close(self, rows: np.ndarray, Y: np.ndarray, keep: bool = True) -> None:
         """Close those of some rows, (k,), that multipliers Y (k, m) prove redundant."""
-        proved = self.P.are_redundant(rows, Y) & self._open[rows]
+        still = self._open[rows]
+        if not still.all():
+            rows, Y = rows[still], Y[still]
+        proved = self.P.are_redundant(rows, Y)
         self._open[rows[proved]] = False
         if keep and proved.any():
             self._proofs.append((rows[proved], Y[proved]))

@@ -191,6 +191,7 @@ class _Traversal:
         search.run(self.programs)
         self.count += 1
         self.undecided += search.undecided + len(region.facets) - len(known)
+        self.undecided += P.uncertain_constants()
         self.visited.append((region.pattern, center, float(slacks.min())))
         search.is_facet[known] = False  # they are in the list already
         self._find_neighbours(region.pattern, P, search, basis)
@@ -204,8 +205,10 @@ class _Traversal:
     ) -> None:
         """Record the new facets of the region visited last, and the regions beyond them."""
         here = len(self.visited) - 1
-        faces = np.flatnonzero(search.is_facet[self.N :])
-        self.facets += [(-1 - face, here, -1) for face in faces.tolist()]
+        faces = np.flatnonzero(search.is_facet[self.N :]).tolist()
+        self.facets += [(-1 - face, here, -1) for face in faces]
+        for face in faces:  # units that float arithmetic takes for a face of the domain
+            self.undecided += P.count_uncertain(P.stands_for.get(self.N + face, []))
         rows = np.flatnonzero(search.is_facet[: self.N])
         if not len(rows):
             return
@@ -216,6 +219,8 @@ class _Traversal:
             if not differ[row] or differ.argmax() != row:
                 self.undecided += 1
                 continue
+            # Units with almost the same hyperplane have thin regions between them.
+            self.undecided += not P.share_hyperplane(np.flatnonzero(differ))
             there = self._number(other, (point, step), basis)
             self.facets.append((row, here, there))
             neighbour = self.pending[there]

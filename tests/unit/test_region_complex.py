@@ -386,6 +386,58 @@ def test_exact_mode_keeps_what_floats_merge(n):
     assert 0 < exact.volumes.min() < 1e-15
 
 
+ALMOST_EQUAL = {
+    3: ([(0.8, 0.2, 0.3), (0.80000000000008, 0.20000000000004003, 0.30000000000006)], 0.3),
+    4: (
+        [
+            (0.4, -0.3, -0.5, 0.9),
+            (0.39999999999996, -0.30000000000002996, -0.5000000000001, 0.90000000000009),
+        ],
+        -0.2,
+    ),
+}
+"""Rows and bias of two units whose hyperplanes agree up to 1e-13."""
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("n", ALMOST_EQUAL)
+def test_faces_lost_in_rounding_errors_are_said_to_be(n, backend):
+    """Exact arithmetic has four regions; floats have volumes that add up, and a report."""
+    if backend not in rm.available_backends():
+        pytest.skip("the numba backend needs numba")
+    rows, b = ALMOST_EQUAL[n]
+    net = units(rows, [b, b])
+    with rm.use_backend(backend):
+        cx = rm.enumerate_regions(net, box(n))
+        report = cx.verify()
+    assert abs(report.volume_defect) < 1e-12
+    assert report.euler_characteristic is cx.euler_characteristic() is None
+    assert not report.ok
+    assert "exact=True" in str(report)
+    exact = rm.enumerate_regions(net, box(n), exact=True)
+    assert len(exact) == 4
+    assert exact.verify().ok
+    assert exact.verify().euler_characteristic == 1
+    volumes = np.sort(exact.volumes)[-2:]
+    np.testing.assert_allclose(np.sort(cx.volumes)[-2:], volumes, rtol=1e-12)
+
+
+def test_exact_mode_with_values_larger_than_floats():
+    """f = relu(1e200 relu(1e200 z)), against a second logit that is 1."""
+    large = rm.Linear([[1e200]], [0])
+    net = rm.Network([large, large, rm.Linear([[1], [0]], [0, 1])], 1)
+    for method in ("split", "walk"):
+        with pytest.raises(ValueError, match=r"net: expected values below .* layer 2 of 3.*exact"):
+            rm.enumerate_regions(net, box(1), method=method)
+    cx = rm.enumerate_regions(net, box(1), exact=True)
+    active = int(cx.patterns.all(axis=1).argmax())
+    assert cx.affine_maps.V[active].tolist() == [[np.inf], [0]]
+    assert cx.exact_raw.maps.max() == Fraction(1e200) ** 2
+    assert cx.classes[[1 - active, active]].tolist() == [1, 0]
+    assert cx.contested.tolist() == [active]
+    assert cx.verify().ok
+
+
 # ---- Budgets.
 
 

@@ -197,7 +197,7 @@ def degenerate():
     x, y = [1, 0, 0], [0, 1, 0]
     yield "no hidden layer", rm.Network.mlp([3, 2], rng=0), 1, 0
     yield "duplicate", units([x, x], [0, 0]), 2, 1
-    yield "multiple", units([x, [1 / 3, 0, 0]], [1 / 3, 1 / 9]), 2, 1
+    yield "multiple", units([x, [1 / 4, 0, 0]], [1 / 3, 1 / 12]), 2, 1
     yield "negated", units([x, [-1, 0, 0]], [0.1, -0.1]), 2, 1
     yield "dead", units([x, y], [0, -5]), 2, 1
     yield "constant", units([x, [0, 0, 0], [0, 0, 0]], [0, 0, 1]), 2, 1
@@ -260,6 +260,57 @@ def test_thin_slab(gap):
     assert keys(np.array(behind)) <= fat
     assert (len(fat) == 6) == (gap == 1e-9)
     assert (found.undecided == 0) == (gap == 1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_slab_that_floats_do_not_see_is_counted(n):
+    """Two regions with a third of width 1e-12, or 1e-17, between them."""
+    x = np.eye(n)[0]
+    for b in ([0, 1e-12], [1 / 3, 1 / 3 + 1e-16]):
+        net = units([x, x], b)
+        found = go(net)
+        assert len(rm.enumerate_regions(net, rm.Box([-1] * n, [1] * n), exact=True)) == 3
+        assert len(found.radii) == 2
+        assert found.undecided == 1
+    # 1/9 is rounded: not 1/3 times the other row.
+    assert go(units([x, x / 3], [1 / 3, 1 / 9])).undecided == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_regions_that_floats_do_not_see_are_counted(seed):
+    """Planes almost through one point cut off tiny regions there, which a walk does not find."""
+    rng = np.random.default_rng(seed)
+    W = rng.normal(size=(5, 3))
+    net = units(W, 1e-13 * rng.normal(size=5))
+    found = go(net)
+    exact = rm.enumerate_regions(net, rm.Box([-1] * 3, [1] * 3), exact=True)
+    assert len(exact) > len(found.radii) == 2 * sum(comb(4, k) for k in range(3))
+    assert found.undecided > 0
+
+
+def test_slivers_at_a_face_and_in_a_vertex_of_the_domain_are_counted():
+    for W, b in (([1, 0], 1 - 1e-13), ([1, 1], 2 - 1e-15)):
+        for pattern in (1, -1):  # the sliver is active, or inactive
+            found = go(units([np.multiply(pattern, W)], [pattern * b]))
+            assert len(found.radii) == 1
+            assert found.undecided > 0
+        assert go(units([W], [np.ceil(b)])).undecided == 0
+
+
+def test_constants_are_known_to_be_constant():
+    """0.3 (x + 2) - 0.3 (x + 2) is 0, but 0.1 + 0.2 is not 0.3 in floats."""
+    for weight, constant in ((0.3, True), (0.1 + 0.2, False)):
+        bias = -2 * (weight - 0.3)
+        found = go(units([[1, 0], [1, 0]], [2, 2], ([[weight, -0.3]], [bias])))
+        assert len(found.radii) == 1
+        assert (found.undecided == 0) == constant
+
+
+def test_rows_beyond_the_limit_of_exact_arithmetic_stay_undecided(monkeypatch):
+    monkeypatch.setattr("refmmr.regions.exact_rows.MAX_PRODUCTS", 0)
+    found = go(units([[1, 0], [1, 0], [0, 1]], [0, 0, 0]))
+    assert len(found.radii) == 4
+    assert found.undecided > 0
 
 
 # ---- Coordinates, budgets.

@@ -6,6 +6,9 @@ A point z is a *verified example* for a point x of class y if
 * its margin ``f_y - max_{s != y} f_s`` is negative in real arithmetic: the computed margin is
   less than minus a bound on its rounding error (`surely_misclassified`).
 
+Whether x itself is misclassified is decided exactly (`misclassified`), with integers where floats
+leave it open.
+
 Its distance is rounded up (`distance_rounded_up`), so it is an upper bound on the minimal
 perturbation.  Nothing else about z is trusted: neither the solver nor the attack that proposes it.
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refmmr.exact import exact_classes
 from refmmr.reference import rounding
 from refmmr.reference.hyperplanes import norm, shortest_step, shortest_step_in_box
 from refmmr.reference.loss import margins
@@ -56,6 +60,29 @@ def distance_rounded_up(X: np.ndarray, Z: np.ndarray, p: float) -> np.ndarray:
     delta = (Z - X).reshape(len(Z), -1)
     distance = norm(delta, p) * (1 + rounding.rounding_factor(4 * delta.shape[1] + 8))
     return np.where(distance > 0, distance + rounding.SMALLEST_NORMAL, 0)
+
+
+def classes(net: Network, X: np.ndarray) -> np.ndarray:
+    """The class of each point in real arithmetic: of the largest logit, the first of equals; (n,).
+
+    Where two logits are nearer to each other than their rounding errors, integers decide
+    (`refmmr.exact.exact_classes`).
+    """
+    labels: np.ndarray = net.logits(X).argmax(axis=1)
+    others = misclassified(net, X, labels)
+    labels[others] = exact_classes(net, X[others])
+    return labels
+
+
+def misclassified(net: Network, X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Points whose class in real arithmetic is not y, shape (n,) bool; see `classes`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        margin = margins(net.logits(X), y)
+        error = rounding.value_errors(net, X)[-1].reshape(len(X), -1).max(axis=1)
+    wrong: np.ndarray = margin < 0
+    unsure = np.flatnonzero(~(np.abs(margin) > 4 * error))
+    wrong[unsure] = exact_classes(net, X[unsure]) != y[unsure]
+    return wrong
 
 
 def surely_misclassified(net: Network, Z: np.ndarray, y: np.ndarray) -> np.ndarray:

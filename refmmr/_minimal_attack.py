@@ -102,15 +102,17 @@ def minimal_attack(
         ``||Z - X||_p`` rounded up; 0 where X is misclassified, infinite where none was found.
     """
     best, distances = np.full_like(X, np.nan), np.full(len(X), np.inf)
-    wrong = net.logits(X).argmax(axis=1) != y
+    wrong = _examples.misclassified(net, X, y)
     best[wrong], distances[wrong] = X[wrong], 0
     correct = np.flatnonzero(~wrong)
-    for start in range(0, len(correct), BATCH):
-        rows = correct[start : start + BATCH]
-        attack = _Attack(net, X[rows], y[rows], p, box)
-        for run in range(restarts):
-            attack.run(steps, run, rng)
-        best[rows], distances[rows] = attack.best, attack.distances
+    # Where floats overflow, steps are NaN, and no such point is an example.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for start in range(0, len(correct), BATCH):
+            rows = correct[start : start + BATCH]
+            attack = _Attack(net, X[rows], y[rows], p, box)
+            for run in range(restarts):
+                attack.run(steps, run, rng)
+            best[rows], distances[rows] = attack.best, attack.distances
     return best, distances
 
 

@@ -23,7 +23,7 @@ BOUNDED = (
     highspy.HighsModelStatus.kObjectiveTarget,
     highspy.HighsModelStatus.kTimeLimit,
 )
-"""Statuses of a mixed-integer run after which its bound is valid."""
+"""Statuses of a mixed-integer run after which it has a bound."""
 
 Interval = tuple[np.ndarray, np.ndarray]
 
@@ -105,8 +105,12 @@ def run(highs: highspy.Highs) -> highspy.HighsModelStatus:
     return highs.getModelStatus()
 
 
-def proved_bound(highs: highspy.Highs, status: highspy.HighsModelStatus) -> float:
-    """The lower bound of a mixed-integer program: infinite if it is infeasible, -inf on failure."""
+def reached_bound(highs: highspy.Highs, status: highspy.HighsModelStatus) -> float:
+    """HiGHS's lower bound of a mixed-integer program: infinite if infeasible, -inf on failure.
+
+    It proves nothing: the program is one of rounded coefficients, solved to tolerances, and HiGHS
+    may be wrong.
+    """
     if status == INFEASIBLE:
         return np.inf
     return float(highs.getInfo().mip_dual_bound) if status in BOUNDED else -np.inf

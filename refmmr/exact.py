@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from refmmr.reference.layers import Flatten
 from refmmr.reference.network import Network
 
-__all__ = ["exact_network", "fractions"]
+__all__ = ["exact_classes", "exact_network", "fractions"]
 
 
 def fractions(array: Any) -> np.ndarray:
@@ -45,3 +46,60 @@ def exact_network(net: Network) -> Network:
     array([[Fraction(7, 4), Fraction(7, 2)]], dtype=object)
     """
     return net.map(fractions)
+
+
+def exact_classes(net: Network, X: np.ndarray) -> np.ndarray:
+    """Class of the largest logit of each point (the first of equals), computed without rounding.
+
+    Floats are integers times a power of two.  With one power for each layer, a forward pass needs
+    integers alone, and gives the logits times a power of two.
+
+    Parameters
+    ----------
+    net : Network
+        Of floats.
+    X : ndarray, shape (n, *input_shape)
+
+    Returns
+    -------
+    ndarray of int, shape (n,)
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network([rm.Linear([[0, 0, 0], [1e16, 1, -1e16]], [0.5, 0])], 3)
+    >>> X = np.ones((1, 3))
+    >>> net.predict(X), exact_classes(net, X)
+    (array([0]), array([1]))
+    """
+    first = power = _fraction_bits(X)
+    layers = []
+    for layer in net.layers:
+        if not isinstance(layer, Flatten):
+            own = max(_fraction_bits(layer.W), _fraction_bits(layer.b) - power)
+            power += own
+            # `map` gives a layer of the reference, which takes numbers of any kind.
+            plain = layer.map(np.asarray)
+            layer = plain.with_weights(_integers(layer.W, own), _integers(layer.b, power))
+        layers.append(layer)
+    exact = Network(layers, net.input_shape)
+    classes = [exact.logits(_integers(x[None], first)).argmax() for x in X]
+    return np.array(classes, dtype=int)
+
+
+MANTISSA = 53
+"""Bits of a float64: it is an integer of at most as many bits, times a power of two."""
+
+
+def _fraction_bits(array: np.ndarray) -> int:
+    """A k >= 0 for which all numbers times ``2^k`` are integers."""
+    exponents = np.frexp(array[array != 0])[1]
+    return max(0, MANTISSA - int(exponents.min(initial=MANTISSA)))
+
+
+def _integers(array: np.ndarray, power: int) -> np.ndarray:
+    """All numbers times ``2^power``, as integers of Python in an object array."""
+    mantissas, exponents = np.frexp(array)
+    wholes = np.ldexp(mantissas, MANTISSA).astype(np.int64).astype(object)
+    shifts = np.where(array == 0, 0, exponents - MANTISSA + power)
+    return np.left_shift(wholes, shifts.astype(object))

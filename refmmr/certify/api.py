@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from refmmr import _examples
 from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.attacks import minimal_attack
@@ -77,8 +78,7 @@ class Certificates:
     lower : ndarray, shape (n,)
         Certified radius: no point of the box nearer than this has another class.  0 for points that
         are misclassified, infinite where the whole box has one class.  Rounded down: it holds in
-        real arithmetic (except for "mip", whose optimality rests on the solver, see
-        `refmmr.certify.bounds.mip`).
+        real arithmetic, for every method.
     upper : ndarray, shape (n,)
         Distance of the nearest adversarial example found, rounded up; infinite where none was
         found.
@@ -176,7 +176,8 @@ def certify(
     X : array_like, shape (n, *input_shape)
     y : array_like of int, shape (n,), or None
         True classes; points of another predicted class have radius 0.  None means the predicted
-        classes.
+        classes.  The predicted class is that of real arithmetic: ties of floats are decided
+        exactly, by integers.
     p : {1, 2, inf}
         The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
@@ -246,7 +247,9 @@ def certify(
     chosen = check_method(method, p)
     options = check_options([method], {"max_seconds": max_seconds, "max_regions": max_regions})
     labels = (
-        net.predict(X) if y is None else check.check_labels(y, len(X), net.n_classes, device=False)
+        _examples.classes(net, X)
+        if y is None
+        else check.check_labels(y, len(X), net.n_classes, device=False)
     )
     radii = None if eps is None else check_radii(eps, len(X))
     goal = None if radii is None else np.nextafter(radii, np.inf)
@@ -291,11 +294,13 @@ def run_method(
     arguments = {name: options[name] for name in method.options if name in options}
     if method.goal:
         arguments["goal"] = goal
-    if method.guided:
-        if known is None:
-            known = _attacked(net, X, y, p, box)
-        arguments["upper"], arguments["adversarial"] = known
-    return method.load()(net, X, y, p, box, **arguments)
+    # Overflow gives NaN or an infinite error, which prove nothing: a bound of 0, never a wrong one.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if method.guided:
+            if known is None:
+                known = _attacked(net, X, y, p, box)
+            arguments["upper"], arguments["adversarial"] = known
+        return method.load()(net, X, y, p, box, **arguments)
 
 
 def _attacked(net, X, y, p, box):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from refmmr import _examples
 from refmmr import _validate as check
 from refmmr.certify.bounds import region
 from refmmr.network import Network
@@ -80,7 +81,9 @@ def certify_universal(
     p = _check_any_p(p)
     limits = check.check_box(box, X)
     labels = (
-        net.predict(X) if y is None else check.check_labels(y, len(X), net.n_classes, device=False)
+        _examples.classes(net, X)
+        if y is None
+        else check.check_labels(y, len(X), net.n_classes, device=False)
     )
     d = X[0].size
     e1, e_inf = _radii(net, X, labels, None)

@@ -173,20 +173,42 @@ def hard_problem():
     raise AssertionError("no such ball")
 
 
-def test_the_tree_agrees_with_the_solver_s_own(monkeypatch):
+def test_the_tree_goes_on_where_it_stopped(monkeypatch):
+    """A limit of one program, then all that are needed: HiGHS's search between proves nothing."""
     net, x, y, eps, box, bounds, below = hard_problem()
     s = int(below.lower.argmin())
     program = _milp.build(net, x, np.inf, eps, box, bounds, binary=False)
     where = ball(x[None], np.full(1, eps), np.inf, box)
-    assert _branching.prove_margin(net, where, y, s, 1.0, program, bounds).proved
-    gave_up = _branching.prove_margin(net, where, y, s, 1.0, program, bounds, max_nodes=1)
-    assert not gave_up.proved
-    assert gave_up.point is None
-    no_proof = _branching.MarginProof(False, None, 0)
-    monkeypatch.setattr(_branching, "prove_margin", lambda *_, **__: no_proof)
+    arguments = net, where, y, s, 1.0, program, bounds
+    assert _branching.prove_margin(*arguments).proved
+    first = _branching.prove_margin(*arguments, max_nodes=1)
+    assert not first.proved
+    assert first.point is None
+    assert _branching.prove_margin(*arguments, branches=first.left).proved
+    original = _branching.prove_margin
+    limits = iter([1, np.inf])
+    monkeypatch.setattr(
+        _branching, "prove_margin",
+        lambda *args, **options: original(*args, **options | {"max_nodes": next(limits)}),
+    )  # fmt: skip
     decision = _decision.decide(net, x, y, np.inf, eps, box, bounds)
     assert decision.robust
     assert decision.binaries == sum(((lo < 0) & (hi > 0)).sum() for lo, hi in bounds[:-1])
+
+
+def test_the_word_of_the_solver_is_no_proof(monkeypatch):
+    """HiGHS calls every program infeasible: branch and bound is not impressed."""
+    net, x, y, eps, box, bounds, _ = hard_problem()
+    original = _branching.prove_margin
+    monkeypatch.setattr(_milp, "input_of", lambda *_: None)
+    monkeypatch.setattr(
+        _branching,
+        "prove_margin",
+        lambda *args, **options: original(*args, **options | {"max_nodes": 1}),
+    )
+    decision = _decision.decide(net, x, y, np.inf, eps, box, bounds)
+    assert not decision.robust
+    assert decision.adversarial is None
 
 
 def test_arbitrary_dual_variables_prove_nothing_wrong():

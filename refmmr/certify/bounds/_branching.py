@@ -23,8 +23,8 @@ from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 
 MAX_NODES = 2000
-"""Give up after this many linear programs: margins that need more are decided faster by the
-mixed-integer solver, whose cutting planes tighten all of its nodes."""
+"""Stop after this many linear programs, a few seconds, and let the mixed-integer solver look for an
+example: its cutting planes tighten all of its nodes."""
 
 COMPLEMENTARY = 1e-9
 """A unit lies on its ReLU if the smaller of its two parts is below this, relative to its bounds:
@@ -40,6 +40,7 @@ class MarginProof(NamedTuple):
     proved: bool  # no point of the ball has a margin <= 0
     point: np.ndarray | None  # one that has, in floats, (d,)
     nodes: int
+    left: list[Branch]  # not proved; empty where rounding errors or the solver end the attempt
 
 
 def prove_margin(
@@ -51,8 +52,9 @@ def prove_margin(
     program: Milp,
     bounds: LayerBounds,
     *,
+    branches: list[Branch] | None = None,
     deadline: float = np.inf,
-    max_nodes: int = MAX_NODES,
+    max_nodes: float = MAX_NODES,
 ) -> MarginProof:
     """Whether the margin ``f_y - f_s`` is positive on a ball, depth first.
 
@@ -68,9 +70,11 @@ def prove_margin(
         Of the network on the ball, continuous.
     bounds : list of (lower, upper)
         Of the pre-activations, arrays (units,).
+    branches : list of Branch, optional
+        Those that an earlier call left; the whole ball if not given.
     deadline : float
-        Time of `time.monotonic` at which to give up.
-    max_nodes : int
+        Time of `time.monotonic` at which to stop.
+    max_nodes : float
 
     Returns
     -------
@@ -82,12 +86,12 @@ def prove_margin(
     costs, offset = _milp.margin(program, y, s)
     _solvers.set_costs(highs, costs / size, offset / size)
     magnitudes = ball_magnitudes(net, ball, bounds)
-    branches: list[Branch] = [{}]
+    branches = [{}] if branches is None else list(branches)
     current: Branch = {}
     nodes = 0
     while branches:
         if nodes >= max_nodes or time.monotonic() > deadline:
-            return MarginProof(False, None, nodes)
+            return MarginProof(False, None, nodes, branches)
         branch = branches.pop()
         _fix(highs, program, current, branch)
         current, nodes = branch, nodes + 1
@@ -100,9 +104,9 @@ def prove_margin(
                 duals = unit_duals(program, ray, net)
                 if dual_bound(net, ball, 0 * row, bounds, duals, fixed, magnitudes) > 0:
                     continue
-            return MarginProof(False, None, nodes)
+            return MarginProof(False, None, nodes, [])
         if status != _solvers.OPTIMAL:
-            return MarginProof(False, None, nodes)
+            return MarginProof(False, None, nodes, [])
         solution = highs.getSolution()
         duals = unit_duals(program, np.array(solution.row_dual), net)
         if dual_bound(net, ball, row, bounds, duals, fixed, magnitudes) > 0:
@@ -111,13 +115,13 @@ def prove_margin(
         point = ball.x[0] + program.step @ values
         logits = net.logits(point.reshape(1, *net.input_shape))[0]
         if logits[y] < logits[s]:
-            return MarginProof(False, point, nodes)
+            return MarginProof(False, point, nodes, [])
         unit = _branching_unit(program, bounds, values, duals, branch)
         if unit is None:
             # The program is exact at its minimiser, whose margin is about 0.
-            return MarginProof(False, point, nodes)
+            return MarginProof(False, point, nodes, [])
         branches += [{**branch, unit: -1}, {**branch, unit: 1}]
-    return MarginProof(True, None, nodes)
+    return MarginProof(True, None, nodes, [])
 
 
 def _fix(highs, program, current, branch):

@@ -4,13 +4,13 @@ Each method takes the classes that the one before leaves open:
 
 1. CROWN's bounds, and the linear relaxation (`refmmr.certify.bounds.lp`);
 2. a descent of the margin from the optimum of the linear program, for an example;
-3. branch and bound over linear programs (`refmmr.certify.bounds._branching`), which needs a handful
-   of them where the cuts of a general solver take seconds;
-4. the branch and cut of HiGHS (`refmmr.certify.bounds._milp`).
+3. branch and bound over linear programs (`refmmr.certify.bounds._branching`), up to a number of
+   them;
+4. the branch and cut of HiGHS (`refmmr.certify.bounds._milp`), for an example; where it finds none,
+   branch and bound goes on to the end.
 
-Examples and the proofs of the first three hold in real arithmetic.  A proof by the last rests on
-the tolerances of HiGHS, 1e-9 in units in which all variables are about 1.  Its *bound* counts,
-never its best solution, and must exceed 0 by `SAFETY`.
+Examples and proofs hold in real arithmetic.  What HiGHS says proves nothing: the coefficients of
+its program are rounded, it has tolerances, and it may be wrong.
 """
 
 from __future__ import annotations
@@ -28,10 +28,6 @@ from refmmr.certify.bounds.lp import margins_below
 from refmmr.reference.ball import ball
 from refmmr.reference.network import Network
 from refmmr.reference.pgd import project, steepest
-
-SAFETY = 1e-6
-"""A margin counts as positive if HiGHS proves that it exceeds this, in units of its size on the
-ball: a thousand times the solver's tolerance."""
 
 DESCENT_STEPS = 60
 """Gradient steps of a descent: their lengths fall to a hundredth of the first."""
@@ -101,7 +97,8 @@ def decide(
     sizes = np.maximum(logits[y] - logits, -below.lower)
     centers = ball(x[None], np.full(1, eps), p, flat_box)
     program = _milp.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=False)
-    nodes, unproved = 0, []
+    nodes = 0
+    unproved: dict[int, list[_branching.Branch]] = {}
     for s in targets:
         tree = _branching.prove_margin(
             net, centers, y, s, float(sizes[s]), program, bounds, deadline=deadline
@@ -111,30 +108,42 @@ def decide(
         if example is not None:
             return Decision(False, example, targets, 0, nodes)
         if not tree.proved:
-            unproved.append(s)
+            unproved[s] = tree.left
     if not unproved:
         return Decision(True, None, [], 0, nodes)
 
-    program = _milp.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=True)
-    binaries, left = int(program.binary.sum()), []
-    for s in unproved:
-        if time.monotonic() > deadline:
-            left.append(s)
-            continue
-        costs, offset = _milp.margin(program, y, s, float(sizes[s]))
-        highs = _milp.solver(program, deadline)
-        _solvers.add_row(highs, costs, upper=SAFETY - offset)
-        _solvers.set_costs(highs, costs, offset)
-        highs.setOptionValue("objective_target", -SAFETY)
-        status = _solvers.run(highs)
-        nodes += max(0, highs.getInfo().mip_node_count)
-        if _solvers.proved_bound(highs, status) > SAFETY:
-            continue
-        left.append(s)
-        example = example_near(_milp.input_of(program, x, highs), s)
+    integer = _milp.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=True)
+    binaries, left = int(integer.binary.sum()), []
+    for s, branches in unproved.items():
+        point = None
+        if time.monotonic() < deadline:
+            point, count = _smallest_margin(integer, x, y, s, float(sizes[s]), deadline)
+            nodes += count
+        example = example_near(point, s)
+        if example is None and branches:
+            tree = _branching.prove_margin(
+                net, centers, y, s, float(sizes[s]), program, bounds,
+                branches=branches, deadline=deadline, max_nodes=np.inf,
+            )  # fmt: skip
+            nodes += tree.nodes
+            if tree.proved:
+                continue
+            example = example_near(tree.point, s)
         if example is not None:
             return Decision(False, example, targets, binaries, nodes)
+        left.append(s)
     return Decision(not left, None, left, binaries, nodes)
+
+
+def _smallest_margin(program, x, y, s, size, deadline):
+    """HiGHS's point with a margin ``f_y - f_s <= 0``, or None, and its number of nodes."""
+    costs, offset = _milp.margin(program, y, s, size)
+    highs = _milp.solver(program, deadline)
+    _solvers.add_row(highs, costs, upper=-offset)
+    _solvers.set_costs(highs, costs, offset)
+    highs.setOptionValue("objective_target", 0.0)
+    _solvers.run(highs)
+    return _milp.input_of(program, x, highs), max(0, highs.getInfo().mip_node_count)
 
 
 def descend(

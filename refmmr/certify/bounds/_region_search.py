@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refmmr import _examples
 from refmmr._examples import OVERSHOOTS
 from refmmr.certify.bounds import EXACT
 from refmmr.certify.bounds._affine_maps import AffineMaps, PointErrors
@@ -155,7 +156,7 @@ class RegionSearch:
         outputs = np.concatenate([output.reshape(-1) for output in cache.outputs])
         N = len(self.stable)
         self._certain = np.abs(outputs[:N]) > self.errors.values[:N]
-        if outputs[N:].argmax() != point.y:
+        if _examples.misclassified(maps.net, point.x, np.full(1, point.y))[0]:
             point.upper, point.adversarial = 0.0, point.flat
         else:
             masks = [mask.reshape(-1) for mask in cache.masks]

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from refmmr import _kernels
+from refmmr import _examples, _kernels
 from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds
 from refmmr.reference import loss
@@ -65,11 +65,10 @@ def relaxed_bounds(
 
 
 def _relaxed_bounds(net, X, y, p, box, goal, method):
-    logits = net.logits(X)
-    margins = loss.margins(logits, y)
-    right = np.flatnonzero(margins > 0)
+    margins, wrong = loss.margins(net.logits(X), y), _examples.misclassified(net, X, y)
+    right = np.flatnonzero((margins > 0) & ~wrong)
     lower = np.zeros(len(X))
-    upper = np.where(logits.argmax(axis=1) != y, 0, np.inf)
+    upper = np.where(wrong, 0, np.inf)
     flat = X.reshape(len(X), -1)
     if len(right):
         find = partial(_worst_margins, net, X[right], y[right], p, box, method)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr import _kernels, _solvers
+from refmmr import _examples, _kernels, _solvers
 from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds, _milp
 from refmmr.certify.bounds._milp import LayerBounds, Milp
@@ -83,9 +83,9 @@ def lp_bounds(
     check_norm(p)
     lower, upper = np.zeros(len(X)), np.full(len(X), np.inf)
     adversarial = np.full(X.shape, np.nan)
-    wrong = net.logits(X).argmax(axis=1) != y
+    wrong = _examples.misclassified(net, X, y)
     upper[wrong], adversarial[wrong] = 0, X[wrong]
-    for i in np.flatnonzero(margins(net.logits(X), y) > 0).tolist():
+    for i in np.flatnonzero((margins(net.logits(X), y) > 0) & ~wrong).tolist():
         deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
         aim = None if goal is None else float(goal[i])
         lower[i] = _radius(net, X[i], int(y[i]), p, box, aim, deadline)

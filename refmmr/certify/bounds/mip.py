@@ -1,11 +1,10 @@
 """The minimal adversarial perturbation by mixed-integer linear programs (Tjeng et al. 2019).
 
 A ball is decided by `refmmr.certify.bounds._decision`.  The minimal perturbation is found by
-bisection over balls, and in the end by a program for the nearest point with ``f_s >= f_y``.
+bisection over balls, and in the end by a program for the nearest point with ``f_s >= f_y``; the
+ball up to just before that point is then decided like any other.
 
-Adversarial examples are verified in real arithmetic, and so are most decisions; what only the
-branch and cut of HiGHS proves rests on its tolerances.  A distance from it is reduced by
-`DISTANCE_SAFETY`.
+Adversarial examples and decisions hold in real arithmetic: no bound is taken from the solver.
 """
 
 from __future__ import annotations
@@ -24,9 +23,15 @@ from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 
-DISTANCE_SAFETY = 2e-7
-"""Subtracted from a distance that HiGHS proves, in units of the radius of the ball: 200 times the
-solver's tolerance, and a fifth of the tolerance at which bounds count as equal."""
+DISTANCE_GAP = 5e-8
+"""Absolute gap of the program for the nearest point, in units of the radius of the ball: 50 times
+the solver's tolerance, and less than the smallest of `PROOF_GAPS`."""
+
+PROOF_GAPS = (2e-7, 7e-7, 1e-4, 1e-2)
+"""Shares by which the ball to be proved is smaller than the distance of the nearest example.
+
+The first two are below the relative tolerance 1e-6 at which bounds count as equal, the second in
+case the first ball holds an example; the others are for margins that rounding errors hide."""
 
 NARROW = 1.02
 """Factor between the bounds below which one program finds the nearest example: the bounds of the
@@ -78,8 +83,7 @@ def mip_bounds(
     Returns
     -------
     Bounds
-        Examples and most decisions hold in real arithmetic; a minimal perturbation, and what only
-        the branch and cut of HiGHS decides, rest on its tolerances.
+        They hold in real arithmetic.
 
     Raises
     ------
@@ -96,9 +100,9 @@ def mip_bounds(
     lower = np.zeros(len(X))
     best = np.full(len(X), np.inf) if upper is None else upper.copy()
     found = np.full(X.shape, np.nan) if adversarial is None else adversarial.copy()
-    wrong = logits.argmax(axis=1) != y
+    wrong = _examples.misclassified(net, X, y)
     best[wrong], found[wrong] = 0, X[wrong]
-    for i in np.flatnonzero(margins(logits, y) > 0).tolist():
+    for i in np.flatnonzero((margins(logits, y) > 0) & ~wrong).tolist():
         deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
         point = net, X[i], int(y[i]), p
         example = None if np.isinf(best[i]) else found[i]
@@ -181,30 +185,37 @@ def minimal_perturbation(
             lower = eps if decision.robust else lower
     if best is None or time.monotonic() > deadline:
         return lower, best
-    return _nearest_example(net, x, y, p, box, lower, best, deadline)
+    best = _nearest_example(net, x, y, p, box, best, deadline)
+    for gap in PROOF_GAPS:
+        eps = _distance(x, best, p) * (1 - gap)
+        if eps <= lower or time.monotonic() > deadline:
+            break
+        bounds = layer_bounds(net, x, p, eps, box)
+        decision = decide(net, x, y, p, eps, box, bounds, deadline=deadline)
+        if decision.robust:
+            return eps, best
+        if decision.adversarial is not None:
+            best, _ = _examples.bring_nearer(net, x, decision.adversarial, y, p, box)
+    return lower, best
 
 
-def _nearest_example(net, x, y, p, box, lower, best, deadline):
+def _nearest_example(net, x, y, p, box, best, deadline):
     """One program for each class: the nearest point where it wins, in the ball up to `best`.
 
-    Returns
-    -------
-    lower : float
-    adversarial : ndarray of the shape of x
+    Returns a verified example of the shape of x, `best` if none is nearer.
     """
     eps = upper = _distance(x, best, p)
     bounds = layer_bounds(net, x, p, eps, box)
     below = margins_below(net, x, y, p, eps, box, bounds, deadline=deadline)
     targets = np.flatnonzero(~(below.lower > 0))
     if len(targets) and not below.complete:
-        return lower, best
+        return best
     flat_box = None if box is None else (box[0].reshape(-1), box[1].reshape(-1))
     program = _milp.build(net, x.reshape(-1), p, eps, flat_box, bounds, binary=True)
     program, length = _milp.with_length(program, p)
     lengths = np.zeros(len(program.lower))
     lengths[length] = 1
     logits = net.logits(x[None])[0]
-    reached = 1.0
 
     def keep(candidate):
         nonlocal best, upper
@@ -219,9 +230,8 @@ def _nearest_example(net, x, y, p, box, lower, best, deadline):
         _solvers.add_row(highs, costs, upper=-offset)
         _solvers.set_costs(highs, lengths, 0.0)
         highs.changeColBounds(length, 0.0, min(1.0, upper / eps))
-        highs.setOptionValue("mip_abs_gap", DISTANCE_SAFETY / 4)
-        bound = min(_solvers.proved_bound(highs, _solvers.run(highs)), upper / eps)
-        reached = min(reached, bound)
+        highs.setOptionValue("mip_abs_gap", DISTANCE_GAP)
+        bound = min(_solvers.reached_bound(highs, _solvers.run(highs)), upper / eps)
         point = _milp.input_of(program, x, highs)
         if point is None:
             continue
@@ -231,14 +241,14 @@ def _nearest_example(net, x, y, p, box, lower, best, deadline):
         # Where it is a vertex of the boundary, no projection leads there: demand a margin.
         margin_row = highs.getNumRow() - 1
         for margin in VERTEX_MARGINS:
-            if upper <= eps * bound * (1 + 2 * DISTANCE_SAFETY):
+            if upper <= eps * bound * (1 + PROOF_GAPS[0]):
                 break
             highs.changeRowBounds(margin_row, -highspy.kHighsInf, -margin - offset)
             _solvers.run(highs)
             point = _milp.input_of(program, x, highs)
             if point is not None:
                 keep(point)
-    return max(lower, min(upper, eps * (reached - DISTANCE_SAFETY))), best
+    return best
 
 
 def _example_beyond(net, x, z, y, s, p, box):

@@ -232,7 +232,7 @@ def nearest_projection(
     """
     n, d, classes = hyperplanes.R.shape
     rows = np.arange(n)
-    wrong = hyperplanes.cache.outputs[-1].reshape(n, -1).argmax(axis=1) != y
+    wrong = _examples.misclassified(net, X, y)
     upper = np.where(wrong, 0, np.inf)
     adversarial = np.where(wrong[:, None], X.reshape(n, -1), np.nan)
     w, x = hyperplanes.R.swapaxes(1, 2), X.reshape(n, 1, d)

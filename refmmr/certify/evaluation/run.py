@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from refmmr import _examples
 from refmmr.certify import api
 from refmmr.certify.api import Certificates
 from refmmr.certify.evaluation import records, workers
@@ -140,7 +141,7 @@ class Run:
             if all(int(i) in self.records for i in points):
                 continue
             X, y = self.X[points], self.y[points]
-            wrong = self.problem.net.predict(X) != y
+            wrong = _examples.misclassified(self.problem.net, X, y)
             blocks.append(
                 Block(
                     (), points, X, y, None if self.radii is None else self.radii[points],

@@ -1,0 +1,162 @@
+"""Networks whose rounding errors, cancellations and underflows once gave wrong certificates.
+
+The true values are worked out by hand; every method must keep to them, on every backend.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from helpers import network
+
+import refmmr as rm
+from refmmr.certify.api import METHODS
+from refmmr.exact import exact_classes
+from refmmr.testing import exact_network, fractions
+
+CASES = [(method, p) for method, known in METHODS.items() for p in known.norms]
+every_method = pytest.mark.parametrize(("method", "p"), CASES)
+
+
+def certify(net, x, y, p, box, method, **options):
+    """Bounds of one point."""
+    return rm.certify(net, [x], [y], p, box, method, progress=False, **options)
+
+
+def assert_bounds(found, truth, exact=False):
+    """The bounds enclose the true minimal perturbation; `exact` demands that they meet."""
+    lower, upper = found.lower[0], found.upper[0]
+    assert Fraction(lower) <= truth, (lower, float(truth))
+    assert np.isinf(upper) or Fraction(upper) >= truth, (upper, float(truth))
+    assert found.exact[0] or not exact
+
+
+# 0.5 - relu((0.7 x + b) - fl(0.7 0.1 + 1e12)), where b = 1e12 swallows digits of 0.7 x.
+CANCELLING = network(([[0.7]], [1e12]), ([[1.0]], [-1e12]), ([[0.0], [1.0]], [0.5, 0.0]))
+CANCELLING_RADIUS = Fraction(0.5) / Fraction(0.7) - Fraction(0.1)
+
+
+@every_method
+def test_constants_that_a_program_rounds(method, p):
+    """``W c + b`` of a mixed-integer program is off by 1e-4: no proof may rest on it."""
+    found = certify(CANCELLING, [0.1], 0, p, (0, 1), method)
+    assert_bounds(found, CANCELLING_RADIUS)
+    if METHODS[method].goal:  # a radius just beyond
+        assert certify(CANCELLING, [0.1], 0, p, (0, 1), method, eps=0.6143164).status != ["robust"]
+
+
+FOUR_CLASSES = network(
+    (
+        [[-0.5, 2.5], [0.8, 1.6], [2, 1], [0.6, 0.6], [-1.7, -1.3], [-0.5, 0.6]],
+        [0.6, 0.3, -0.1, 0.1, 0.3, 0],
+    ),
+    (
+        [
+            [0.3, 0.1, 1.9, 2.2, -0.7, 0.2],
+            [-1.9, -0.8, 1.9, 0.9, -0.1, -0.3],
+            [-0.5, 1, -0.1, 1, 1.2, 0],
+            [-0.4, 0.1, 0.5, -0.1, 0.9, -0.2],
+        ],
+        [-0.1, -0.2, 0.6, 0.6],
+    ),
+)
+
+
+@every_method
+def test_examples_at_the_edge_of_the_box(method, p):
+    """The nearest example has the first coordinate 0, the end of the box: never -8e-12."""
+    lo, hi = np.array([0, -0.75]), np.array([2.05, 1.77])
+    found = certify(FOUR_CLASSES, [0, 0.51], 0, p, (lo, hi), method)
+    z = found.adversarial[0]
+    assert np.isnan(z).all() or ((lo <= z) & (z <= hi)).all()
+    if method in ("search", "mip"):
+        assert found.exact[0]
+        assert z[0] == 0
+        assert found.upper[0] == pytest.approx(0.3157921635, abs=1e-9)
+
+
+# In both the floats of class 0 are larger, or tie, and the real numbers of class 1 are.
+RIGHT_IN_TRUTH = {
+    "a sum of products": network(([[0.1, 0.2, -0.3], [0, 0, 0]], [0, 4e-17])),
+    "a sum that swallows": network(([[0, 0, 0], [1e16, 1, -1e16]], [0.5, 0])),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT_IN_TRUTH)
+@every_method
+def test_misclassified_in_floats_only(method, p, name):
+    net, x = RIGHT_IN_TRUTH[name], np.ones(3)
+    assert net.predict(x[None]) == [0]
+    assert exact_network(net).logits(fractions(x)[None]).argmax() == 1
+    found = certify(net, x, 1, p, None, method)
+    assert found.upper[0] > 0
+    assert found.lower[0] == 0  # nothing is proved, as the margin is within the rounding error
+    wrong = certify(net, x, 0, p, None, method)
+    assert wrong.lower[0] == wrong.upper[0] == 0
+    np.testing.assert_array_equal(wrong.adversarial[0], x)
+
+
+@pytest.mark.parametrize("name", RIGHT_IN_TRUTH)
+def test_the_predicted_class_is_the_true_one(name):
+    net, X = RIGHT_IN_TRUTH[name], np.ones((1, 3))
+    assert rm.certify(net, X, None, 2, None).upper[0] > 0
+    assert rm.certify_universal(net, X, None, 2, None) == [0]
+    evaluated = rm.robust_error(net, X, [1], 2, eps=1e-30, box=None, progress=False)
+    assert evaluated.test_error == evaluated.lower_bound == 0
+    assert rm.robust_error(net, X, [0], 2, eps=0.1, box=None, progress=False).test_error == 1
+    _, distance = rm.minimal_attack(net, X, [1], 2, box=None)
+    assert distance[0] > 0
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-20, 1, 1e20, 1e300])
+def test_exact_classes(scale):
+    """As fractions say, for dense and convolutional networks with near ties and numbers of any
+    size."""
+    rng = np.random.default_rng(0)
+    W = np.tile(rng.normal(size=(1, 4)), (3, 1)) * (1 + 1e-16 * rng.integers(-3, 4, (3, 4)))
+    layers = [
+        rm.Conv2d(scale * rng.normal(size=(4, 2, 2, 2)), scale * rng.normal(size=4)),
+        rm.Flatten(),
+        rm.Linear(W, np.zeros(3)),
+    ]
+    net = rm.Network(layers, (2, 2, 2))
+    X = rng.normal(size=(20, 2, 2, 2))
+    expected = exact_network(net).logits(fractions(X)).argmax(axis=1)
+    np.testing.assert_array_equal(exact_classes(net, X), expected)
+    np.testing.assert_array_equal(exact_classes(net, X[:0]), np.zeros(0))
+    assert len(np.unique(expected)) > 1
+
+
+# f_0 - f_1 = 1e-35 - relu(1e-320 relu(...)): layers of 1e100 and 1e-110 around an underflow.
+UNDERFLOW = {
+    "five layers": network(
+        *[([[1e100]], [0])] * 3, *[([[1e-110]], [0])] * 2, ([[-1e-110], [0]], [1e-35, 0])
+    ),
+    "two layers": network(([[1e300]], [0]), ([[1e-165]], [0]), ([[-1e-165], [0]], [1e-35, 0])),
+}
+
+
+@pytest.mark.parametrize("name", UNDERFLOW)
+@every_method
+def test_underflow_on_the_way_back(method, p, name):
+    net = UNDERFLOW[name]
+    slope = Fraction(1)
+    for W, _ in net.parameters:
+        slope *= abs(Fraction(W[0, 0]))
+    truth = Fraction(1e-35) / slope
+    assert float(truth) == pytest.approx(1e-5)
+    assert_bounds(certify(net, [0.0], 0, p, (0, 1), method), truth, exact=method == "search")
+
+
+# f_0 is 0 - relu(x) + 1e-140, where a product of 1e-300 and 1e-140 underflows on the way.
+NO_EXAMPLE = network(
+    ([[1e-300], [1]], [0, 0]), ([[1e200, 0], [0, 1]], [0, 0]), ([[1e200, -1], [0, 0]], [1e-140, 0])
+)
+
+
+@every_method
+@pytest.mark.parametrize("box", [None, (-1, 1)])
+def test_an_example_that_is_none(method, p, box):
+    """``f_0 = 1e-140 + (1e100 - 1) max(x, 0)`` in truth, ``1e-140 - max(x, 0)`` in floats."""
+    found = certify(NO_EXAMPLE, [0.0], 0, p, box, method)
+    assert found.upper[0] == np.inf

@@ -308,6 +308,9 @@ class MemoryPool:
     def free_all_blocks(self):
         MemoryPool.freed += 1
 
+    def total_bytes(self):
+        return 0
+
 
 class Stream:
     """A stream; all work is done at once, except what it captures."""
@@ -322,6 +325,9 @@ class Stream:
 
     def __exit__(self, *error):
         assert not capturing, "a stream was left that still captures"
+
+    def synchronize(self):
+        """All work is done already."""
 
     def begin_capture(self):
         assert self.non_blocking, "only a stream of its own can capture"
@@ -430,7 +436,13 @@ def module():
         Stream=Stream,
         get_current_stream=Stream,
         memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+        runtime=types.SimpleNamespace(
+            getDeviceProperties=lambda device: {"name": b"stand-in"},
+            runtimeGetVersion=lambda: 12000,
+        ),
+        set_allocator=lambda allocator: None,
     )
+    made.__version__ = "0"
     made.get_default_memory_pool = MemoryPool
     made.inf = np.inf
     for name in UFUNCS:

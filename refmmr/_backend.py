@@ -128,10 +128,10 @@ class Kernel(Generic[P, R]):
         elif twin is None:
             if os.environ.get("REFMMR_STRICT") == "1":
                 raise NotImplementedError(f"REFMMR_STRICT: backend {backend} has no {self.name}")
-            twin = backends.on_host(backend, self._fallback())
+            twin = backends.on_host(backend, self.fallback())
         return twin(*args, **kwargs)
 
-    def _fallback(self) -> Callable[P, R]:
+    def fallback(self) -> Callable[P, R]:
         """The twin of numba, if there is one and numba can be imported; else the reference."""
         if "numba" in self.twins and ("numba" in _twins or backends.problem("numba") is None):
             with suppress(ImportError):

@@ -51,16 +51,16 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     ----------
     hidden_layer_sizes : sequence of int or int
         Units of each hidden layer.
-    scheme : {"plain", "at", "mmr", "mmr+at", "kw"}
+    scheme : {"plain", "at", "mmr", "mmr+at", "mmr-universal", "kw"}
         How to train, see `refmmr.fit`.
     p : {1, 2, inf}
         Norm of all distances; "l1", "l2" and "linf" are understood too.
     eps : float, optional
         Radius of the adversarial examples of "at" and "mmr+at", and of the ball of "kw".
-    lam : float
-        Weight of the regularizer, for "mmr" and "mmr+at".
+    lam : float or (float, float)
+        Weight of the regularizer; for "mmr-universal" a pair, in l_1 and in l_inf.
     gamma : float or (float, float)
-        Target distances of the regularizer, for "mmr" and "mmr+at".
+        Target distances of the regularizer; for "mmr-universal" those in l_1 and in l_inf.
     epochs : int
     batch_size : int or "auto"
         "auto" is 128, or an eighth of the samples where these are fewer than 1,024.
@@ -71,7 +71,7 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         the default, because features of any scale are usual here; pass (0, 1) for images, which is
         the default of `refmmr.certify`.
     pgd_steps : int
-    k_b_shares : (float, float)
+    k_b_shares : (float, float), optional
     k_d : int, optional
         See `refmmr.fit`.
     dtype : {"float64", "float32"}
@@ -133,14 +133,14 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
         scheme: str = "mmr",
         p: float = 2,
         eps: float | None = None,
-        lam: float = 0.5,
+        lam: Any = 0.5,
         gamma: Any = 0.1,
         epochs: int = 100,
         batch_size: int | str = "auto",
         lr: float = 1e-3,
         box: Any = None,
         pgd_steps: int = 40,
-        k_b_shares: tuple[float, float] = (0.1, 0.02),
+        k_b_shares: tuple[float, float] | None = None,
         k_d: int | None = None,
         dtype: str = "float64",
         warm_start: bool = False,

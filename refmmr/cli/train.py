@@ -15,6 +15,7 @@ from refmmr._presets import presets
 from refmmr.cli.app import interruptible, main
 from refmmr.cli.options import BACKEND, NORMS, headless
 from refmmr.training import SCHEMES
+from refmmr.training.plan import BORDERS, NEAREST
 
 
 @main.command()
@@ -44,20 +45,22 @@ def demo(out: Path, epochs: int | None) -> None:
 
 DEFAULTS: dict[str, Any] = {
     "data": "digits", "scheme": "mmr", "hidden": "64", "p": "2", "eps": 0.3, "lam": 1.0,
-    "gamma": (0.6, 0.6), "epochs": 50, "lr": 1e-3,
+    "gamma": 0.6, "epochs": 50, "lr": 1e-3,
 }  # fmt: skip
 """Of the options that a preset sets too."""
 
 
-def _gammas(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
-    """One number, or two with a comma between."""
+def _one_or_two(ctx: click.Context, option: click.Parameter, text: str | None) -> Any:
+    """One number, or a pair of numbers with a comma between."""
     try:
         numbers = None if text is None else [float(number) for number in text.split(",")]
     except ValueError as error:
         raise click.BadParameter(f"expected 0.6 or 0.5,0.7, got {text!r}") from error
     if numbers is not None and len(numbers) > 2:
         raise click.BadParameter(f"expected one number or two, got {text!r}")
-    return None if numbers is None else (numbers[0], numbers[-1])
+    if numbers is None or len(numbers) == 2:
+        return numbers
+    return numbers[0]
 
 
 @main.command()
@@ -72,8 +75,8 @@ def _gammas(ctx: click.Context, option: click.Parameter, text: str | None) -> An
 @click.option(
     "--scheme",
     type=click.Choice(SCHEMES, case_sensitive=False),
-    help="Plain cross-entropy, adversarial training, MMR, both, or the bound of Wong and Kolter. "
-    "[default: mmr]",
+    help="Plain cross-entropy, adversarial training, MMR, both, MMR in l_1 and l_inf, or the bound "
+    "of Wong and Kolter. [default: mmr]",
 )
 @click.option(
     "--hidden",
@@ -82,20 +85,38 @@ def _gammas(ctx: click.Context, option: click.Parameter, text: str | None) -> An
 )
 @click.option("--p", type=click.Choice(NORMS, case_sensitive=False), help="Norm. [default: 2]")
 @click.option("--eps", type=float, help="Radius of the attacks. [default: 0.3]")
-@click.option("--lam", type=float, help="Weight of MMR. [default: 1]")
+@click.option(
+    "--lam",
+    callback=_one_or_two,
+    help="Weight of MMR; for mmr-universal two, in l_1 and l_inf, such as 3,12. [default: 1]",
+)
 @click.option(
     "--gamma",
-    callback=_gammas,
-    help="Target distances of MMR, one or gamma_b,gamma_d. [default: 0.6]",
+    callback=_one_or_two,
+    help="Target distances of MMR, one or gamma_b,gamma_d; for mmr-universal in l_1 and l_inf. "
+    "[default: 0.6]",
 )
 @click.option(
     "--k-b-shares",
     type=(float, float),
-    default=(0.1, 0.02),
-    show_default=True,
-    help="k_B as a share of the hidden units, at the start and at the end.",
+    help="k_B as a share of the hidden units, at the start and at the end. [default: 0.1 0.02; for "
+    "mmr-universal 0.2 0.05]",
 )
 @click.option("--k-d", type=int, help="Decision boundaries that count. [default: all]")
+@click.option(
+    "--border",
+    type=click.Choice(BORDERS, case_sensitive=False),
+    default=BORDERS[0],
+    show_default=True,
+    help="How MMR measures border units of the first convolution.",
+)
+@click.option(
+    "--nearest",
+    type=click.Choice(NEAREST, case_sensitive=False),
+    default=NEAREST[0],
+    show_default=True,
+    help="Boundaries that count for mmr-universal: the nearest in each norm, or in either.",
+)
 @click.option("--pgd-steps", type=int, default=40, show_default=True, help="Steps of the attack.")
 @click.option(
     "--random-start/--no-random-start",
@@ -123,9 +144,9 @@ def _gammas(ctx: click.Context, option: click.Parameter, text: str | None) -> An
 @BACKEND
 @interruptible
 def train(
-    preset: str | None, k_b_shares: tuple[float, float], k_d: int | None, pgd_steps: int,
-    random_start: bool, batch_size: int, seed: int, validate: bool, float32: bool | None,
-    out: Path, **given: Any,
+    preset: str | None, k_b_shares: tuple[float, float] | None, k_d: int | None, border: str,
+    nearest: str, pgd_steps: int, random_start: bool, batch_size: int, seed: int, validate: bool,
+    float32: bool | None, out: Path, **given: Any,
 ) -> None:  # fmt: skip
     """Train a network and save it.
 
@@ -143,7 +164,8 @@ def train(
     checkpoint = out.with_suffix(".checkpoint.npz")
     net, history = rm.fit(
         net, points.X_train, points.y_train, **settings, batch_size=batch_size, rng=seed,
-        k_b_shares=k_b_shares, k_d=k_d, pgd_steps=pgd_steps, random_start=random_start,
+        k_b_shares=k_b_shares, k_d=k_d, border=border, nearest=nearest, pgd_steps=pgd_steps,
+        random_start=random_start,
         validation=(points.X_test, points.y_test) if validate else None, checkpoint=checkpoint,
     )  # fmt: skip
     if history.interrupted:
@@ -162,9 +184,7 @@ def _settings(name: str) -> dict[str, Any]:
     """A preset as options of this command."""
     row = presets[name]
     hidden = {"fc1": "1024", "cnn": "lenet"}[row.network]
-    found = {"data": row.data, "hidden": hidden, "eps": row.eps, **row.options()}
-    gamma = found.pop("gamma", None)
-    return found if gamma is None else {**found, "gamma": (gamma, gamma)}
+    return {"data": row.data, "hidden": hidden, "eps": row.eps, **row.options()}
 
 
 def _architecture(hidden: str, points: datasets.Dataset, seed: int) -> rm.Network:

@@ -69,18 +69,15 @@ def distances(
 def _distances(net, X, y, p, box):
     hyperplanes = hyperplanes_around(net, X, y)
     if box is None:
-        boundary = np.abs(hyperplane_distance(hyperplanes.f, hyperplanes.boundary_norms(p)))
-        decision = hyperplane_distance(hyperplanes.margin, dual_norm(hyperplanes.R, p, axis=1))
-    else:
-        lo, hi = (np.broadcast_to(bound, net.input_shape).reshape(-1) for bound in box)
-        lo, hi = lo.astype(X.dtype), hi.astype(X.dtype)
-        x = X.reshape(len(X), 1, -1)
-        boundary, _ = shortest_step_in_box(
-            x, hyperplanes.boundary_gradients, hyperplanes.f, lo, hi, p
-        )
-        decision, _ = shortest_step_in_box(
-            x, hyperplanes.R.swapaxes(1, 2), hyperplanes.margin, lo, hi, p
-        )
+        d = measure(hyperplanes, y, p)
+        return Distances(d.boundary, d.decision)
+    lo, hi = (np.broadcast_to(bound, net.input_shape).reshape(-1) for bound in box)
+    lo, hi = lo.astype(X.dtype), hi.astype(X.dtype)
+    x = X.reshape(len(X), 1, -1)
+    boundary, _ = shortest_step_in_box(x, hyperplanes.boundary_gradients, hyperplanes.f, lo, hi, p)
+    decision, _ = shortest_step_in_box(
+        x, hyperplanes.R.swapaxes(1, 2), hyperplanes.margin, lo, hi, p
+    )
     decision[np.arange(len(X)), y] = np.inf
     return Distances(np.abs(boundary), decision)
 
@@ -134,3 +131,22 @@ def hyperplanes_around(net: Network, X: np.ndarray, y: np.ndarray) -> Hyperplane
         cache=cache,
         probes=probes,
     )
+
+
+class Measured(NamedTuple):
+    """Distances of a batch to its hyperplanes, and the dual norms of their gradients."""
+
+    boundary: np.ndarray  # (n, N), d_B
+    decision: np.ndarray  # (n, K), d_D
+    boundary_norms: np.ndarray  # (n or 1, N)
+    decision_norms: np.ndarray  # (n, K)
+
+
+def measure(hyperplanes: Hyperplanes, y: np.ndarray, p: float) -> Measured:
+    """d_B and d_D in the whole space."""
+    boundary_norms = hyperplanes.boundary_norms(p)
+    decision_norms = dual_norm(hyperplanes.R, p, axis=1)
+    boundary = hyperplane_distance(np.abs(hyperplanes.f), boundary_norms)
+    decision = hyperplane_distance(hyperplanes.margin, decision_norms)
+    decision[np.arange(len(y)), y] = np.inf
+    return Measured(boundary, decision, boundary_norms, decision_norms)

@@ -27,13 +27,14 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.reference.affine import chunks
-from refmmr.reference.distances import Hyperplanes, distances, hyperplanes_around
-from refmmr.reference.hyperplanes import (
-    divide,
-    dual_norm,
-    dual_norm_gradient,
-    hyperplane_distance,
+from refmmr.reference.distances import (
+    Hyperplanes,
+    Measured,
+    distances,
+    hyperplanes_around,
+    measure,
 )
+from refmmr.reference.hyperplanes import divide, dual_norm_gradient
 from refmmr.reference.network import Gradients, Network, add_mean, unflat, zero_gradients
 
 
@@ -97,9 +98,9 @@ def mmr(
     -------
     MMR
     """
-    d = distances(net, X, y, p)
-    boundary_term = _mean_hinge(d.boundary, gamma_b, k_b)
-    decision_term = _mean_hinge(d.decision, gamma_d, k_d)
+    d_B, d_D = distances(net, X, y, p)
+    boundary_term, _ = _mean_hinge(d_B, select_nearest(d_B, k_b), gamma_b, k_b)
+    decision_term, _ = _mean_hinge(d_D, select_nearest(d_D, k_d), gamma_d, k_d)
     return MMR(boundary_term + decision_term, boundary_term, decision_term)
 
 
@@ -126,16 +127,27 @@ def mmr_gradient(
     value, gradients = 0.0, zero_gradients(net)
     for rows in chunks(net, len(X), X.itemsize):
         hyperplanes = hyperplanes_around(net, X[rows], y[rows])
-        values, df_sample, df_probes = partial_derivatives(net, hyperplanes, y[rows], term)
+        d = measure(hyperplanes, y[rows], p)
+        values, df_sample, df_probes = partial_derivatives(
+            net, hyperplanes, y[rows], term, d, select_nearest(d.boundary, k_b)
+        )
         value += float(values.sum()) / len(X)
         add_mean(gradients, two_backprops(net, hyperplanes, df_sample, df_probes), len(X))
     return value, gradients
 
 
 def partial_derivatives(
-    net: Network, hyperplanes: Hyperplanes, y: np.ndarray, term: Regularizer
+    net: Network,
+    hyperplanes: Hyperplanes,
+    y: np.ndarray,
+    term: Regularizer,
+    d: Measured,
+    counted: np.ndarray,
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Values of ``lam * MMR``, (n,), and steps 1 and 2 of the gradient of their sum.
+
+    `d` has the distances in the norm of the term; `counted`, (n, N) bool, says which region
+    boundaries count: the k_B nearest of each sample.
 
     Returns
     -------
@@ -145,16 +157,10 @@ def partial_derivatives(
         layer.
     """
     p, lam, gamma_b, gamma_d, k_b, k_d = term
-    boundary_norms = hyperplanes.boundary_norms(p)
-    decision_norms = dual_norm(hyperplanes.R, p, axis=1)
-    d_B = hyperplane_distance(np.abs(hyperplanes.f), boundary_norms)
-    d_D = hyperplane_distance(hyperplanes.margin, decision_norms)
-    d_D[np.arange(len(y)), y] = np.inf
-    values = lam * (_mean_hinge(d_B, gamma_b, k_b) + _mean_hinge(d_D, gamma_d, k_d))
-
-    slope_B, slope_D = lam * _hinge_slope(d_B, gamma_b, k_b), lam * _hinge_slope(d_D, gamma_d, k_d)
-    df, dV_norms = _distance_gradients(slope_B, d_B, boundary_norms)
-    dmargin, dR_norms = _distance_gradients(slope_D, d_D, decision_norms)
+    value_B, slope_B = _mean_hinge(d.boundary, counted, gamma_b, k_b)
+    value_D, slope_D = _mean_hinge(d.decision, select_nearest(d.decision, k_d), gamma_d, k_d)
+    df, dV_norms = _distance_gradients(lam * slope_B, d.boundary, d.boundary_norms)
+    dmargin, dR_norms = _distance_gradients(lam * slope_D, d.decision, d.decision_norms)
     dR = dR_norms[:, None, :] * dual_norm_gradient(hyperplanes.R, p, axis=1)
 
     df_sample = [
@@ -165,7 +171,7 @@ def partial_derivatives(
         *_norms_to_rows(hyperplanes, p, dV_norms),
         _as_shared(_margins_to_logits(dR, y), hyperplanes.probes.outputs[-1]),
     ]
-    return values, df_sample, df_probes
+    return lam * (value_B + value_D), df_sample, df_probes
 
 
 def _distance_gradients(slope, d, norms):
@@ -210,30 +216,31 @@ def two_backprops(
     return [(dW + dW_probes, db) for (dW, db), (dW_probes, _) in zip(*sums, strict=True)]
 
 
-def _mean_hinge(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
-    """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of each row.
+def select_nearest(d: np.ndarray, k: int) -> np.ndarray:
+    """Which are the k smallest distances of each row, the first ones of equals: (n, m) bool.
 
-    A hyperplane that does not exist (infinitely far, with either sign) contributes 0.
+    A hyperplane that does not exist is infinitely far, with either sign.
     """
-    if d.shape[1] == 0:
-        return np.zeros_like(d, shape=len(d))
-    d = np.where(d == -np.inf, np.inf, d)
-    nearest = np.partition(d, k - 1, axis=1)[:, :k]
-    return np.maximum(0, 1 - nearest / gamma).mean(axis=1)
+    order = np.argsort(np.where(d == -np.inf, np.inf, d), axis=1, kind="stable")
+    selected = np.zeros(d.shape, bool)
+    np.put_along_axis(selected, order[:, :k], True, axis=1)
+    return selected
 
 
-def _hinge_slope(d: np.ndarray, gamma: float, k: int) -> np.ndarray:
-    """Derivative of `_mean_hinge` with respect to each distance: ``-1 / (k gamma)`` or 0.
+def _mean_hinge(
+    d: np.ndarray, selected: np.ndarray, gamma: float, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``1/k sum max(0, 1 - d / gamma)`` over the selected distances of each row.
 
-    Among hyperplanes at the same distance the first ones are selected.
+    Returns
+    -------
+    value : ndarray, shape (n,)
+    slope : ndarray, shape (n, m)
+        Its derivative with respect to each distance: ``-1 / (k gamma)``, or 0 where the hinge is.
     """
-    slope = np.zeros_like(d)
-    if d.shape[1] > 0:
-        d = np.where(d == -np.inf, np.inf, d)
-        nearest = np.argsort(d, axis=1, kind="stable")[:, :k]
-        hinge = np.take_along_axis(d, nearest, axis=1) < gamma
-        np.put_along_axis(slope, nearest, np.where(hinge, -1 / (k * gamma), 0), axis=1)
-    return slope
+    active = selected & (d < gamma) & (d > -np.inf)
+    value = np.where(active, 1 - np.where(active, d, 0) / gamma, 0).sum(axis=1) / k
+    return value, np.where(active, -1 / (k * gamma), 0).astype(d.dtype)
 
 
 def _as_shared(g: np.ndarray, shared: np.ndarray) -> np.ndarray:

@@ -18,10 +18,12 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.reference.affine import chunks
+from refmmr.reference.border import backprops_of_full_filters, with_full_filters
 from refmmr.reference.distances import hyperplanes_around
 from refmmr.reference.loss import cross_entropy, cross_entropy_gradient
-from refmmr.reference.mmr import Regularizer, partial_derivatives, two_backprops
+from refmmr.reference.mmr import Regularizer, two_backprops
 from refmmr.reference.network import Gradients, Network, add_mean, zero_gradients
+from refmmr.reference.regularizers import regularizer_derivatives
 
 
 class Objective(NamedTuple):
@@ -34,7 +36,12 @@ class Objective(NamedTuple):
 
 
 def objective_gradient(
-    net: Network, X: np.ndarray, y: np.ndarray, terms: Sequence[Regularizer] = ()
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    terms: Sequence[Regularizer] = (),
+    border: str = "exact",
+    nearest: str = "each",
 ) -> Objective:
     """Cross-entropy plus regularizers of a batch, and the gradient with respect to the weights.
 
@@ -46,6 +53,10 @@ def objective_gradient(
         True classes.
     terms : sequence of Regularizer
         The regularizers, each with its norm, weight, target distances and numbers of boundaries.
+    border : {"exact", "full-filter"}
+        How border units of the first convolution are measured, see `refmmr.reference.border`.
+    nearest : {"each", "union"}
+        The region boundaries that count, see `refmmr.reference.regularizers`.
 
     Returns
     -------
@@ -55,7 +66,7 @@ def objective_gradient(
     losses, values, wrong = 0.0, 0.0, 0
     # The rows of V, which only a regularizer needs, are the large arrays.
     for rows in chunks(net, n, X.itemsize) if terms else [slice(0, n)]:
-        part = _objective(net, X[rows], y[rows], terms)
+        part = _objective(net, X[rows], y[rows], terms, border, nearest)
         losses += part.cross_entropy / n
         values += part.mmr / n
         wrong += part.wrong
@@ -63,22 +74,20 @@ def objective_gradient(
     return Objective(losses, values, wrong, gradients)
 
 
-def _objective(net, X, y, terms):
+def _objective(net, X, y, terms, border, nearest):
     """The same of a few samples, summed over them instead of their mean."""
     hyperplanes = hyperplanes_around(net, X, y) if terms else None
     cache = net.forward(X) if hyperplanes is None else hyperplanes.cache
     logits = cache.outputs[-1].reshape(len(X), -1)
     losses, wrong = cross_entropy(logits, y), logits.argmax(axis=1) != y
-    df_sample = [np.zeros_like(f) for f in cache.outputs]
-    df_sample[-1] = cross_entropy_gradient(logits, y)
+    dlogits = cross_entropy_gradient(logits, y)
     if hyperplanes is None:
-        gradients = net.weight_gradients(cache, net.backward(cache, net.at_logits(df_sample[-1])))
+        gradients = net.weight_gradients(cache, net.backward(cache, net.at_logits(dlogits)))
         return Objective(float(losses.sum()), 0.0, int(wrong.sum()), gradients)
-    value, df_probes = 0.0, [np.zeros_like(f) for f in hyperplanes.probes.outputs]
-    for term in terms:
-        values, more, more_probes = partial_derivatives(net, hyperplanes, y, term)
-        value += float(values.sum())
-        for total, part in zip(df_sample + df_probes, more + more_probes, strict=True):
-            total += part.reshape(total.shape)
-    gradients = two_backprops(net, hyperplanes, df_sample, df_probes)
-    return Objective(float(losses.sum()), value, int(wrong.sum()), gradients)
+    backprops = two_backprops
+    if border == "full-filter":
+        hyperplanes, backprops = with_full_filters(net, hyperplanes), backprops_of_full_filters
+    values, df_sample, df_probes = regularizer_derivatives(net, hyperplanes, y, terms, nearest)
+    df_sample[-1] = df_sample[-1] + dlogits
+    gradients = backprops(net, hyperplanes, df_sample, df_probes)
+    return Objective(float(losses.sum()), float(values.sum()), int(wrong.sum()), gradients)

@@ -29,7 +29,7 @@ def fit(
     *,
     p: float | str = 2,
     eps: float | None = None,
-    lam: float | None = None,
+    lam: float | tuple[float, float] | None = None,
     gamma: float | tuple[float, float] | None = None,
     epochs: int = 100,
     batch_size: int = 128,
@@ -39,8 +39,10 @@ def fit(
     box: Any = (0, 1),
     pgd_steps: int = 40,
     random_start: bool = True,
-    k_b_shares: tuple[float, float] = (0.1, 0.02),
+    k_b_shares: tuple[float, float] | None = None,
     k_d: int | None = None,
+    border: str = "exact",
+    nearest: str = "each",
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
@@ -48,10 +50,11 @@ def fit(
     """Train a network with Adam, so that it is provably robust.
 
     The loss is the mean over a batch of ``CE(f(x), y) + lam * MMR(x)``, where CE is the
-    cross-entropy ``-log softmax(f(x))[y]`` and MMR the regularizer of `refmmr.mmr`; for scheme "kw"
-    it is ``log sum_s exp(-m_s(x))``, where ``m_s(x)`` bounds ``f_y - f_s`` from below on the ball
-    ``||z - x||_p <= eps``.  The learning rate, lambda and k_B follow the schedules of the
-    authors' code, see `refmmr.training.plan`.
+    cross-entropy ``-log softmax(f(x))[y]`` and MMR the regularizer of `refmmr.mmr`.  For scheme
+    "mmr-universal" it is ``CE(f(x), y) + lam_1 * MMR_1(x) + lam_inf * MMR_inf(x)``, with MMR in
+    l_1 and in l_inf.  For scheme "kw" it is ``log sum_s exp(-m_s(x))``, where ``m_s(x)`` bounds
+    ``f_y - f_s`` from below on the ball ``||z - x||_p <= eps``.  The learning rate, lambda and k_B
+    follow the schedules of the authors' code, see `refmmr.training.plan`.
 
     Parameters
     ----------
@@ -60,21 +63,23 @@ def fit(
         (``net.astype("float32")``), as in the paper, takes about half the time of float64.
     X : array_like, shape (n, *input_shape)
     y : array_like of int, shape (n,)
-    scheme : {"plain", "at", "mmr", "mmr+at", "kw"}
+    scheme : {"plain", "at", "mmr", "mmr+at", "mmr-universal", "kw"}
         "plain" minimises the cross-entropy alone.  "at" replaces the first half of each batch by
-        PGD examples, "mmr" adds ``lam * MMR``, "mmr+at" does both.  "kw" is the method of Wong and
-        Kolter, with margins bounded by linear relaxations of the ReLUs.
+        PGD examples, "mmr" adds ``lam * MMR``, "mmr+at" does both.  "mmr-universal" adds MMR in l_1
+        and in l_inf, for certificates in every l_p (`refmmr.certify_universal`).  "kw" is the
+        method of Wong and Kolter, with margins bounded by linear relaxations of the ReLUs.
     p : {1, 2, inf}
         Norm of the distances, of the adversarial examples and of the ball of "kw"; "l1", "l2" and
-        "linf" are understood too.
+        "linf" are understood too.  Of no effect for "mmr-universal".
     eps : float
         Radius, in units of the input, of the adversarial examples for "at" and "mmr+at", and of the
         ball for "kw", where it grows over the first third of the training.
-    lam : float
-        Weight of the regularizer, for "mmr" and "mmr+at"; it grows over the first tenth of the
-        training.
-    gamma : float or (gamma_b, gamma_d)
-        Target distances of the regularizer, see `refmmr.mmr`, for "mmr" and "mmr+at".
+    lam : float or (lam_1, lam_inf)
+        Weight of the regularizer, for "mmr" and "mmr+at"; for "mmr-universal" a pair, the weights
+        in l_1 and in l_inf.  It grows over the first tenth of the training.
+    gamma : float, (gamma_b, gamma_d) or (gamma_1, gamma_inf)
+        Target distances of the regularizer, see `refmmr.mmr`, for "mmr" and "mmr+at"; for
+        "mmr-universal" those in l_1 and in l_inf, both for region and decision boundaries.
     epochs, batch_size : int
         Each epoch goes through the samples in batches, in a new random order.
     drop_last : bool
@@ -83,7 +88,8 @@ def fit(
         warning says so.  If False, the last batch of an epoch can be smaller.  Fewer samples than
         batch_size always make one batch.
     lr : float
-        Learning rate of Adam; a tenth of it for the last tenth of the epochs.
+        Learning rate of Adam; a tenth of it for the last tenth of the epochs.  For "mmr-universal"
+        the authors take 5e-4 on MNIST and Fashion-MNIST.
     rng : int, numpy.random.Generator or None
         Source of the order of the samples.  The same seed gives the same weights.  A generator and
         None give a new seed in each call; a checkpoint stores the seed.
@@ -93,10 +99,19 @@ def fit(
         Number of steps, of size ``2 * eps / pgd_steps``, for the adversarial examples.
     random_start : bool
         Start PGD at a random point of the ball, as the authors' code does; else at the sample.
-    k_b_shares : (float, float)
-        k_B as a share of the hidden units, at the start and at the end of the training.
+    k_b_shares : (float, float), optional
+        k_B as a share of the hidden units, at the start and at the end of the training; (0.1, 0.02)
+        if not given, (0.2, 0.05) for "mmr-universal".
     k_d : int, optional
         Number of decision boundaries that count; all K if not given.
+    border : {"exact", "full-filter"}
+        How the regularizer measures units at the border of a padded first convolution: by the
+        weights that meet the image, or, as the authors' code does, by the full filter; then they
+        seem nearer than they are.
+    nearest : {"each", "union"}
+        Which region boundaries count for "mmr-universal": in each norm its own k_B nearest, as in
+        the paper, or, as in the authors' code, in both norms those that are among the k_B nearest
+        in either.  Both sums are divided by k_B.
     validation : (X, y), optional
         Its error is recorded after every epoch.
     checkpoint : path-like, optional
@@ -128,6 +143,8 @@ def fit(
     References
     ----------
     Croce, Andriushchenko, Hein (2019): training with MMR and MMR+at; schedules as in their code.
+    Croce, Hein (2020), "Provable robustness against all adversarial l_p-perturbations for p >= 1":
+    "mmr-universal".
     Madry et al. (2018): "at".  Kingma, Ba (2015): Adam.
     Wong, Kolter (2018), "Provable defenses against adversarial examples via the convex outer
     adversarial polytope": "kw".
@@ -145,7 +162,7 @@ def fit(
     plan = Plan(
         net, X, y, scheme, p=p, eps=eps, lam=lam, gamma=gamma, epochs=epochs,
         batch_size=batch_size, drop_last=drop_last, lr=lr, rng=rng, box=box, pgd_steps=pgd_steps,
-        random_start=random_start, k_b_shares=k_b_shares, k_d=k_d,
+        random_start=random_start, k_b_shares=k_b_shares, k_d=k_d, border=border, nearest=nearest,
     )  # fmt: skip
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:

@@ -20,8 +20,10 @@ class History:
         One per epoch: ``epoch``, ``loss`` (the mean over the epoch), ``cross_entropy`` (for "kw"
         that of the worst-case margins), ``mmr`` (not yet multiplied by lambda), ``train_error`` (on
         the training batches, before each step), ``validation_error``, ``lr``, ``lam``, ``k_b``,
-        ``seconds``; for "kw" also ``robust_error`` (share of the samples not certified on their
-        balls) and ``eps`` (the radius of these balls).
+        ``seconds``.  For "mmr-universal" ``mmr`` is ``lam_1 MMR_1 + lam_inf MMR_inf``, with the
+        weights of the arguments, and ``lam`` the share of them, which grows to 1.  For "kw" also
+        ``robust_error`` (share of the samples not certified on their balls) and ``eps`` (the radius
+        of these balls).
     interrupted : bool
         Whether Ctrl-C stopped the training before its last epoch.
     """

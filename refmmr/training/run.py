@@ -148,9 +148,8 @@ class Run:
             )
             values = Values(len(X), cross_entropy, 0.0, wrong, robust_error)
         else:
-            terms = plan.terms(scheduled)
             cross_entropy, mmr, wrong, gradients = _kernels.objective_gradient(
-                self.working, X, y, terms
+                self.working, X, y, plan.terms(scheduled), plan.border, plan.nearest
             )
             values = Values(len(X), cross_entropy, mmr, wrong, 0.0)
         adam = self.adam

@@ -98,6 +98,24 @@ def test_options_beside_a_preset_replace_its_own(tmp_path):
         np.testing.assert_array_equal(pair[0], other[0])
 
 
+def test_mmr_universal_takes_pairs(tmp_path):
+    out = tmp_path / "net.npz"
+    given = ("train", "--data", "moons", "--scheme", "mmr-universal", "--hidden", 8, "--epochs", 1,
+             "--nearest", "union", "--border", "full-filter", "--out", out)  # fmt: skip
+    result = run(*given, "--lam", "0.5,1", "--gamma", "0.2,0.1")
+    assert result.exit_code == 0, result.output
+    points = rm.datasets.load("moons")
+    expected, _ = rm.fit(
+        rm.Network.mlp([2, 8, 2], rng=0), points.X_train, points.y_train, "mmr-universal",
+        lam=(0.5, 1), gamma=(0.2, 0.1), epochs=1, nearest="union",
+    )  # fmt: skip
+    for pair, other in zip(rm.load(out).parameters, expected.parameters, strict=True):
+        np.testing.assert_array_equal(pair[0], other[0])
+    result = run(*given, "--lam", "0.5", "--gamma", "0.2,0.1")
+    assert result.exit_code == 1
+    assert "lam: expected a pair" in result.output
+
+
 def test_gammas_that_are_none(tmp_path):
     result = run("train", "--gamma", "0.1,0.2,0.3", "--out", tmp_path / "net.npz")
     assert result.exit_code == 2

@@ -5,7 +5,7 @@ import pytest
 
 import refmmr as rm
 
-BLOCKS = {"mnist-fc1-l2": (784,), "mnist-cnn-linf": (1, 28, 28)}
+BLOCKS = {"mnist-fc1-l2": (784,), "mnist-cnn-linf": (1, 28, 28), "mnist-cnn": (1, 28, 28)}
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ BLOCKS = {"mnist-fc1-l2": (784,), "mnist-cnn-linf": (1, 28, 28)}
     [
         *(("mnist-fc1-l2", s) for s in ("plain", "at", "kw", "mmr", "mmr+at")),
         ("mnist-cnn-linf", "at"),
+        ("mnist-cnn", "universal"),
     ],
 )
 def test_every_scheme_trains(block, scheme):
@@ -28,9 +29,18 @@ def test_every_scheme_trains(block, scheme):
 
 
 def test_regularized_rows_have_their_own_settings():
-    mmr = {name: row for name, row in rm.presets.items() if "mmr" in row.scheme}
+    mmr = {name: row for name, row in rm.presets.items() if row.scheme in ("mmr", "mmr+at")}
     assert len(mmr) == 28
     assert len({(row.lam, row.gamma, row.lr, row.eps) for row in mmr.values()}) > 20
     assert all(0 < row.gamma < 1 for row in mmr.values())
     with pytest.raises(TypeError):
         rm.presets["mnist-fc1-l2-mmr"] = None
+
+
+def test_universal_rows_have_a_pair_for_both_norms():
+    for name, lam_inf in (("mnist-cnn-universal", 12), ("fmnist-cnn-universal", 40)):
+        row = rm.presets[name]
+        assert row.lam == (3, lam_inf)
+        assert row.gamma[0] > row.gamma[1]  # an l_1 distance is the larger one
+        assert "p" not in row.options()
+        assert "eps" not in row.options()

@@ -20,6 +20,7 @@ SCHEMES = {
     "at": {"eps": 0.05, "pgd_steps": 3},
     "mmr": {"lam": 0.5, "gamma": (0.2, 0.1)},
     "mmr+at": {"eps": 0.05, "pgd_steps": 3, "lam": 0.5, "gamma": 0.2},
+    "mmr-universal": {"lam": (0.3, 0.6), "gamma": (0.2, 0.1)},
     "kw": {"eps": 0.05},
 }
 
@@ -92,7 +93,10 @@ def objective(net, scheme, X, y):
     if "at" in scheme:
         X = rm.pgd(net, X, y, 2, eps=options["eps"], steps=10)
     value = loss.cross_entropy(net(X), y).mean()
-    if "mmr" in scheme:
+    if scheme == "mmr-universal":
+        for p, lam, gamma in zip((1, np.inf), options["lam"], options["gamma"], strict=True):
+            value += lam * rm.mmr(net, X, y, p, gamma=gamma, k_b=1).value.mean()
+    elif "mmr" in scheme:
         gamma = np.broadcast_to(options["gamma"], 2)
         mmr = rm.mmr(net, X, y, gamma_b=gamma[0], gamma_d=gamma[1], k_b=1)
         value += options["lam"] * mmr.value.mean()
@@ -130,7 +134,7 @@ def test_first_step(scheme, p):
         assert history["robust_error"] == error
     else:
         total, gradients = loss.loss_gradient(expected, X, y)
-    if "mmr" in scheme:
+    if scheme in ("mmr", "mmr+at"):
         gamma_b, gamma_d = np.broadcast_to(options["gamma"], 2)
         # The only epoch is the last: all of lambda, 2% of 16 hidden units but one at least.
         value, more = rm.mmr_gradient(expected, X, y, p, gamma_b=gamma_b, gamma_d=gamma_d, k_b=1)
@@ -139,6 +143,14 @@ def test_first_step(scheme, p):
             (dW + 0.5 * eW, db + 0.5 * eb)
             for (dW, db), (eW, eb) in zip(gradients, more, strict=True)
         ]
+    if scheme == "mmr-universal":
+        for norm, lam, gamma in zip((1, np.inf), options["lam"], options["gamma"], strict=True):
+            value, more = rm.mmr_gradient(expected, X, y, norm, gamma=gamma, k_b=1)
+            total += lam * value
+            gradients = [
+                (dW + lam * eW, db + lam * eb)
+                for (dW, db), (eW, eb) in zip(gradients, more, strict=True)
+            ]
     Adam(expected.parameters).step(gradients, 1e-4)
     for found, wanted in zip(net.parameters, expected.parameters, strict=True):
         np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-12)
@@ -238,6 +250,39 @@ def test_schedules_of_a_short_training():
     assert (history["k_b"] == 1).all()  # 10% of 16 units
     _, history = train("mmr", epochs=4, k_b_shares=np.array([1, 0.5]), k_d=1)
     assert history["k_b"].tolist() == [14, 12, 10, 8]
+
+
+def test_schedules_of_universal_mmr():
+    """k_B falls from 20% to 5%, both lambdas grow alike."""
+    X, y = problem(4)
+    net = rm.Network.mlp([2, 1000, 2], rng=0)
+    given = {"lam": (0.3, 0.6), "gamma": (0.2, 0.1), "epochs": 20}
+    _, history = rm.fit(net, X, y, "mmr-universal", **given)
+    assert (history["k_b"][9], history["k_b"][-1]) == (125, 50)
+    np.testing.assert_allclose(history["lam"], [0.5, *[1.0] * 19])
+    np.testing.assert_allclose(
+        history["loss"], history["cross_entropy"] + history["lam"] * history["mmr"]
+    )
+    first = net.with_parameters(net.parameters)
+    values = [
+        rm.mmr(first, X, y, p, gamma=gamma, k_b=192).value.mean()
+        for p, gamma in ((1, 0.2), (np.inf, 0.1))
+    ]
+    np.testing.assert_allclose(history["mmr"][0], 0.3 * values[0] + 0.6 * values[1])
+
+
+@pytest.mark.parametrize("change", [{"nearest": "union"}, {"border": "full-filter"}])
+def test_options_of_the_authors_code(change, tmp_path):
+    """They change the regularizer; a checkpoint knows them."""
+    X = np.random.default_rng(0).uniform(0, 1, (12, 1, 6, 6))
+    net = rm.Network.lenet_small((1, 6, 6), 2, rng=0)
+    given = {"lam": (1, 2), "gamma": (1.0, 0.2), "epochs": 1, "checkpoint": tmp_path / "run.npz"}
+    y = np.arange(12) % 2
+    _, usual = rm.fit(net, X, y, "mmr-universal", **given)
+    with pytest.raises(ValueError, match="checkpoint: expected a training with the same"):
+        rm.fit(net, X, y, "mmr-universal", **given, **change)
+    _, other = rm.fit(net, X, y, "mmr-universal", **given | {"checkpoint": None}, **change)
+    assert other["mmr"] > usual["mmr"]
 
 
 def test_radius_of_the_wong_kolter_bound():
@@ -646,7 +691,7 @@ NAN = np.where(np.arange(16).reshape(8, 2) == 5, np.nan, X)
 BAD = {
     "scheme": (
         {"scheme": "free"},
-        "scheme: expected one of 'plain', 'at', 'mmr', 'mmr.at', 'kw', got 'free'",
+        "scheme: expected one of 'plain', 'at', 'mmr', 'mmr.at', 'mmr-universal', 'kw', got 'free'",
     ),
     "eps missing": ({"scheme": "at"}, "eps: expected a number for scheme 'at', got None"),
     "eps 0": ({"scheme": "at", "eps": 0}, "eps: expected a finite number > 0, got 0"),
@@ -658,6 +703,24 @@ BAD = {
     "gamma half": ({"scheme": "mmr", "lam": 1, "gamma": (1, None)}, "gamma: expected a number"),
     "gamma three": ({"scheme": "mmr", "lam": 1, "gamma": (1, 1, 1)}, r"gamma: .*\(1, 1, 1\)"),
     "gamma negative": ({"scheme": "mmr", "lam": 1, "gamma": -1}, "gamma: .* > 0, got -1"),
+    "lam for one norm": (
+        {"scheme": "mmr-universal", "lam": 1, "gamma": (1, 0.1)},
+        "lam: expected a pair, for l_1 and for l_inf, for scheme 'mmr-universal', got 1",
+    ),
+    "gamma for one norm": (
+        {"scheme": "mmr-universal", "lam": (1, 1), "gamma": 0.1},
+        "gamma: expected a pair, for l_1 and for l_inf, for scheme 'mmr-universal', got 0.1",
+    ),
+    "lam for three norms": (
+        {"scheme": "mmr-universal", "lam": (1, 1, 1), "gamma": (1, 0.1)},
+        r"lam: expected a pair.*got \(1, 1, 1\)",
+    ),
+    "gamma 0 in l_inf": (
+        {"scheme": "mmr-universal", "lam": (1, 1), "gamma": (1, 0)},
+        "gamma: expected a finite number > 0, got 0",
+    ),
+    "border": ({"border": "full"}, "border: expected one of 'exact', 'full-filter', got 'full'"),
+    "nearest": ({"nearest": "both"}, "nearest: expected one of 'each', 'union', got 'both'"),
     "epochs 0": ({"epochs": 0}, "epochs: expected an integer of at least 1, got 0"),
     "epochs float": ({"epochs": 1.5}, "epochs: expected an integer of at least 1, got 1.5"),
     "batch_size": ({"batch_size": 0}, "batch_size: expected an integer of at least 1, got 0"),

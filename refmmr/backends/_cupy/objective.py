@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import cupy
 
+from refmmr import _kernels
 from refmmr._backend import implements
 from refmmr._validate import is_device
-from refmmr.backends._cupy.dispatch import on_device
+from refmmr.backends._cupy.dispatch import on_device, on_host
 from refmmr.backends._cupy.hyperplanes import dense_end, in_chunks, undo_dense_end
 from refmmr.backends._cupy.kernels import launch
 from refmmr.backends._cupy.network import DeviceConv2d, total
@@ -51,13 +52,22 @@ class Pass(NamedTuple):
 
 @implements("cupy", reference.objective_gradient)
 def objective_gradient(
-    net: Network, X: cupy.ndarray, y: cupy.ndarray, terms: Sequence[Regularizer] = ()
+    net: Network,
+    X: cupy.ndarray,
+    y: cupy.ndarray,
+    terms: Sequence[Regularizer] = (),
+    border: str = "exact",
+    nearest: str = "each",
 ) -> Objective:
     """See `refmmr.reference.objective.objective_gradient`.
 
     With arrays on the device its numbers stay there too, as arrays without axes: a training fetches
-    them when it likes, and does not wait for the device after each batch.
+    them when it likes, and does not wait for the device after each batch.  The options of the
+    authors' code run on the host.
     """
+    if terms and (border, nearest) != ("exact", "each"):
+        on_the_host = on_host(_kernels.objective_gradient.fallback())
+        return on_the_host(net, X, y, tuple(terms), border, nearest)
     found = on_device(objective)(net, X, y, terms)
     if is_device(found.cross_entropy):
         return found

@@ -26,9 +26,16 @@ from refmmr.reference.objective import Objective
 
 @implements("numba", reference.objective_gradient)
 def objective_gradient(
-    net: Network, X: np.ndarray, y: np.ndarray, terms: Sequence[Regularizer] = ()
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    terms: Sequence[Regularizer] = (),
+    border: str = "exact",
+    nearest: str = "each",
 ) -> Objective:
     """Twin of `refmmr.reference.objective.objective_gradient`."""
+    if terms and (border, nearest) != ("exact", "each"):
+        return reference.objective_gradient(net, X, y, terms, border, nearest)
     if not terms:
         losses, gradients = losses_and_gradient(net, X, y)
         return Objective(losses.mean(), 0.0, int(losses.wrong.sum()), gradients)

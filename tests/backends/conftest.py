@@ -28,11 +28,26 @@ def standin(tmp_path_factory):
     return loaded
 
 
-@pytest.fixture(scope="module", params=["stand-in", "GPU"])
+def pytest_generate_tests(metafunc):
+    """Run tests of `cupy` on the stand-in and on a GPU.
+
+    Those that a module names in `FUSED` also run with fused products, as a GPU makes them.
+    """
+    if "cupy" in metafunc.fixturenames:
+        fused = metafunc.function.__name__ in getattr(metafunc.module, "FUSED", ())
+        kinds = ["stand-in", *(["fused stand-in"] if fused else []), "GPU"]
+        metafunc.parametrize("cupy", kinds, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def cupy(request):
     """The module ``cupy``, with the backend loaded on it; all of it is gone afterwards."""
-    if request.param == "stand-in":
-        made = request.getfixturevalue("standin").module()
+    if request.param != "GPU":
+        standin = request.getfixturevalue("standin")
+        standin.RawModule.fused = request.param == "fused stand-in"
+        if standin.RawModule.fused and not standin.can_fuse():
+            pytest.skip("needs a processor with fused products")
+        made = standin.module()
         with pytest.MonkeyPatch.context() as patch:
             _forget()
             patch.setitem(sys.modules, "cupy", made)

@@ -266,6 +266,7 @@ class RawModule:
     """CUDA source, compiled for the host."""
 
     folder: Path  # where libraries are kept
+    fused = False  # whether products are fused with sums, as a GPU does
 
     def __init__(self, code, *, options=()):
         (option,) = options
@@ -277,7 +278,9 @@ class RawModule:
             RUN % {"name": name, "args": ", ".join(_cast(i, kind) for i, (kind, _) in enumerate(p))}
             for name, p in self.kernels.items()
         ]
-        self.compiled = ctypes.CDLL(str(_compiled("".join([SHIM, code, *runs]), option)))
+        contract = ["-mfma", "-ffp-contract=fast"] if self.fused else ["-ffp-contract=off"]
+        source = "".join([SHIM, code, *runs])
+        self.compiled = ctypes.CDLL(str(_compiled(source, [option, *contract])))
 
     def get_function(self, name):
         return functools.partial(self._launch, name)
@@ -372,13 +375,20 @@ def _cast(i, kind):
     return f"*({kind} *)args[{i}]"
 
 
-def _compiled(source, option):
-    path = RawModule.folder / f"{hashlib.sha256((source + option).encode()).hexdigest()}.so"
+def can_fuse():
+    """Whether this processor has fused products."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and " fma " in info.read_text()
+
+
+def _compiled(source, options):
+    digest = hashlib.sha256("".join([source, *options]).encode()).hexdigest()
+    path = RawModule.folder / f"{digest}.so"
     if not path.exists():
         text = path.with_suffix(".cpp")
         text.write_text(source)
-        command = [compiler(), "-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Werror"]
-        command += ["-Wno-unused-function", "-shared", "-fPIC", option, "-o", str(path), str(text)]
+        command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Werror", *options]
+        command += ["-Wno-unused-function", "-shared", "-fPIC", "-o", str(path), str(text)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     return path

@@ -1,5 +1,7 @@
 """Arrays in, arrays of the same kind out; between, nothing is copied to the host."""
 
+import importlib
+
 import numpy as np
 import pytest
 
@@ -187,6 +189,23 @@ def test_some_things_are_done_on_the_host_alone(cupy, problem):
             rm.linear_region(net, cupy.asarray(X[0]))
         with pytest.raises(TypeError, match="W: expected an array on the host"):
             rm.Linear(cupy.asarray([[1.0]]), [0])
+
+
+def test_tensor_float_32_is_warned_about(cupy, monkeypatch):
+    from refmmr.backends import _cupy
+
+    monkeypatch.setenv("CUPY_TF32", "1")
+    with pytest.warns(UserWarning, match="CUPY_TF32: matrix products in float32 keep 10 bits"):
+        importlib.reload(_cupy)
+
+
+def test_kernels_take_scalars_of_numpy(cupy):
+    from refmmr.backends._cupy.kernels import launch
+
+    array = cupy.asarray(np.arange(6.0).reshape(2, 3))
+    masked = cupy.empty((2, 3), "f8")
+    launch("mask_weights", array.dtype, 6, array[:1].reshape(1, 3), array, masked, np.int64(1), 3)
+    np.testing.assert_array_equal(cupy.asnumpy(masked), [[0, 1, 2], [0, 1, 2]])
 
 
 def test_bad_arrays_on_the_device(cupy, problem):

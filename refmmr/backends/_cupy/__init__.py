@@ -4,6 +4,9 @@ Matrix products are cuBLAS's; `kernels.cu` has the rest.  Arrays of the host are
 and back; arrays of the device stay there.
 """
 
+import os
+import warnings
+
 from refmmr.backends._cupy import adam, distances, loss, mmr, objective, pgd
 from refmmr.backends._cupy.arrays import to_device, to_host
 from refmmr.backends._cupy.network import device_network, host_network
@@ -20,3 +23,9 @@ __all__ = [
     "to_device",
     "to_host",
 ]
+
+if os.environ.get("CUPY_TF32", "0") not in ("", "0"):
+    warnings.warn(
+        "CUPY_TF32: matrix products in float32 keep 10 bits after the point, not 23; unset it",
+        stacklevel=2,
+    )

@@ -78,6 +78,20 @@ extern "C" __global__ void plane_distances(
     d[t] = found == -infinite ? infinite : found;
 }
 
+// How many distances from `first` to `last` are smaller than mine, or equal with `equal`; it stops
+// soon after there are k.
+__device__ int count(const real *d, int first, int last, real mine, int k, bool equal) {
+    int found = 0;
+    for (int start = first; start < last && found < k; start += 64) {
+        int stop = start + 64 < last ? start + 64 : last;
+        if (equal)
+            for (int i = start; i < stop; i++) found += d[i] <= mine;
+        else
+            for (int i = start; i < stop; i++) found += d[i] < mine;
+    }
+    return found;
+}
+
 // The k smallest of each row's `planes` distances; of equal ones the first.  For those nearer than
 // gamma, add  weight / k * (1 - d / gamma)  to the hinges; the slope is the derivative of that.
 // A thread that is near counts those that are nearer; all threads of a row read the same numbers.
@@ -86,17 +100,14 @@ extern "C" __global__ void nearest(
     real weight) {
     i64 t = thread_number(), n = t;
     if (t >= threads) return;
-    int own = digit(&n, planes), before = 0;
+    int own = digit(&n, planes), nearer = 0;
     const real *row = d + n * planes;
     slopes[t] = 0;
     if (!(d[t] < gamma)) return;
     real mine = d[t];
-    for (int first = 0; first < planes && before < k; first += 64) {
-        int last = first + 64 < planes ? first + 64 : planes;
-        for (int i = first; i < last; i++)
-            before += row[i] < mine || (row[i] == mine && i < own);
-    }
-    if (before >= k) return;
+    nearer = count(row, 0, own, mine, k, true);
+    if (nearer < k) nearer += count(row, own + 1, planes, mine, k - nearer, false);
+    if (nearer >= k) return;
     hinges[t] += weight * (1 - mine / gamma) / k;
     slopes[t] = -weight / (k * gamma);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from numpy.lib import format as npy
 __all__ = [
     "as_path",
     "npz_path",
+    "open_regular",
     "read_arrays",
     "read_npz",
+    "read_regular",
     "write_atomically",
     "write_npz",
     "write_text",
@@ -49,10 +52,28 @@ def npz_path(path: str | os.PathLike[str]) -> Path:
     return as_path(path, ".npz")
 
 
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading; a pipe or a device could block or never end, and is refused."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError(f"{path}: expected a file, got a folder or device")
+    return open(path, "rb")
+
+
+def read_regular(path: Path) -> bytes:
+    """All bytes of a file, see `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Fill a temporary file in the same folder, then move it into place."""
+    """Fill a temporary file in the same folder, then move it into place.
+
+    A process that is killed meanwhile leaves its temporary file, and the next write of the same
+    path removes it.  The owner of such a file holds a lock on it, which ends with the process.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+    _remove_abandoned(path)
+    descriptor, temporary, lock = _locked_temporary(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
@@ -67,6 +88,57 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         # An interruption may come just after the move: then there is no temporary file.
         Path(temporary).unlink(missing_ok=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _affixes(path: Path) -> tuple[str, str]:
+    """Beginning and end of the names of temporary files of a path."""
+    return f".{path.name}.", ".refmmr-tmp"
+
+
+def _locked_temporary(path: Path) -> tuple[int, str, int | None]:
+    """A new temporary file: its descriptor, its name, and a descriptor that holds the lock."""
+    prefix, suffix = _affixes(path)
+    while True:
+        descriptor, temporary = tempfile.mkstemp(suffix, prefix, path.parent)
+        if not _lock(descriptor):
+            return descriptor, temporary, None
+        # Another process may have taken it for abandoned before it was locked.
+        if os.path.exists(temporary):
+            return descriptor, temporary, os.dup(descriptor)
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file unless another process has, or the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove temporary files of a path whose processes were killed."""
+    prefix, suffix = _affixes(path)
+    with os.scandir(path.parent) as entries:
+        found = [e.path for e in entries if e.name.startswith(prefix) and e.name.endswith(suffix)]
+    for temporary in found:
+        try:
+            descriptor = os.open(temporary, os.O_RDWR)
+        except OSError:  # moved into place meanwhile, or somebody else's
+            continue
+        try:
+            if _lock(descriptor):
+                Path(temporary).unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -132,7 +204,14 @@ def read_arrays(
     ValueError
         For a damaged file, one with objects, or with larger arrays.
     """
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            start = file.read(16)
+            raise ValueError(
+                f"{path}: expected an .npz file, got something that is not a zip file, or the "
+                f"beginning of one; it starts with {start!r}"
+            )
         try:
             return _members(file, max_bytes, key)
         # zipfile and NumPy may raise exceptions of any kind on damaged bytes.

@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,14 @@ def data_folder():
     if not Path(folder).is_dir():
         pytest.fail(f"REFMMR_DATA: expected a folder, got {folder!r}")
     return Path(folder)
+
+
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C raises KeyboardInterrupt, here and in processes that the test starts.
+
+    A parent that ignores SIGINT (``nohup make test &``) hands this down, and Python keeps it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

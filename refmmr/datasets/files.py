@@ -6,6 +6,8 @@ import gzip
 import zlib
 from pathlib import Path, PureWindowsPath
 
+from refmmr._files import open_regular
+
 __all__ = ["inside", "read_bounded"]
 
 
@@ -18,7 +20,7 @@ def read_bounded(path: Path, max_bytes: int) -> bytes:
         For a damaged gzip file, or more bytes.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as file:
             content = file.read(max_bytes + 1)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from refmmr._files import open_regular
+
 __all__ = ["FORMATS", "Format", "of_content", "of_ending", "reader", "writer"]
 
 
@@ -43,7 +45,9 @@ def reader(path: Path, given: Mapping[str, Any]) -> Callable[..., Any]:
     """The function that reads a file, once ending, content and options fit together."""
     if path.suffix.lower() in (*PICKLES, *KERAS):
         of_ending(path)  # raises, whatever is in the file: PyTorch's are zip archives too
-    with open(path, "rb") as file:
+    if path.is_dir():
+        raise IsADirectoryError(f"path: expected a file, got the directory {path}")
+    with open_regular(path) as file:
         start, size = file.read(16), os.fstat(file.fileno()).st_size
     found = of_content(start, size)
     try:

@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refmmr._files import read_regular
+
 __all__ = ["MAX_BYTES", "read"]
 
 MAX_BYTES = 2**30
@@ -73,7 +75,7 @@ def read(path: Path) -> dict[str, np.ndarray | str]:
     ValueError
         For a damaged file, one of another version, or more than 1 GiB.
     """
-    content = path.read_bytes()
+    content = read_regular(path)
     if content.startswith((b"MATLAB 7.3 MAT", b"\x89HDF")):
         raise ValueError(
             f"{path}: expected a MATLAB file of version 5 to 7, got version 7.3 (HDF5); "

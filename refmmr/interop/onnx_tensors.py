@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+
+from refmmr._files import open_regular
 
 __all__ = ["MAX_BYTES", "Tensors", "check_fields", "quote", "read_file", "refuse"]
 
@@ -62,18 +63,11 @@ def refuse(source: str, where: str, message: str) -> NoReturn:
 
 def read_file(path: Path) -> bytes:
     """The content of a file of at most `MAX_BYTES`; protobuf itself reads up to 2 GiB."""
-    with open(path, "rb", opener=_open_regular) as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise ValueError(f"{path}: expected at most {MAX_BYTES} bytes, got {size}")
         return file.read(size)
-
-
-def _open_regular(path: str, flags: int) -> int:
-    """Open a regular file; a device or pipe could block or never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError(f"{path}: expected a file, got a folder or device")
-    return os.open(path, flags)
 
 
 def check_fields(content: bytes, descriptor: Any, source: str) -> None:
@@ -259,7 +253,7 @@ class Tensors:
                 )
             if not inside or ".." in Path(location).parts:
                 raise ValueError("a path out of it")
-            with open(path, "rb", opener=_open_regular) as file:
+            with open_regular(path) as file:
                 available = os.fstat(file.fileno()).st_size - offset
                 if available < size:
                     raise ValueError(f"{max(available, 0)} bytes from {offset} on, not {size}")

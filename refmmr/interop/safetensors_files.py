@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from refmmr._files import write_atomically
+from refmmr._files import read_regular, write_atomically
 from refmmr._optional import require
 from refmmr.interop.npz_files import VERSION, network_arrays, network_from_arrays
 from refmmr.interop.state_dicts import from_state_dict, steps
@@ -41,7 +41,7 @@ def read(path: Path, **options: Any) -> Network:
         Where the package safetensors is missing.
     """
     safetensors = require("safetensors", "load")
-    content = path.read_bytes()
+    content = read_regular(path)
     try:
         tensors = safetensors.deserialize(content)
     except safetensors.SafetensorError as error:

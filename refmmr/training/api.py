@@ -196,7 +196,7 @@ def fit(
                     f"error {100 * error:.2f} %"
                 )
         except KeyboardInterrupt:
-            run.keep()
+            run.end()
             run.history.interrupted = True
             warnings.warn(
                 f"training stopped by hand after {len(run.history)} of {plan.epochs} epochs",

@@ -33,8 +33,21 @@ class Values(NamedTuple):
     robust_error: Any  # mean
 
 
+class Snapshot(NamedTuple):
+    """The state after the last full epoch, as copies: what is returned and written."""
+
+    arrays: list[Any]  # weights and biases, then their means and squares of Adam
+    steps: int  # of Adam
+    epochs: int
+
+
 class Run:
-    """A training in progress: the network, the optimiser and the history, as of the last epoch."""
+    """A training in progress: the network, the optimiser and the history.
+
+    An interruption may come at any point, and a second one while the first is dealt with.  So
+    nothing is undone: `last` is replaced by one assignment when an epoch is complete, and all
+    results are taken from it.
+    """
 
     FORMAT = "refmmr-checkpoint"
     VERSION = 2  # 1: schedules that count epochs from 0, no random start
@@ -61,22 +74,23 @@ class Run:
         self.fingerprint = plan.fingerprint(net, validated) if self.path else ""
         if self.path and self.path.exists():
             self._resume(self.path)
+        self.last = self._snapshot()
 
     def epoch(
         self,
         validation: tuple[np.ndarray, np.ndarray] | None,
         tick: Callable[[int], Any],
     ) -> None:
-        """Train for one epoch; an interrupted epoch is undone."""
-        epochs, before = len(self.history), self._state()
-        try:
-            # Another thread may switch the backend meanwhile, but the arrays belong to this one.
-            with use_backend(self.backend):
-                self.history.records.append(self._train(validation, tick))
-        except KeyboardInterrupt:
-            self._restore(before)
-            del self.history.records[epochs:]
-            raise
+        """Train for one epoch, and write it to the checkpoint."""
+        # Another thread may switch the backend meanwhile, but the arrays belong to this one.
+        with use_backend(self.backend):
+            self.history.records.append(self._train(validation, tick))
+        self.last = self._snapshot()
+        self.keep()
+
+    def end(self) -> None:
+        """End an interrupted training: forget the epoch that is not complete."""
+        del self.history.records[self.last.epochs :]
         self.keep()
 
     def _train(self, validation, tick):
@@ -117,7 +131,7 @@ class Run:
 
     def keep(self) -> None:
         """Write the state after the last full epoch to the checkpoint."""
-        if self.path and len(self.history):
+        if self.path and self.last.epochs:
             self._write(self.path)
 
     def _order(self, epoch: int) -> Iterator[np.ndarray]:
@@ -185,31 +199,27 @@ class Run:
         return float((_kernels.logits(self.working, X).argmax(axis=1) != y).mean())
 
     def network(self) -> Network:
-        """The network as it is now."""
-        return self.start.with_parameters(
-            [(self.get(W), self.get(b)) for W, b in self.working.parameters]
-        )
+        """The network after the last full epoch."""
+        arrays = [self.get(array) for array in self.last.arrays[: len(self.adam.arrays)]]
+        return self.start.with_parameters(list(zip(arrays[::2], arrays[1::2], strict=True)))
 
     def _arrays(self) -> list[np.ndarray]:
         return [*self.adam.arrays, *self.adam.means, *self.adam.squares]
 
-    def _state(self) -> tuple[list[np.ndarray], int]:
-        return [array.copy() for array in self._arrays()], self.adam.steps
-
-    def _restore(self, state: tuple[list[np.ndarray], int]) -> None:
-        saved, self.adam.steps = state
-        for array, value in zip(self._arrays(), saved, strict=True):
-            array[...] = self.put(value)
+    def _snapshot(self) -> Snapshot:
+        arrays = [array.copy() for array in self._arrays()]
+        return Snapshot(arrays, self.adam.steps, len(self.history))
 
     def _write(self, path: Path) -> None:
-        arrays = {f"array{i}": self.get(array) for i, array in enumerate(self._arrays())}
+        last = self.last
+        arrays = {f"array{i}": self.get(array) for i, array in enumerate(last.arrays)}
         header = {
             "format": self.FORMAT,
             "version": self.VERSION,
             "fingerprint": self.fingerprint,
-            "steps": self.adam.steps,
+            "steps": last.steps,
             "seed": self.seed,
-            "history": json.dumps(self.history.records),
+            "history": json.dumps(self.history.records[: last.epochs]),
         }
         _files.write_npz(path, {**header, **arrays})
 
@@ -222,7 +232,9 @@ class Run:
             )
         try:
             saved = [found[f"array{i}"] for i in range(len(self._arrays()))]
-            self._restore((saved, int(found["steps"])))
+            self.adam.steps = int(found["steps"])
+            for array, value in zip(self._arrays(), saved, strict=True):
+                array[...] = self.put(value)
             if not self.plan.seed_is_given:  # the seed that the first run drew
                 self.seed = int(found["seed"])
             self.history = History([dict(record) for record in json.loads(str(found["history"]))])

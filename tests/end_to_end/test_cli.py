@@ -316,6 +316,7 @@ def test_backend_from_the_environment_is_checked(monkeypatch):
     assert "REFMMR_BACKEND: expected one of" in result.output
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_stopped_training_keeps_its_epochs_and_goes_on(tmp_path):
     words = ["train", "--data", "moons", "--scheme", "plain", "--epochs", 800, "--seed", 3]
     straight, resumed = tmp_path / "straight.npz", tmp_path / "resumed.npz"

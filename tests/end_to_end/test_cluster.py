@@ -139,6 +139,7 @@ def _die(problem, task):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_ctrl_c_keeps_what_is_done_and_the_same_call_goes_on(script, tmp_path, n_jobs):
     out = tmp_path / "out.jsonl"

@@ -223,6 +223,7 @@ def test_arbitrary_dual_variables_prove_nothing_wrong():
         assert lp.dual_bound(net, where, row, bounds, duals) <= lowest
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_stops_the_solver(monkeypatch):
     highs = _solvers.solver()
     waits = []

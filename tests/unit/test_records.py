@@ -97,6 +97,61 @@ def test_a_damaged_line_is_named(tmp_path):
         records.read(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"point": 1', '"point": true'),
+        ('"point": 1', '"point": 1.0'),
+        ('"point": 1', '"point": -1'),
+        ('"lower": 1.1', '"lower": NaN'),
+        ('"upper": "inf"', '"upper": 1.0'),
+        ('"lower": 1.1', '"lower": null'),
+    ],
+)
+def test_values_that_no_point_has(tmp_path, old, new):
+    path = tmp_path / "a.jsonl"
+    write(path, 0, 1)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], lines[2].replace(old, new)]))
+    for _ in range(2):  # the lock is released
+        with pytest.raises(ValueError, match="a line 3 that is damaged"):
+            write(path, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("misclassified", lambda line: line.pop("misclassified")),
+        ("misclassified", lambda line: line.update(misclassified=0)),
+        ("seconds", lambda line: line.pop("seconds")),
+        ("seconds", lambda line: line.update(seconds=None)),
+        ("settled_by", lambda line: line.pop("settled_by")),
+        ("point 9 with one of 2 points", lambda line: line.update(point=9)),
+        (
+            r"an example of shape \(1,\), not \(3,\)",
+            lambda line: line.update(adversarial=records.encode(np.zeros(1))),
+        ),
+    ],
+)
+def test_a_damaged_record_of_an_evaluation_is_named(tmp_path, name, change):
+    """And the file is not locked by the evaluation that refused it."""
+    path, X = tmp_path / "a.jsonl", np.zeros((2, 3))
+
+    def run():
+        return rm.robust_error(NET, X, NET.predict(X), eps=1e-3, methods=["region"], out=path)
+
+    expected = run().records
+    *lines, last = path.read_text().splitlines()
+    record = json.loads(last)
+    change(record)
+    path.write_text("\n".join([*lines, json.dumps(record)]) + "\n")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"out: expected the records .* {name}"):
+            run()
+    path.write_text("\n".join([*lines, last]) + "\n")
+    assert run().records == expected
+
+
 def test_endings(tmp_path):
     with pytest.raises(ValueError, match=r"out: expected a folder or a file ending in .jsonl, got"):
         records.place(tmp_path / "a.txt")

@@ -510,6 +510,7 @@ def test_the_bound_on_the_regions_is_that_of_general_position(n):
     assert len(rm.enumerate_regions(net, box(n))) == bound
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_interruption_keeps_what_was_found():
     """Ctrl-C in a process of its own, where signals may be sent."""
     code = (

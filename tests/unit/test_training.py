@@ -409,6 +409,43 @@ def test_ctrl_c_keeps_the_last_full_epoch(after, batches):
         assert bits(net) != bits(start())
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+@pytest.mark.filterwarnings(
+    "ignore:training stopped",
+    "ignore::pytest.PytestUnraisableExceptionWarning",  # of files whose closing is interrupted
+)
+def test_ctrl_c_twice_leaves_a_checkpoint_of_a_full_epoch(tmp_path):
+    """The second interrupts what the first began, at any point: 0.1 to 3 ms later."""
+    whole = bits(train(epochs=30)[0])
+
+    def interrupt(number, frame):
+        if gaps:
+            signal.setitimer(signal.ITIMER_REAL, gaps.pop())
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    stopped = 0
+    try:
+        for attempt in range(25):
+            path, gaps = tmp_path / f"{attempt}.npz", [1e-4 * 1.15**attempt]
+            signal.setitimer(signal.ITIMER_REAL, 0.01 + 0.0007 * attempt)
+            try:
+                net, history = train(epochs=30, checkpoint=path)
+                stopped += history.interrupted
+                if len(history):
+                    with np.load(path) as archive:
+                        assert len(json.loads(str(archive["history"]))) == len(history)
+                        np.testing.assert_array_equal(archive["array0"], net.parameters[0][0])
+            except KeyboardInterrupt:
+                stopped += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert bits(train(epochs=30, checkpoint=path)[0]) == whole
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert stopped > 5
+
+
 @pytest.mark.filterwarnings("ignore:training stopped")
 @pytest.mark.parametrize("full", [0, 1])
 def test_ctrl_c_during_validation(after, full):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from refmmr._files import read_regular
 from refmmr.reference.network import Network
 
 __all__ = ["Writer", "fingerprint", "read"]
@@ -85,8 +86,13 @@ def encode(value: Any) -> Any:
 def decode(record: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `encode` for the record of a point."""
     plain = dict(record)
+    point = plain["point"]
+    if type(point) is not int or point < 0:  # JSON's true is an int, too, and equal to 1
+        raise ValueError(f"point {point!r}")
     for name in ("lower", "upper"):
         plain[name] = float(plain[name])
+    if not 0 <= plain["lower"] <= plain["upper"]:
+        raise ValueError(f"bounds {plain['lower']} and {plain['upper']}")
     packed = plain.get("adversarial")
     if packed is not None:
         data = np.frombuffer(base64.b64decode(packed["float64"]), "<f8")
@@ -120,7 +126,7 @@ def read(out: str | os.PathLike[str]) -> tuple[dict[str, Any], list[dict[str, An
 
 def _parse(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
     """Header, records and the number of bytes of whole lines."""
-    data = path.read_bytes()
+    data = read_regular(path)
     whole = data.rfind(b"\n") + 1
     lines = data[:whole].splitlines()
     header: dict[str, Any] = {}
@@ -135,7 +141,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]], int]:
                 if header["version"] > VERSION:
                     raise ValueError("a newer version")
             else:
-                records.setdefault(entry["point"], decode(entry))
+                record = decode(entry)
+                records.setdefault(record["point"], record)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"out: expected records of refmmr in {path}, got a line {number} that is damaged "
@@ -204,6 +211,13 @@ class Writer:
             os.fsync(self._file)
             self._synced = time.monotonic()
 
+    def close(self) -> None:
+        """Write all to the disk, and release the lock."""
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
+
     def __enter__(self) -> Writer:
         return self
 
@@ -213,8 +227,7 @@ class Writer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.fsync(self._file)
-        os.close(self._file)
+        self.close()
 
 
 def _lock(file: int, path: Path) -> None:

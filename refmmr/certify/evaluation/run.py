@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,15 @@ from refmmr.certify.evaluation.results import ATTACK, settled
 from refmmr.certify.evaluation.stages import Block, Problem, improve
 
 __all__ = ["Run", "without_example"]
+
+FIELDS: dict[str, tuple[type, ...]] = {
+    "class": (int,),
+    "misclassified": (bool,),
+    "exact": (bool,),
+    "settled_by": (str, type(None)),
+    "seconds": (dict,),
+}
+"""What else the record of a point has than its number and bounds, and of which types."""
 
 BLOCK = 32
 """Number of points of a block.  It is fixed, so that neither the number of workers nor the points
@@ -90,9 +100,33 @@ class Run:
         writer = records.Writer(out, marks, {"points": len(self.X), "random_seed": problem.seed})
         # With rng=None the seed that the first run drew holds for all that continue from it.
         self.problem = problem._replace(seed=writer.header["random_seed"])
-        for record in writer.done:
-            self.take(record)
+        try:
+            for record in writer.done:
+                self._check(record, writer.path)
+                self.take(record)
+        except BaseException:
+            writer.close()
+            raise
         return writer
+
+    def _check(self, record: Mapping[str, Any], path: Path) -> None:
+        """Raise a ValueError for a record on disk that cannot be one of a point of this run."""
+        point, shape = record["point"], self.X.shape[1:]
+        example = record.get("adversarial")
+        wrong = [
+            f"{name} {record.get(name, 'missing')!r}"
+            for name, types in FIELDS.items()
+            if type(record.get(name, ...)) not in types
+        ]
+        if point >= len(self.X):
+            wrong.append(f"one of {len(self.X)} points")
+        if example is not None and example.shape != shape:
+            wrong.append(f"an example of shape {example.shape}, not {shape}")
+        if wrong:
+            raise ValueError(
+                f"out: expected the records of an evaluation in {path}, got that of point {point} "
+                f"with {', '.join(wrong)}; remove its line, or name another file"
+            )
 
     def take(self, record: dict[str, Any]) -> None:
         """Add the record of a point that is done."""

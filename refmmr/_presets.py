@@ -30,6 +30,8 @@ class Preset(NamedTuple):
     network : {"fc1", "cnn"}
         The paper's 784-1024-K (or d-1024-K), or its convolutional network.
     scheme : {"plain", "at", "kw", "mmr", "mmr+at", "mmr-universal"}
+        "kw" rows train on the exact bound of Wong and Kolter (2018), not on the estimate by random
+        projections of Wong, Schmidt, Metzen and Kolter (2018), which is for wider networks.
     p : {2, inf} or None
         None for MMR-Universal, which has norms of its own.
     eps : float or None

@@ -20,6 +20,7 @@ from refmmr.reference import wong_kolter
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 numba_twin = importlib.import_module("refmmr.backends._numba.wong_kolter")
+numba_rows = importlib.import_module("refmmr.backends._numba.wong_kolter_rows")
 
 INF = np.inf
 NORMS = pytest.mark.parametrize("p", [1, 2, INF])
@@ -90,6 +91,18 @@ def three_convs():
     return rm.Network(layers, (2, 6, 5))
 
 
+def padding_only():
+    """Some units of both convolutions see nothing but padding."""
+    rng = np.random.default_rng(4)
+    layers = [
+        random_layer(rng, rm.Conv2d, 1, 2, (2, 2), stride=2, padding=3),
+        random_layer(rng, rm.Conv2d, 2, 3, (2, 2), stride=2, padding=2),
+        rm.Flatten(),
+        random_layer(rng, rm.Linear, 48, 3),
+    ]
+    return rm.Network(layers, (1, 3, 3))
+
+
 def only_convs():
     """The logits are a convolution's, too, which is then made dense."""
     rng = np.random.default_rng(3)
@@ -109,6 +122,7 @@ NETWORKS = {
     "two convolutions": two_convs(),
     "three convolutions": three_convs(),
     "only convolutions": only_convs(),
+    "padding only": padding_only(),
 }
 
 
@@ -210,13 +224,14 @@ def several_threads():
 
 
 @pytest.mark.usefixtures("several_threads")
-@pytest.mark.parametrize("name", ["three", "two convolutions"])
-@pytest.mark.parametrize("numbers", [1, 700])
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("one", 1), ("one", 700), ("three", 1), ("two convolutions", 1)]
+)
 def test_blocks_and_threads(name, numbers, monkeypatch):
-    """Blocks of rows and runs of samples end where they should."""
+    """Blocks of rows and runs of samples end where they should; no sample sees another's state."""
     net = NETWORKS[name]
     X, y = batch(net, 23)
-    monkeypatch.setattr(numba_twin, "NUMBERS", numbers)
+    monkeypatch.setattr(numba_rows, "NUMBERS", numbers)
     monkeypatch.setattr(numba_twin, "SAMPLES", 3)
     monkeypatch.setattr(numba_twin, "PRODUCTS_PER_THREAD", 1)
     assert_same(net, X, y, 2, 0.1)
@@ -230,7 +245,20 @@ def test_network_of_the_paper(dtype):
     assert_same(net, X, y, INF, 0.05, PRECISION[dtype])
 
 
-def test_training_on_numba(monkeypatch):
+@pytest.mark.parametrize("name", ["one", "two convolutions"])
+def test_weights_that_are_not_numbers_show(name):
+    """A training that diverges is recognised by its loss."""
+    net = NETWORKS[name]
+    for k in range(len(net.parameters) - 1):
+        damaged = net.map(np.copy)
+        damaged.parameters[k][0][0] = np.nan
+        X, y = batch(net, 3)
+        with rm.use_backend("numba"):
+            assert not np.isfinite(_kernels.robust_loss_gradient(damaged, X, y, INF, 0.1)[0])
+
+
+@pytest.mark.parametrize("sizes", [[64, 20, 10], [64, 20, 12, 10]])
+def test_training_on_numba(sizes, monkeypatch):
     """The same weights as on NumPy; no kernel is missing."""
     monkeypatch.setenv("REFMMR_STRICT", "1")
     data = rm.datasets.load("digits")
@@ -239,7 +267,7 @@ def test_training_on_numba(monkeypatch):
     runs = []
     for backend in ("numpy", "numba"):
         with rm.use_backend(backend):
-            runs.append(rm.fit(rm.Network.mlp([64, 20, 10], rng=0), X, y, "kw", **options))
+            runs.append(rm.fit(rm.Network.mlp(sizes, rng=0), X, y, "kw", **options))
     (net, history), (other, other_history) = runs
     for pair, other_pair in zip(net.parameters, other.parameters, strict=True):
         for array, other_array in zip(pair, other_pair, strict=True):

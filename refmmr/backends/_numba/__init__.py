@@ -20,7 +20,9 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``objective.objective_gradient``     ``objective.objective_gradient``
 ``adam.update``                      ``adam.update``
 ``pgd.pgd``                          ``pgd.pgd``
-``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``; ``wong_kolter_kernels``
+``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``
+``wong_kolter.forward, backward``    ``wong_kolter_kernels``, ``wong_kolter_gradient``; of at most
+                                     one hidden layer: ``wong_kolter_rows``
 ``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
 ``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
 ``enumeration.enumerate_regions``    ``enumeration.enumerate_regions``

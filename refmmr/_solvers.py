@@ -8,6 +8,7 @@ points.
 
 from __future__ import annotations
 
+from threading import Lock, RLock
 from typing import Any
 
 import highspy
@@ -39,6 +40,9 @@ def solver(tolerance: float = 1e-9, **options: bool | int | float | str) -> high
         More options of HiGHS.
     """
     highs = highspy.Highs()
+    # highspy has one pair of locks for all instances, so that two threads cannot solve at once and
+    # each waits for the solver of the other.  These are this instance's own.
+    vars(highs).update(_Highs__solver_started=Lock(), _Highs__solver_stopped=RLock())
     common: dict[str, bool | int | float | str] = {
         "output_flag": False,
         "threads": 1,

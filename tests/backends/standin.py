@@ -367,7 +367,10 @@ def declared(code):
         name: [re.fullmatch(r"(.*?)(\w+)", p.strip(), re.S).groups() for p in text.split(",")]
         for name, text in found
     }
-    return {name: [(kind.strip(), p) for kind, p in parts] for name, parts in pairs.items()}
+    return {
+        name: [(kind.replace("__restrict__", "").strip(), p) for kind, p in parts]
+        for name, parts in pairs.items()
+    }
 
 
 def _cast(i, kind):

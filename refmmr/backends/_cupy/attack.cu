@@ -2,15 +2,21 @@
 // and steps.  Without cuBLAS all steps of an attack can be one CUDA graph.
 
 // ------------------------------------------------------------------------------------------ layers
-// A thread sums over a slice of the inner axis for SAMPLES samples, which share its weights; slices
-// are added up by `activate` or `gate`.
+// A thread has a tile of SAMPLES samples and COLUMNS outputs, so that what it reads once is used
+// several times, and sums over a slice of the inner axis; slices are added up by `activate` or
+// `gate`.  Unrolled loops read ahead: what waits for memory is the latency.
 #define SAMPLES 8
+#define COLUMNS 4
 
 #ifdef __CUDACC__
-#define UNROLL _Pragma("unroll 8")
+#define UNROLL(times) _Pragma(#times)
 #else
-#define UNROLL
+#define UNROLL(times)
 #endif
+
+__device__ int smaller(int a, int b) {
+    return a < b ? a : b;
+}
 
 // partial[s, n, j] = sum over k in slice s of  x[n, k] * weights[k, j]
 extern "C" __global__ void product(
@@ -18,26 +24,37 @@ extern "C" __global__ void product(
     int columns, int slices) {
     i64 rest = thread_number();
     if (rest >= threads) return;
-    int j = digit(&rest, columns), n = SAMPLES * digit(&rest, (samples + SAMPLES - 1) / SAMPLES);
+    int width = (columns + COLUMNS - 1) / COLUMNS;  // the columns of a thread are that far apart
+    int j = digit(&rest, width), n = SAMPLES * digit(&rest, (samples + SAMPLES - 1) / SAMPLES);
     int slice = (int)rest;
     int first = (int)((i64)inner * slice / slices), last = (int)((i64)inner * (slice + 1) / slices);
     const real *rows[SAMPLES];
-    real sums[SAMPLES];
+    int places[COLUMNS];
+    real sums[SAMPLES][COLUMNS];
+    for (int c = 0; c < COLUMNS; c++) places[c] = smaller(j + c * width, columns - 1);
     for (int i = 0; i < SAMPLES; i++) {
-        rows[i] = x + (i64)(n + i < samples ? n + i : samples - 1) * inner;
-        sums[i] = 0;
+        rows[i] = x + (i64)smaller(n + i, samples - 1) * inner;
+        for (int c = 0; c < COLUMNS; c++) sums[i][c] = 0;
     }
-    UNROLL
+    UNROLL(unroll 4)
     for (int k = first; k < last; k++) {
-        real weight = weights[(i64)k * columns + j];
-        for (int i = 0; i < SAMPLES; i++) sums[i] += rows[i][k] * weight;
+        const real *line = weights + (i64)k * columns;
+        real weight[COLUMNS];
+        for (int c = 0; c < COLUMNS; c++) weight[c] = line[places[c]];
+        for (int i = 0; i < SAMPLES; i++) {
+            real value = rows[i][k];
+            for (int c = 0; c < COLUMNS; c++) sums[i][c] += value * weight[c];
+        }
     }
     for (int i = 0; i < SAMPLES; i++)
-        if (n + i < samples) partial[((i64)slice * samples + n + i) * columns + j] = sums[i];
+        for (int c = 0; c < COLUMNS; c++)
+            if (n + i < samples && j + c * width < columns)
+                partial[((i64)slice * samples + n + i) * columns + j + c * width] = sums[i][c];
 }
 
 __device__ real total(const real *partial, i64 t, i64 threads, int slices) {
     real sum = 0;
+    UNROLL(unroll 8)
     for (int slice = 0; slice < slices; slice++) sum += partial[slice * threads + t];
     return sum;
 }
@@ -63,54 +80,71 @@ extern "C" __global__ void gate(
 
 // out[n, o, i, j] = bias[o] + sum over c, u, v of  filters[o, c, u, v]
 //     * image[n, c, i * down - top + u, j * across - left + v],  or the ReLU of it
+// A thread has one pixel and CHANNELS of the outputs o.
+#define CHANNELS 4
+
 extern "C" __global__ void convolve(
     i64 threads, const real *image, const real *filters, const real *bias, real *out, int channels,
     int height, int width, int outputs, int rows, int columns, int window_height, int window_width,
     int down, int across, int top, int left, int relu) {
-    i64 t = thread_number(), n = t;
-    if (t >= threads) return;
-    int j = digit(&n, columns), i = digit(&n, rows), o = digit(&n, outputs);
-    int y = i * down - top, x = j * across - left;
-    real sum = 0;
-    for (int c = 0; c < channels; c++) {
-        const real *filter = filters + (o * channels + c) * window_height * window_width;
-        const real *plane = image + (n * channels + c) * height * width;
-        for (int u = 0; u < window_height; u++) {
-            if (y + u < 0 || y + u >= height) continue;
-            for (int v = 0; v < window_width; v++)
-                if (0 <= x + v && x + v < width)
-                    sum += filter[u * window_width + v] * plane[(y + u) * width + x + v];
+    i64 n = thread_number();
+    if (n >= threads) return;
+    int j = digit(&n, columns), i = digit(&n, rows);
+    int o = CHANNELS * digit(&n, (outputs + CHANNELS - 1) / CHANNELS);
+    int y = i * down - top, x = j * across - left, filter = channels * window_height * window_width;
+    int first_u = y < 0 ? -y : 0, last_u = smaller(window_height, height - y);
+    int first_v = x < 0 ? -x : 0, last_v = smaller(window_width, width - x);
+    real sums[CHANNELS];
+    for (int k = 0; k < CHANNELS; k++) sums[k] = o + k < outputs ? bias[o + k] : (real)0;
+    for (int c = 0; c < channels; c++)
+        for (int u = first_u; u < last_u; u++) {
+            const real *pixels = image + ((n * channels + c) * height + y + u) * width + x;
+            const real *weights = filters + o * filter + (c * window_height + u) * window_width;
+            UNROLL(unroll 4)
+            for (int v = first_v; v < last_v; v++)
+                for (int k = 0; k < CHANNELS; k++)
+                    if (o + k < outputs) sums[k] += weights[k * filter + v] * pixels[v];
         }
-    }
-    sum += bias[o];
-    out[t] = relu ? sum * (real)(sum > 0) : sum;
+    for (int k = 0; k < CHANNELS; k++)
+        if (o + k < outputs)
+            out[((n * outputs + o + k) * rows + i) * columns + j] =
+                relu ? sums[k] * (real)(sums[k] > 0) : sums[k];
 }
 
 // The transpose of `convolve`, without the bias: each pixel is the sum over all windows that it is
-// in; 0 where an activation is 0.
+// in; 0 where an activation is 0.  A thread has one pixel and CHANNELS of the channels c.
 extern "C" __global__ void convolve_back(
     i64 threads, const real *gradient, const real *filters, const real *activations, real *image,
     int channels, int height, int width, int outputs, int rows, int columns, int window_height,
     int window_width, int down, int across, int top, int left, int gated) {
-    i64 t = thread_number(), n = t;
-    if (t >= threads) return;
-    int x = digit(&n, width) + left, y = digit(&n, height) + top, c = digit(&n, channels);
-    if (gated && !(activations[t] > 0)) {
-        image[t] = 0;
-        return;
-    }
-    real sum = 0;
+    i64 n = thread_number();
+    if (n >= threads) return;
+    int px = digit(&n, width), py = digit(&n, height), x = px + left, y = py + top;
+    int c = CHANNELS * digit(&n, (channels + CHANNELS - 1) / CHANNELS);
+    int filter = window_height * window_width;
     // From the first window that contains the pixel to the last that starts at or before it.
     int first_i = y < window_height ? 0 : (y - window_height) / down + 1;
     int first_j = x < window_width ? 0 : (x - window_width) / across + 1;
-    for (int o = 0; o < outputs; o++) {
-        const real *filter = filters + (o * channels + c) * window_height * window_width;
-        const real *plane = gradient + (n * outputs + o) * rows * columns;
-        for (int i = first_i; i < rows && i * down <= y; i++)
-            for (int j = first_j; j < columns && j * across <= x; j++)
-                sum += plane[i * columns + j] * filter[(y - i * down) * window_width + x - j * across];
+    int last_i = smaller(rows - 1, y / down), last_j = smaller(columns - 1, x / across);
+    real sums[CHANNELS];
+    for (int k = 0; k < CHANNELS; k++) sums[k] = 0;
+    for (int i = first_i; i <= last_i; i++)
+        for (int j = first_j; j <= last_j; j++) {
+            const real *from = gradient + n * outputs * rows * columns + i * columns + j;
+            int place = (y - i * down) * window_width + x - j * across;
+            const real *weights = filters + (i64)c * filter + place;
+            UNROLL(unroll 4)
+            for (int o = 0; o < outputs; o++) {
+                real g = from[o * rows * columns];
+                for (int k = 0; k < CHANNELS; k++)
+                    if (c + k < channels) sums[k] += g * weights[(o * channels + k) * filter];
+            }
+        }
+    for (int k = 0; k < CHANNELS; k++) {
+        if (c + k >= channels) return;
+        i64 t = ((n * channels + c + k) * height + py) * width + px;
+        image[t] = gated ? sums[k] * (real)(activations[t] > 0) : sums[k];
     }
-    image[t] = sum;
 }
 
 // -------------------------------------------------------------------------------- loss and margins
@@ -175,12 +209,14 @@ extern "C" __global__ void ascend_inf(
 
 // Set the components of the gradient that point out of the box to 0; the largest that is left.
 extern "C" __global__ void inward(
-    i64 threads, real *gradient, const real *Z, const real *lo, const real *hi, real *largest,
+    i64 threads, real *__restrict__ gradient, const real *__restrict__ Z,
+    const real *__restrict__ lo, const real *__restrict__ hi, real *__restrict__ largest,
     int boxed, int pixels, int segments) {
     i64 t = thread_number(), n = t;
     if (t >= threads) return;
     int first = digit(&n, segments);
     real most = 0;
+    UNROLL(unroll 4)
     for (int i = first; i < pixels; i += segments) {
         real g = gradient[n * pixels + i], z = Z[n * pixels + i];
         if (boxed && ((lo[i] >= z && g < 0) || (hi[i] <= z && g > 0))) g = 0;
@@ -194,6 +230,7 @@ extern "C" __global__ void inward(
 // The largest of a sample over all segments, or 1 if all are 0.
 __device__ real scale_of(const real *largest, i64 n, int segments) {
     real most = 0;
+    UNROLL(unroll 8)
     for (int s = 0; s < segments; s++)
         if (largest[n * segments + s] > most) most = largest[n * segments + s];
     return most > 0 ? most : 1;
@@ -202,6 +239,7 @@ __device__ real scale_of(const real *largest, i64 n, int segments) {
 // The length of a sample in units of its largest component, 1 if all are 0.
 __device__ real length_of(const real *sums, i64 n, int segments) {
     real sum = 0;
+    UNROLL(unroll 8)
     for (int s = 0; s < segments; s++) sum += sums[n * segments + s];
     return sum > 0 ? sqrt(sum) : 1;
 }
@@ -213,6 +251,7 @@ extern "C" __global__ void squares(
     if (t >= threads) return;
     int first = digit(&n, segments);
     real scale = scale_of(largest, n, segments), sum = 0;
+    UNROLL(unroll 4)
     for (int i = first; i < pixels; i += segments) {
         real v = vectors[n * pixels + i] / scale;
         sum += v * v;
@@ -222,15 +261,18 @@ extern "C" __global__ void squares(
 
 // Z becomes Z - X + step * gradient / length; the largest component of that.
 extern "C" __global__ void ascend_2(
-    i64 threads, const real *X, const real *gradient, const real *largest, const real *sums,
-    real *Z, real *largest_step, int pixels, int segments, real step) {
+    i64 threads, const real *__restrict__ X, const real *__restrict__ gradient,
+    const real *__restrict__ largest, const real *__restrict__ sums, real *__restrict__ Z,
+    real *__restrict__ largest_step, int pixels, int segments, real step) {
     i64 t = thread_number(), n = t;
     if (t >= threads) return;
     int first = digit(&n, segments);
-    real scale = scale_of(largest, n, segments), length = length_of(sums, n, segments), most = 0;
+    real scale = scale_of(largest, n, segments), most = 0;
+    real factor = step / length_of(sums, n, segments);
+    UNROLL(unroll 4)
     for (int i = first; i < pixels; i += segments) {
         i64 place = n * pixels + i;
-        real delta = Z[place] + step * (gradient[place] / scale / length) - X[place];
+        real delta = Z[place] + factor * (gradient[place] / scale) - X[place];
         Z[place] = delta;
         delta = delta < 0 ? -delta : delta;
         if (delta > most) most = delta;

@@ -21,6 +21,7 @@ from refmmr.backends._cupy.dispatch import on_device, on_host
 from refmmr.backends._cupy.hyperplanes import dense_end, in_chunks, undo_dense_end
 from refmmr.backends._cupy.kernels import launch
 from refmmr.backends._cupy.network import DeviceConv2d, total
+from refmmr.backends._cupy.passes import conv_sizes, conv_threads
 from refmmr.backends._cupy.unit_gradients import add_back, unit_gradients
 from refmmr.backends._cupy.windows import unfold
 from refmmr.reference import objective as reference
@@ -139,8 +140,8 @@ def forward(net: Network, X: cupy.ndarray) -> Pass:
 
 def _convolve(layer, x):
     out = cupy.empty((len(x), *layer.output_shape(x.shape[1:])), x.dtype)
-    sizes = (*x.shape[1:], len(layer.b), *layer.grid(x.shape[1:]))
-    launch("convolve", x.dtype, out.size, x, layer.W, layer.b, out, *sizes, False)
+    args = (x, layer.W, layer.b, out, *conv_sizes(layer, x.shape[1:]), False)
+    launch("convolve", x.dtype, conv_threads(out), *args)
     return out
 
 
@@ -267,9 +268,8 @@ def _transpose(layer, delta, x):
     if not isinstance(layer, DeviceConv2d):
         return delta @ layer.W
     dx = cupy.empty_like(x)
-    sizes = (*x.shape[1:], len(layer.b), *layer.grid(x.shape[1:]))
-    delta = cupy.ascontiguousarray(delta)
-    launch("convolve_back", delta.dtype, dx.size, delta, layer.W, x, dx, *sizes, False)
+    args = (cupy.ascontiguousarray(delta), layer.W, x, dx, *conv_sizes(layer, x.shape[1:]), False)
+    launch("convolve_back", delta.dtype, conv_threads(dx), *args)
     return dx
 
 

@@ -17,10 +17,12 @@ from refmmr.backends._cupy.network import DeviceConv2d
 from refmmr.reference.layers import Flatten
 from refmmr.reference.network import Network
 
-SAMPLES = 8
-"""Samples of a thread of the kernel `product`; the same number stands in `attack.cu`."""
-SLICE = 128
-"""Terms that a thread of `product` adds up: enough threads for a GPU even for ten outputs."""
+SAMPLES, COLUMNS, CHANNELS = 8, 4, 4
+"""Tiles of a thread of a product, and of a convolution; the same numbers stand in `attack.cu`."""
+SLICE = 32
+"""Fewest terms that a thread of `product` adds up."""
+THREADS = 2**16
+"""Threads of a product that keep a large GPU busy; with fewer outputs there are more slices."""
 
 
 class Passes:
@@ -65,12 +67,10 @@ class Passes:
     def _conv(self, layer, shape, x, out, dx, dout, relu, gated):
         W, b = cupy.empty_like(layer.W), cupy.empty_like(layer.b)
         self.weights.append((W, b))
-        grid = layer.grid(shape)
-        sizes = (*shape, len(b), *grid)
-        self.forward.append(prepared("convolve", self.dtype, out.size, x, W, b, out, *sizes, relu))
-        self.backward.insert(
-            0, prepared("convolve_back", self.dtype, dx.size, dout, W, x, dx, *sizes, gated)
-        )
+        args = (W, b, out, *conv_sizes(layer, shape), relu)
+        self.forward.append(prepared("convolve", self.dtype, conv_threads(out), x, *args))
+        args = (dout, W, x, dx, *conv_sizes(layer, shape), gated)
+        self.backward.insert(0, prepared("convolve_back", self.dtype, conv_threads(dx), *args))
 
     def _dense(self, layer, shape, x, out, dx, dout, relu, gated):
         n_out, n_in = layer.W.shape
@@ -90,11 +90,23 @@ class Passes:
 
     def _product(self, x, weights, inner, columns):
         """The product of samples with weights, as sums over slices of the inner axis."""
-        slices = math.ceil(inner / SLICE)
+        tiles = math.ceil(self.n / SAMPLES) * math.ceil(columns / COLUMNS)
+        slices = max(1, min(inner // SLICE, math.ceil(THREADS / tiles)))
         partial = cupy.empty((slices, self.n, columns), self.dtype)
-        threads = slices * math.ceil(self.n / SAMPLES) * columns
+        threads = slices * tiles
         args = (x, weights, partial, self.n, inner, columns, slices)
         return prepared("product", self.dtype, threads, *args), partial, slices
+
+
+def conv_sizes(layer: DeviceConv2d, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes that the kernels of a convolution take."""
+    return (*input_shape, len(layer.b), *layer.grid(input_shape))
+
+
+def conv_threads(out: cupy.ndarray) -> int:
+    """Threads of a kernel of a convolution whose result has the shape (n, channels, h, w)."""
+    n, channels, height, width = out.shape
+    return n * math.ceil(channels / CHANNELS) * height * width
 
 
 def architecture(net: Network) -> tuple[object, ...]:

@@ -94,7 +94,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # noqa: N801
         if name in ATTRIBUTES:
             return _wrap(getattr(self._array, name))
         if name in METHODS:
-            return functools.partial(_call, getattr(self._array, name))
+            return functools.partial(_method, self, name)
         raise AttributeError(f"cupy.ndarray has no {name}, or the stand-in does not know it")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
@@ -182,7 +182,15 @@ def _call(function, *args, **kwargs):
     out = kwargs.get("out")
     with np.errstate(all="ignore"):  # as a GPU does
         result = function(*_unwrap(args), **{k: _unwrap(v) for k, v in kwargs.items()})
-    return (out[0] if isinstance(out, tuple) else out) if out is not None else _wrap(result)
+    if out is not None:
+        return out[0] if isinstance(out, tuple) else out
+    return next((a for a in args if isinstance(a, ndarray) and a._array is result), _wrap(result))
+
+
+def _method(array, name, *args, **kwargs):
+    result = _call(getattr(array._array, name), *args, **kwargs)
+    # What need not be changed is returned as it is: `a.astype(a.dtype, copy=False) is a`.
+    return array if isinstance(result, ndarray) and result._array is array._array else result
 
 
 def _index(key):

@@ -147,6 +147,7 @@ def test_networks_on_the_device_share_their_weights(cupy, problem):
     net, *_ = problem
     there = _cupy.device_network(net)
     again = _cupy.device_network(there)
+    assert _cupy.device_network(there) is again
     there.parameters[-1][1][...] = 7.0
     np.testing.assert_array_equal(cupy.asnumpy(again.parameters[-1][1]), 7)
     assert not (net.parameters[-1][1] == 7).any()

@@ -17,6 +17,10 @@ __device__ i64 thread_number() {
     return (i64)blockIdx.x * blockDim.x + threadIdx.x;
 }
 
+// Most of the time of a copy is the arithmetic of its indices.  So a thread does the same entry of up
+// to this many samples.
+#define REPEATS 8
+
 // The last digit of a number in a mixed base; `rest` keeps the digits before it.  A division of 64
 // bits takes several times as long as one of 32, which is enough for all but the largest arrays.
 __device__ int digit(i64 *rest, int base) {
@@ -37,17 +41,21 @@ __device__ int digit(i64 *rest, int base) {
 // windows[n, i, j, c, u, v] = image[n, c, i * down - top + u, j * across - left + v],
 // or, with `mask`, 1 where that is positive and 0 elsewhere
 extern "C" __global__ void unfold(
-    i64 threads, const real *image, real *windows, int channels, int height, int width, int rows,
-    int columns, int window_height, int window_width, int down, int across, int top, int left,
-    int mask) {
-    i64 t = thread_number(), rest = t;
+    i64 threads, const real *__restrict__ image, real *__restrict__ windows, int samples,
+    int channels, int height, int width, int rows, int columns, int window_height,
+    int window_width, int down, int across, int top, int left, int mask) {
+    i64 t = thread_number(), first = t;
     if (t >= threads) return;
-    int v = digit(&rest, window_width), u = digit(&rest, window_height);
-    int c = digit(&rest, channels), j = digit(&rest, columns), i = digit(&rest, rows);
+    int v = digit(&first, window_width), u = digit(&first, window_height);
+    int c = digit(&first, channels), j = digit(&first, columns), i = digit(&first, rows);
+    i64 size = (i64)rows * columns * channels * window_height * window_width;
     int y = i * down - top + u, x = j * across - left + v;
     bool inside = 0 <= y && y < height && 0 <= x && x < width;
-    real value = inside ? image[((rest * channels + c) * height + y) * width + x] : (real)0;
-    windows[t] = mask ? (real)(value > 0) : value;
+    i64 from = (c * height + y) * width + x, to = t - first * size;
+    for (i64 n = REPEATS * first; n < samples && n < REPEATS * (first + 1); n++) {
+        real value = inside ? image[n * channels * height * width + from] : (real)0;
+        windows[n * size + to] = mask ? (real)(value > 0) : value;
+    }
 }
 
 // The transpose of `unfold`: each pixel is the sum over all windows that it is in.

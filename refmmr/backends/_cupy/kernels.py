@@ -11,6 +11,8 @@ import numpy as np
 
 SOURCES = [Path(__file__).with_name(f"{name}.cu") for name in ("kernels", "attack", "objective")]
 """One module: what the first file defines is used by the others."""
+REPEATS = 8
+"""Samples that a thread of some kernels goes through; the same number stands in `kernels.cu`."""
 THREADS = 128
 """Threads in a block.  They are independent of each other, so any multiple of 32 will do."""
 
@@ -24,6 +26,12 @@ def _module(real: str) -> Any:
 @functools.cache
 def _kernel(name: str, dtype: np.dtype) -> Any:
     return _module({"float32": "float", "float64": "double"}[dtype.name]).get_function(name)
+
+
+def repeated(result: cupy.ndarray) -> int:
+    """Threads of a kernel in which each does one entry of `REPEATS` samples, the first axis."""
+    n = len(result)
+    return -(-n // REPEATS) * (result.size // n) if n else 0
 
 
 class Launch(NamedTuple):

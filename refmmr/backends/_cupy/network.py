@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Iterator
 
 import cupy
@@ -43,17 +44,23 @@ class DeviceConv2d(Conv2d):
 
     def grid(self, input_shape: tuple[int, ...]) -> Grid:
         """The windows of the input that the output pixels read."""
-        _, rows, columns = self.output_shape(input_shape)
-        _, height, width = input_shape
-        (top, _), (left, _) = self.pads(height, width)
-        (kernel_height, kernel_width), (down, across) = self.W.shape[2:], self.stride
-        return Grid(rows, columns, kernel_height, kernel_width, down, across, top, left)
+        return _grid(self.W.shape, self.stride, self.padding, tuple(input_shape))
 
     def _unfold(self, x):
         """All windows of all images, one a row, and their grid."""
         images = x.reshape(-1, *x.shape[-3:])
         grid = self.grid(images.shape[1:])
         return unfold(images, grid).reshape(-1, math.prod(self.W.shape[1:])), grid
+
+
+@functools.lru_cache(maxsize=128)
+def _grid(filters, stride, padding, input_shape):
+    """See `DeviceConv2d.grid`: it is asked for a few times a batch."""
+    layer = Conv2d(np.empty(filters, bool), np.empty(filters[0], bool), stride, padding)
+    _, rows, columns = layer.output_shape(input_shape)
+    (top, _), (left, _) = layer.pads(*input_shape[1:])
+    (_, _, height, width), (down, across) = filters, stride
+    return Grid(rows, columns, height, width, down, across, top, left)
 
 
 def device_network(net: Network, dtype: np.dtype | None = None) -> Network:
@@ -73,6 +80,8 @@ def device_network(net: Network, dtype: np.dtype | None = None) -> Network:
     refmmr.reference.network.Network
         Without the checks of `refmmr.Network`; its methods take and return device arrays.
     """
+    if dtype in (None, net.affine_layers[0].W.dtype) and net in _shared:
+        return _shared[net]
 
     def move(array):
         return cupy.ascontiguousarray(to_device(array).astype(dtype or array.dtype, copy=False))
@@ -82,7 +91,15 @@ def device_network(net: Network, dtype: np.dtype | None = None) -> Network:
             return DeviceConv2d(layer.W, layer.b, layer.stride, layer.padding)
         return layer
 
-    return Network([fast(layer.map(move)) for layer in net.layers], net.input_shape)
+    moved = Network([fast(layer.map(move)) for layer in net.layers], net.input_shape)
+    pairs = zip(moved.parameters, net.parameters, strict=True)
+    if all(new is old for news, olds in pairs for new, old in zip(news, olds, strict=True)):
+        _shared[net] = moved
+    return moved
+
+
+_shared: weakref.WeakKeyDictionary[Network, Network] = weakref.WeakKeyDictionary()
+"""The results of `device_network` that share all memory with its argument; layers never change."""
 
 
 def host_network(net: Network) -> Network:

@@ -154,15 +154,21 @@ extern "C" __global__ void row_norms(
 
 // Add the gradient of  sum of dnorms * norms  with respect to the rows; see `row_norms`.
 extern "C" __global__ void row_norms_back(
-    i64 threads, const real *rows, const real *norms, const int *largest, const real *dnorms,
-    real *drows, int size, int pixels, int outputs, int offset, int units, int q) {
-    i64 t = thread_number(), row = t;
+    i64 threads, const real *__restrict__ rows, const real *__restrict__ norms,
+    const int *__restrict__ largest, const real *__restrict__ dnorms, real *__restrict__ drows,
+    int samples, int size, int pixels, int outputs, int offset, int units, int q) {
+    i64 t = thread_number(), first = t;
     if (t >= threads) return;
-    int i = digit(&row, size);
-    i64 unit = unit_of(row, pixels, outputs, offset, units);
-    if (dnorms[unit] == 0) return;
-    if (q == 2) drows[t] += dnorms[unit] * (rows[t] / norms[unit]);
-    else if (q == 1 || largest[unit] == i) drows[t] += dnorms[unit] * sign_of(rows[t]);
+    int i = digit(&first, size), o = digit(&first, outputs), a = digit(&first, pixels);
+    i64 sample = (i64)pixels * outputs * size, place = t - first * sample;
+    i64 unit = offset + (i64)o * pixels + a + REPEATS * first * units;
+    for (i64 n = REPEATS * first; n < samples && n < REPEATS * (first + 1); n++, unit += units) {
+        real dnorm = dnorms[unit];
+        if (dnorm == 0) continue;
+        real v = rows[n * sample + place];
+        if (q == 2) drows[n * sample + place] += dnorm * (v / norms[unit]);
+        else if (q == 1 || largest[unit] == i) drows[n * sample + place] += dnorm * sign_of(v);
+    }
 }
 
 // ------------------------------------------------------------------------------------ dense layers
@@ -213,26 +219,33 @@ extern "C" __global__ void class_differences_back(
 // Patches times the mask of their units; with `shared`, patches are the same for all samples.
 // `masked` may be `patches` itself.
 extern "C" __global__ void mask_patches(
-    i64 threads, const real *patches, const real *f, real *masked, int size, int pixels,
-    int outputs, int shared) {
-    i64 t = thread_number(), n = t;
+    i64 threads, const real *patches, const real *f, real *masked, int samples, int size,
+    int pixels, int outputs, int shared) {
+    i64 t = thread_number(), first = t;
     if (t >= threads) return;
-    int i = digit(&n, size), o = digit(&n, outputs), a = digit(&n, pixels);
-    i64 place = shared ? ((i64)a * outputs + o) * size + i : t;
-    masked[t] = f[(n * outputs + o) * pixels + a] > 0 ? patches[place] : (real)0;
+    int i = digit(&first, size), o = digit(&first, outputs), a = digit(&first, pixels);
+    i64 units = (i64)outputs * pixels, place = ((i64)a * outputs + o) * size + i;
+    for (i64 n = REPEATS * first; n < samples && n < REPEATS * (first + 1); n++) {
+        bool active = f[n * units + (i64)o * pixels + a] > 0;
+        i64 own = n * units * size + place;
+        masked[own] = active ? patches[shared ? place : own] : (real)0;
+    }
 }
 
-// Set what lies outside of the image to 0; patches lie as (n, rows, columns, channels, h, w).
+// Set what lies outside of the image to 0; patches lie as (n, rows, columns, channels, h, w), and a
+// thread has a line of one.
 extern "C" __global__ void crop_patches(
     i64 threads, real *patches, int channels, int height, int width, int rows, int columns,
     int window_height, int window_width, int down, int across, int top, int left) {
     i64 t = thread_number(), n = t;
     if (t >= threads) return;
-    int v = digit(&n, window_width), u = digit(&n, window_height);
+    int u = digit(&n, window_height);
     digit(&n, channels);
-    int j = digit(&n, columns), i = digit(&n, rows);
-    int y = i * down - top + u, x = j * across - left + v;
-    if (y < 0 || y >= height || x < 0 || x >= width) patches[t] = 0;
+    int j = digit(&n, columns), i = digit(&n, rows), y = i * down - top + u, x = j * across - left;
+    bool outside = y < 0 || y >= height;
+    if (!outside && x >= 0 && x + window_width <= width) return;
+    for (int v = 0; v < window_width; v++)
+        if (outside || x + v < 0 || x + v >= width) patches[t * window_width + v] = 0;
 }
 
 // For patches that all samples share but for the border: what a unit in the window adds to the
@@ -278,23 +291,23 @@ extern "C" __global__ void patch_block_filters(
     dfilters[t] = sum;
 }
 
-// The gradient with respect to `before` from that to the block.
+// The gradient with respect to `before` from that to the block, for each output.
 extern "C" __global__ void patch_block_before(
     i64 threads, const real *dblock, const real *filters, real *dbefore, int inputs, int outputs,
     int kernel_height, int kernel_width, int jump_down, int jump_across, int colors,
     int before_height, int before_width, int after_height, int after_width) {
-    i64 t = thread_number(), m = t;
+    i64 t = thread_number(), o = t;
     if (t >= threads) return;
-    int v = digit(&m, before_width), u = digit(&m, before_height), c = digit(&m, colors);
+    int v = digit(&o, before_width), u = digit(&o, before_height), c = digit(&o, colors);
+    int m = digit(&o, inputs);
     real sum = 0;
-    for (int o = 0; o < outputs; o++)
-        for (int a = 0; a < kernel_height; a++)
-            for (int b = 0; b < kernel_width; b++) {
-                i64 row = ((m * kernel_height + a) * kernel_width + b) * outputs + o;
-                i64 line = (row * colors + c) * after_height + u + a * jump_down;
-                real weight = filters[((o * inputs + m) * kernel_height + a) * kernel_width + b];
-                sum += dblock[line * after_width + v + b * jump_across] * weight;
-            }
+    for (int a = 0; a < kernel_height; a++)
+        for (int b = 0; b < kernel_width; b++) {
+            i64 row = (((i64)m * kernel_height + a) * kernel_width + b) * outputs + o;
+            i64 line = (row * colors + c) * after_height + u + a * jump_down;
+            real weight = filters[((o * inputs + m) * kernel_height + a) * kernel_width + b];
+            sum += dblock[line * after_width + v + b * jump_across] * weight;
+        }
     dbefore[t] = sum;
 }
 

@@ -19,7 +19,7 @@ from refmmr._backend import implements
 from refmmr._validate import is_device
 from refmmr.backends._cupy.dispatch import on_device, on_host
 from refmmr.backends._cupy.hyperplanes import dense_end, in_chunks, undo_dense_end
-from refmmr.backends._cupy.kernels import launch
+from refmmr.backends._cupy.kernels import launch, repeated
 from refmmr.backends._cupy.network import DeviceConv2d, total
 from refmmr.backends._cupy.passes import conv_sizes, conv_threads
 from refmmr.backends._cupy.unit_gradients import add_back, unit_gradients
@@ -225,13 +225,14 @@ def _norms(values, layers, net, p, gamma, k, weight, dvalues, hinges, boundary):
 def _add_norms_back(rows, terms, start, D):
     """Add the gradient with respect to the rows of a layer, of all terms, to D."""
     m, pixels, outputs, size = rows.shape
-    rows = cupy.ascontiguousarray(rows)
+    rows, threads = cupy.ascontiguousarray(rows), repeated(rows)
     for q, norms, largest, dnorms in terms:
         units = dnorms.shape[1]
         if m < len(dnorms):
             dnorms = total(dnorms)
         sizes = (size, pixels, outputs, start, units, q)
-        launch("row_norms_back", D.dtype, D.size, rows, norms, largest, dnorms, D, *sizes)
+        args = (rows, norms, largest, dnorms, D, m, *sizes)
+        launch("row_norms_back", D.dtype, threads, *args)
 
 
 # ----------------------------------------------------------------------------- through the samples

@@ -9,6 +9,7 @@ outside of the image, or a filter outside of the layer before, the gradient is z
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from refmmr.backends._cupy.network import DeviceConv2d
@@ -18,12 +19,20 @@ from refmmr.reference.network import Network
 
 def receptive_field(layers: Sequence[DeviceConv2d], input_shape: tuple[int, ...]) -> Grid:
     """The windows of the image that the outputs of some convolutions, one after another, read."""
-    _, rows, columns = input_shape
+    windows: list[Grid] = []
+    shape = tuple(input_shape)
+    for layer in layers:
+        windows.append(layer.grid(shape))
+        shape = (len(layer.b), *windows[-1][:2])
+    return _composed(tuple(windows), *input_shape[1:])
+
+
+@functools.lru_cache(maxsize=128)
+def _composed(windows: tuple[Grid, ...], rows: int, columns: int) -> Grid:
+    """Windows of windows, as windows of the image."""
     # Without a convolution the field of a pixel is the pixel itself.
     field = Grid(rows, columns, 1, 1, 1, 1, 0, 0)
-    shape = input_shape
-    for layer in layers:
-        window = layer.grid(shape)
+    for window in windows:
         field = Grid(
             window.rows,
             window.columns,
@@ -34,7 +43,6 @@ def receptive_field(layers: Sequence[DeviceConv2d], input_shape: tuple[int, ...]
             field.top + window.top * field.down,
             field.left + window.left * field.across,
         )
-        shape = layer.output_shape(shape)
     return field
 
 

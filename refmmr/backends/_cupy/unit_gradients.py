@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import cupy
 
-from refmmr.backends._cupy.kernels import launch
+from refmmr.backends._cupy.kernels import launch, repeated
 from refmmr.backends._cupy.network import DeviceConv2d, total
 from refmmr.backends._cupy.receptive_fields import conv_layers, receptive_field
 from refmmr.backends._cupy.windows import fold, unfold
@@ -104,7 +104,7 @@ def add_back(
             )
         elif k == 1:
             dW, dfirst = _second_patches_back(net, found.kept[1], D)
-            add_weights(0, dfirst)
+            add_weights(0, dfirst.reshape(net.affine_layers[0].W.shape))
             D = cupy.zeros_like(found.patches[0])
         else:
             dW, D = _later_patches_back(net, k, f, found.patches[k - 1], D)
@@ -147,8 +147,8 @@ def _behind_patches(net, W, patch, f):
     n, n_out, rows, columns = f.shape
     size = _size(patch, 4)
     masked = cupy.empty((n, rows * columns, n_out, size), patch.dtype)
-    shape = (size, rows * columns, n_out)
-    launch("mask_patches", patch.dtype, masked.size, patch, f, masked, *shape, len(patch) == 1)
+    args = (n, size, rows * columns, n_out, len(patch) == 1)
+    launch("mask_patches", patch.dtype, repeated(masked), patch, f, masked, *args)
     windows = _by_pixel(W, f) @ masked
     colors, *window = patch.shape[4:]
     windows = windows.reshape(n, rows, columns, len(W) * colors, *window)
@@ -162,9 +162,8 @@ def _behind_patches_back(net, W, patch, masked, f, D):
     images = D.reshape(n, r * patch.shape[4], *net.input_shape[1:])
     D = unfold(images, _field(net)).reshape(n, pixels, r, size)
     dmasked = cupy.ascontiguousarray(_by_pixel(W, f).transpose(0, 1, 3, 2) @ D)
-    launch(
-        "mask_patches", D.dtype, dmasked.size, dmasked, f, dmasked, size, pixels, n_out, False
-    )  # fmt: skip
+    args = (dmasked, f, dmasked, n, size, pixels, n_out, False)
+    launch("mask_patches", D.dtype, repeated(dmasked), *args)
     dW = total((D @ masked.transpose(0, 1, 3, 2)).reshape(n, -1))
     dW = dW.reshape(pixels, r, n_out).transpose(1, 2, 0).reshape(W.shape)
     if len(patch) == 1:
@@ -220,7 +219,7 @@ def _second_patches(net, f, grid, shape):
     launch("patch_block", f.dtype, block.size, filters, before, block, *_block_sizes(net))
     after = windows @ block
     sizes = (shape[3] * shape[4], *net.input_shape[1:])
-    launch("crop_patches", f.dtype, after.size, after, *sizes, *grid)
+    launch("crop_patches", f.dtype, after.size // grid.width, after, *sizes, *grid)
     return after.reshape(shape), windows
 
 
@@ -229,11 +228,12 @@ def _second_patches_back(net, windows, D):
     dtype = D.dtype
     dblock = cupy.ascontiguousarray(windows.T @ D.reshape(len(windows), -1))
     before, filters = (layer.W for layer in net.affine_layers[:2])
-    dfilters, dbefore = cupy.empty_like(filters), cupy.empty_like(before)
+    dfilters = cupy.empty_like(filters)
+    dbefore = cupy.empty((len(filters), before.size), dtype)
     sizes = _block_sizes(net)
     launch("patch_block_filters", dtype, dfilters.size, dblock, before, dfilters, *sizes)
     launch("patch_block_before", dtype, dbefore.size, dblock, filters, dbefore, *sizes)
-    return dfilters, dbefore
+    return dfilters, total(dbefore)
 
 
 def _block_sizes(net):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import cupy
 
-from refmmr.backends._cupy.kernels import launch
+from refmmr.backends._cupy.kernels import launch, repeated
 
 
 class Grid(NamedTuple):
@@ -35,9 +35,8 @@ def unfold(images: cupy.ndarray, grid: Grid, mask: bool = False) -> cupy.ndarray
     shape = (n, grid.rows, grid.columns, channels, grid.height, grid.width)
     windows = cupy.empty(shape, images.dtype)
     images = cupy.ascontiguousarray(images)
-    launch(
-        "unfold", images.dtype, windows.size, images, windows, channels, height, width, *grid, mask
-    )  # fmt: skip
+    args = (images, windows, n, channels, height, width, *grid, mask)
+    launch("unfold", images.dtype, repeated(windows), *args)
     return windows
 
 

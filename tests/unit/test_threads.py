@@ -4,13 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers import random_biases
 
 import refmmr as rm
 
 
 @pytest.mark.parametrize("method", ["lp", "mip", "search"])
 def test_threads_certify_what_one_does(method):
-    net = rm.Network.mlp([3, 10, 10, 2], rng=0)
+    net = random_biases(3, 8, 8, 2)
     X = np.random.default_rng(0).uniform(0, 1, (8, 3))
     y = net.predict(X)
 

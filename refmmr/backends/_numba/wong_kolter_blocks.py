@@ -39,9 +39,10 @@ class BlockPlan:
         ]
         channels = np.array([len(layer.b) for layer in layout.layers])
         places = np.array([len(first.inputs), *(len(found) for found in sources[1:])])
+        taps = np.array([found.shape[1] for found in sources])
         self.first_unit = 1 + inputs + _starts(channels * places)
         self.blocks = Blocks(
-            first.p, eps, inputs, first.input_channels, channels, places,
+            first.p, eps, inputs, first.input_channels, channels, places, taps,
             _starts(places)[:-1], self.first_unit[:-1], *_flat(sources),
             *_flat([empty, *self.weights]), *_flat([empty, *(layer.b for layer in later)]),
             first.inputs, np.ascontiguousarray(first.layer.W.T), first.norms,

@@ -34,42 +34,61 @@ def add_samples(blocks, memory, sums, centers, y, total, dcenters, source=SOURCE
     certificate.
     """
     value, wrong, last = 0.0, 0, len(blocks.channels) - 1
+    margins = slice(blocks.first_unit[last], len(memory.lower))
     for n in range(len(y)):
-        end = set_first_layer(blocks, memory, centers[n])
-        for k in range(1, last):
-            weights, biases = layer_weights(blocks, blocks.weights, blocks.biases, k)
-            for place in range(blocks.places[k]):
-                end = set_coefficients(blocks, memory, k, place, weights, biases, end)
-                set_bounds(blocks, memory, k, place)
-                end = keep_columns(blocks, memory, k, place)
-        weights, biases = layer_weights(blocks, blocks.weights, blocks.biases, last)
-        differences = memory.margin_weights.reshape(weights.shape)
-        for tap in range(len(weights)):
-            for j in range(weights.shape[1]):
-                differences[tap, j] = weights[tap, j, y[n]] - weights[tap, j]
-        end = set_coefficients(blocks, memory, last, 0, differences, biases[y[n]] - biases, end)
-        set_bounds(blocks, memory, last, 0)
-        units = slice(blocks.first_unit[last], len(memory.lower))
-        memory.kept[units] = np.arange(len(biases))
-
+        end = _forward(blocks, memory, centers[n], y[n])
         memory.dvalues[:end] = 0
         memory.dslope[:] = 0
         memory.dintercept[:] = 0
-        loss, certified, dlower = _loss(memory.lower[units], y[n], total)
+        loss, certified, dlower = _loss(memory.lower[margins], y[n], total)
         value += loss
         wrong += not certified
-        _bounds_gradient(blocks, memory, last, 0, dlower, np.zeros_like(dlower))
-        dweights, dbiases = layer_weights(blocks, sums.weights, sums.biases, last)
-        _margins_gradient(blocks, memory, differences, dweights, dbiases, y[n])
-        for k in range(last - 1, 0, -1):
-            weights, _ = layer_weights(blocks, blocks.weights, blocks.biases, k)
-            dweights, dbiases = layer_weights(blocks, sums.weights, sums.biases, k)
-            for place in range(blocks.places[k]):
-                dlower, dupper = _relaxation_gradient(blocks, memory, k, place)
-                _bounds_gradient(blocks, memory, k, place, dlower, dupper)
-                _coefficients_gradient(blocks, memory, k, place, weights, dweights, dbiases)
+        _backward(blocks, memory, sums, dlower, y[n])
         _first_layer_gradient(blocks, memory, sums, dcenters[n])
     return value, wrong
+
+
+@inner
+def _forward(blocks, memory, center, y):
+    """Bounds and coefficients of all layers.
+
+    center: (units of layer 0,).  y: int.  Returns the end of the coefficients in the memory.
+    """
+    last = len(blocks.channels) - 1
+    end = set_first_layer(blocks, memory, center)
+    for k in range(1, last):
+        weights, biases = layer_weights(blocks, blocks.weights, blocks.biases, k)
+        for place in range(blocks.places[k]):
+            end = set_coefficients(blocks, memory, k, place, weights, biases, end)
+            set_bounds(blocks, memory, k, place)
+            end = keep_columns(blocks, memory, k, place)
+    weights, biases = layer_weights(blocks, blocks.weights, blocks.biases, last)
+    differences = memory.margin_weights.reshape(weights.shape)
+    for tap in range(len(weights)):
+        for j in range(weights.shape[1]):
+            differences[tap, j] = weights[tap, j, y] - weights[tap, j]
+    place = blocks.places[last] - 1  # a literal 0 would have a function compiled of its own
+    end = set_coefficients(blocks, memory, last, place, differences, biases[y] - biases, end)
+    set_bounds(blocks, memory, last, place)
+    memory.kept[blocks.first_unit[last] :] = np.arange(len(biases))
+    return end
+
+
+@inner
+def _backward(blocks, memory, sums, dlower, y):
+    """Gradients of all layers but the first, from those of the margins, dlower: (K,)."""
+    last = len(blocks.channels) - 1
+    _bounds_gradient(blocks, memory, last, blocks.places[last] - 1, dlower, np.zeros_like(dlower))
+    dweights, dbiases = layer_weights(blocks, sums.weights, sums.biases, last)
+    _margins_gradient(blocks, memory, dweights, dbiases, y)
+    for k in range(last - 1, 0, -1):
+        weights, _ = layer_weights(blocks, blocks.weights, blocks.biases, k)
+        dweights, dbiases = layer_weights(blocks, sums.weights, sums.biases, k)
+        for place in range(blocks.places[k]):
+            first = blocks.first_unit[k] + place * blocks.channels[k]
+            dlower, dupper = _relaxation_gradient(memory, blocks.first_block[k] + place, first)
+            _bounds_gradient(blocks, memory, k, place, dlower, dupper)
+            _coefficients_gradient(blocks, memory, k, place, weights, dweights, dbiases)
 
 
 @inner
@@ -90,10 +109,11 @@ def _loss(margins, y, total):
 
 
 @inner
-def _relaxation_gradient(blocks, memory, k, place):
-    """Gradient with respect to the bounds of a block's columns: `parallel_relaxation_gradient`."""
-    block = blocks.first_block[k] + place
-    first = blocks.first_unit[k] + place * blocks.channels[k]
+def _relaxation_gradient(memory, block, first):
+    """Gradients with respect to the bounds of a block's columns: `parallel_relaxation_gradient`.
+
+    first: number of the block's first unit.
+    """
     lower, upper, kept = memory.lower[first:], memory.upper[first:], memory.kept[first:]
     dlower = np.zeros(memory.columns[block], memory.values.dtype)
     dupper = np.zeros_like(dlower)
@@ -120,10 +140,8 @@ def _bounds_gradient(blocks, memory, k, place, dlower, dupper):
         return
     block = blocks.first_block[k] + place
     first = blocks.first_unit[k] + place * blocks.channels[k]
-    values, dvalues = (
-        block_values(memory, memory.values, block),
-        block_values(memory, memory.dvalues, block),
-    )
+    values = block_values(memory, memory.values, block)
+    dvalues = block_values(memory, memory.dvalues, block)
     variables, zero = block_variables(memory, block), dlower.dtype.type(0)
     dnorm = dlower.dtype.type(blocks.eps) * (dupper - dlower)
     scale = np.zeros_like(dnorm)
@@ -194,8 +212,9 @@ def _coefficients_gradient(blocks, memory, k, place, weights, dweights, dbiases)
         first = blocks.first_unit[k - 1] + sources[tap] * before
         kept = memory.kept[first : first + memory.columns[source]]
         if len(kept):
-            _product_gradient(memory, source, first, kept, columns, dvalues, weights[tap],
-                              dweights[tap])  # fmt: skip
+            _product_gradient(
+                memory, source, first, kept, columns, dvalues, weights[tap], dweights[tap]
+            )
         for i in block_slacks(memory, source, first):
             row, dline = dvalues[row_of[first + i]], dweights[tap, i]
             for j in range(len(columns)):
@@ -238,13 +257,15 @@ def _product_gradient(memory, source, first, kept, columns, dvalues, weights, dw
 
 
 @inner
-def _margins_gradient(blocks, memory, differences, dweights, dbiases, y):
+def _margins_gradient(blocks, memory, dweights, dbiases, y):
     """Gradients of the weights of layer L from those of their differences ``W_y - W_c``."""
     last = len(blocks.channels) - 1
-    ddifferences = memory.dmargin_weights.reshape(differences.shape)
+    differences = memory.margin_weights.reshape(dweights.shape)
+    ddifferences = memory.dmargin_weights.reshape(dweights.shape)
     ddifferences[:] = 0
     dcenter = np.zeros_like(dbiases)
-    _coefficients_gradient(blocks, memory, last, 0, differences, ddifferences, dcenter)
+    place = blocks.places[last] - 1
+    _coefficients_gradient(blocks, memory, last, place, differences, ddifferences, dcenter)
     dbiases -= dcenter
     dbiases[y] += dcenter.sum()
     for tap in range(len(dweights)):
@@ -259,9 +280,9 @@ def _first_layer_gradient(blocks, memory, sums, dcenter):
     channels = blocks.channels[0]
     dcenter[:] = 0
     for place in range(blocks.places[0]):
-        dlower, dupper = _relaxation_gradient(blocks, memory, 0, place)
-        dvalues = block_values(memory, memory.dvalues, place)
         first = blocks.first_unit[0] + place * channels
+        dlower, dupper = _relaxation_gradient(memory, place, first)
+        dvalues = block_values(memory, memory.dvalues, place)
         kept = memory.kept[first : first + memory.columns[place]]
         for j in range(len(kept)):
             unit = place * channels + kept[j]

@@ -60,6 +60,7 @@ class Blocks(NamedTuple):
     input_channels: int
     channels: np.ndarray  # (L + 1,), units of a place
     places: np.ndarray  # (L + 1,)
+    taps: np.ndarray  # (L + 1,), places of the layer before that a place reads
     first_block: np.ndarray  # (L + 1,), number of the block of a layer's first place
     first_unit: np.ndarray  # (L + 1,), number of a layer's first unit
     # Flat, one layer after the other, where each begins:
@@ -121,8 +122,7 @@ class Memory(NamedTuple):
 def layer_weights(blocks, weights, biases, k):
     """Weights (taps, channels before, channels) and biases (channels,) of layer k >= 1."""
     after, before = blocks.channels[k], blocks.channels[k - 1]
-    taps = place_sources(blocks, k, 0).size
-    start = blocks.weight_start[k]
+    taps, start = blocks.taps[k], blocks.weight_start[k]
     W = weights[start : start + taps * before * after].reshape(taps, before, after)
     return W, biases[blocks.bias_start[k] : blocks.bias_start[k] + after]
 
@@ -130,12 +130,9 @@ def layer_weights(blocks, weights, biases, k):
 @inner
 def place_sources(blocks, k, place):
     """The places of layer k - 1 that a place of layer k reads: (taps,), -1 for padding."""
-    start, places = blocks.source_start[k], blocks.places[k]
-    stop = len(blocks.sources)
-    if k + 1 < len(blocks.source_start):
-        stop = blocks.source_start[k + 1]
-    taps = (stop - start) // places
-    return blocks.sources[start + place * taps : start + (place + 1) * taps]
+    taps = blocks.taps[k]
+    start = blocks.source_start[k] + place * taps
+    return blocks.sources[start : start + taps]
 
 
 @inner

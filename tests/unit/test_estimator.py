@@ -96,6 +96,14 @@ def test_schemes(scheme):
     assert history.records[0].keys() == trained.history_.records[0].keys()
 
 
+def test_universal_mmr_takes_pairs():
+    given = {"scheme": "mmr-universal", "lam": (0.1, 0.2), "gamma": (0.2, 0.1), "epochs": 3}
+    trained = model(**given).fit(X, Y)
+    assert (trained.history_["mmr"] > 0).all()
+    with pytest.raises(ValueError, match="lam: expected a pair"):
+        model(**given | {"lam": 0.1}).fit(X, Y)
+
+
 def test_warm_start_goes_on():
     short = model(epochs=5, warm_start=True).fit(X, Y)
     before = short.network_

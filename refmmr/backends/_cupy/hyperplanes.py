@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import cupy
 
 from refmmr.backends._cupy.kernels import launch
-from refmmr.backends._cupy.network import one_hot
+from refmmr.backends._cupy.network import one_hot, per_network
 from refmmr.backends._cupy.receptive_fields import conv_layers, receptive_field
 from refmmr.backends._cupy.unit_gradients import unit_gradients
 from refmmr.backends._cupy.windows import Grid
@@ -130,6 +130,12 @@ def in_chunks(function: Callable[[slice], T], net: Network, n: int, itemsize: in
 
 def _chunk_size(net: Network, itemsize: int) -> int:
     """Samples whose gradients fit into `CHUNK_BYTES`, at least 1."""
+    return max(1, CHUNK_BYTES // (_entries(net) * itemsize))
+
+
+@per_network
+def _entries(net: Network) -> int:
+    """Numbers in the gradients of a sample."""
     d = math.prod(net.input_shape)
     convolutions = conv_layers(net)
     entries = sum(len(layer.b) for layer in net.affine_layers[len(convolutions) :]) * d
@@ -140,7 +146,7 @@ def _chunk_size(net: Network, itemsize: int) -> int:
         grid = receptive_field(convolutions, net.input_shape)
         rows = len(net.affine_layers[len(convolutions)].W)
         entries += rows * grid.rows * grid.columns * _pixels(net, grid)
-    return max(1, CHUNK_BYTES // (entries * itemsize))
+    return entries
 
 
 def _pixels(net: Network, grid: Grid) -> int:

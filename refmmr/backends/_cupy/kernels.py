@@ -34,6 +34,10 @@ def repeated(result: cupy.ndarray) -> int:
     return -(-n // REPEATS) * (result.size // n) if n else 0
 
 
+_int32 = functools.lru_cache(maxsize=4096)(np.int32)
+"""Sizes come again and again, and a scalar of NumPy takes longer than it takes to find one."""
+
+
 class Launch(NamedTuple):
     """A kernel with its arguments, which can be run again and again."""
 
@@ -61,7 +65,7 @@ def prepared(name: str, dtype: np.dtype, threads: int, *args: Any) -> Launch:
     """
     typed = [
         arg if isinstance(arg, cupy.ndarray)
-        else np.int32(arg) if isinstance(arg, (int, np.integer, np.bool_))
+        else _int32(arg) if isinstance(arg, (int, np.integer, np.bool_))
         else dtype.type(arg)
         for arg in args
     ]  # fmt: skip

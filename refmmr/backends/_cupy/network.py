@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import cupy
 import numpy as np
@@ -17,6 +18,23 @@ from refmmr.reference.network import Network
 
 GROUP_BYTES = 2**28
 """Inputs pass a network in groups that make no array larger than this: 256 MB."""
+
+
+T = TypeVar("T")
+
+
+def per_network(function: Callable[..., T]) -> Callable[..., T]:
+    """Compute a function of a network's shapes once: only the numbers in its weights change."""
+    found: weakref.WeakKeyDictionary[Network, dict[Any, T]] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def cached(net: Network, *args: Any) -> T:
+        values = found.setdefault(net, {})
+        if args not in values:
+            values[args] = function(net, *args)
+        return values[args]
+
+    return cached
 
 
 class DeviceConv2d(Conv2d):
@@ -105,6 +123,12 @@ _shared: weakref.WeakKeyDictionary[Network, Network] = weakref.WeakKeyDictionary
 def host_network(net: Network) -> Network:
     """The same network with its weights on the host; see `device_network`."""
     return Network([layer.map(to_host) for layer in net.layers], net.input_shape)
+
+
+@per_network
+def unit_starts(net: Network) -> list[int]:
+    """The position of the first unit of each hidden layer among all N."""
+    return [own.start for own in net.unit_slices]
 
 
 def one_hot(classes: cupy.ndarray, n: int) -> cupy.ndarray:

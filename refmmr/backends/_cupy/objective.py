@@ -20,7 +20,7 @@ from refmmr._validate import is_device
 from refmmr.backends._cupy.dispatch import on_device, on_host
 from refmmr.backends._cupy.hyperplanes import dense_end, in_chunks, undo_dense_end
 from refmmr.backends._cupy.kernels import launch, repeated
-from refmmr.backends._cupy.network import DeviceConv2d, total
+from refmmr.backends._cupy.network import DeviceConv2d, total, unit_starts
 from refmmr.backends._cupy.passes import conv_sizes, conv_threads
 from refmmr.backends._cupy.unit_gradients import add_back, unit_gradients
 from refmmr.backends._cupy.windows import unfold
@@ -105,8 +105,8 @@ def objective(
 
 def _part(net, X, y, terms, with_cross_entropy, n):
     """The part of the samples X of a batch of n."""
-    dtype, K = X.dtype, net.n_classes
     run = forward(net, X)
+    dtype, K = X.dtype, run.logits.shape[1]
     losses, wrong = (cupy.empty(len(X), dtype) for _ in range(2))
     dlogits = cupy.empty((len(X), K), dtype)
     args = (run.logits, y, losses, wrong, dlogits, K, 1 / n)
@@ -159,7 +159,7 @@ class Norms(NamedTuple):
 
 def _add_terms(net, run, y, terms, scale, dlogits, sums):
     """Values, and derivatives with respect to f; the rest is added to `dlogits` and `sums`."""
-    n, K, dtype = len(y), net.n_classes, dlogits.dtype
+    (n, K), dtype = dlogits.shape, dlogits.dtype
     f = flat(run.f) if run.f else cupy.empty((n, 0), dtype)
     margins = cupy.empty((n, K), dtype)
     launch("margins", dtype, margins.size, run.logits, y, margins, K)
@@ -184,7 +184,7 @@ def _add_terms(net, run, y, terms, scale, dlogits, sums):
     _add_norms_back(R[:, None], decision, 0, D)
     dlast = cupy.empty_like(D)
     launch("class_differences_back", dtype, D.size, D, y, dlast, *D.shape[1:])
-    rows, starts = found.rows, [own.start for own in net.unit_slices]
+    rows, starts = found.rows, unit_starts(net)
 
     def add_direct(k: int, D: cupy.ndarray) -> None:
         _add_norms_back(rows[k], boundary, starts[k], D)
@@ -205,7 +205,7 @@ def _norms(values, layers, net, p, gamma, k, weight, dvalues, hinges, boundary):
     q = {1: 0, 2: 2}.get(p, 1)
     norms, d, slopes, dnorms = (cupy.empty_like(values) for _ in range(4))
     largest = cupy.empty(values.shape if q == 0 else (1, 1), "i4")
-    starts = [own.start for own in net.unit_slices] if boundary else [0]
+    starts = unit_starts(net) if boundary else [0]
     for rows, start in zip(layers, starts, strict=True):
         m, pixels, outputs, size = rows.shape
         sizes = (size, pixels, outputs, start, units, q)
@@ -241,7 +241,7 @@ def _add_norms_back(rows, terms, start, D):
 def _add_samples(net, run, dlogits, df, sums):
     """Backpropagation over the samples, from the logits and (if any) from all pre-activations."""
     delta = dlogits.reshape(len(dlogits), *net.logits_shape)
-    starts, units = [own.start for own in net.unit_slices], net.n_hidden
+    starts, units = unit_starts(net), 0 if df is None else df.shape[1]
     for k in reversed(range(len(net.affine))):
         layer, x = net.affine_layers[k], run.inputs[k]
         dW, db = _weight_gradients(layer, x, delta)

@@ -13,7 +13,7 @@ import cupy
 import numpy as np
 
 from refmmr.backends._cupy.kernels import Launch, prepared
-from refmmr.backends._cupy.network import DeviceConv2d
+from refmmr.backends._cupy.network import DeviceConv2d, per_network
 from refmmr.reference.layers import Flatten
 from refmmr.reference.network import Network
 
@@ -109,6 +109,7 @@ def conv_threads(out: cupy.ndarray) -> int:
     return n * math.ceil(channels / CHANNELS) * height * width
 
 
+@per_network
 def architecture(net: Network) -> tuple[object, ...]:
     """What the passes of a network depend on, besides its weights."""
     layers = [

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from refmmr.backends._cupy.network import DeviceConv2d
+from refmmr.backends._cupy.network import DeviceConv2d, per_network
 from refmmr.backends._cupy.windows import Grid
 from refmmr.reference.network import Network
 
@@ -46,6 +46,7 @@ def _composed(windows: tuple[Grid, ...], rows: int, columns: int) -> Grid:
     return field
 
 
+@per_network
 def conv_layers(net: Network) -> list[DeviceConv2d]:
     """The leading convolutions."""
     return [layer for layer in net.affine_layers if isinstance(layer, DeviceConv2d)]

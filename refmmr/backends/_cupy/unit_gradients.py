@@ -20,7 +20,7 @@ from typing import NamedTuple
 import cupy
 
 from refmmr.backends._cupy.kernels import launch, repeated
-from refmmr.backends._cupy.network import DeviceConv2d, total
+from refmmr.backends._cupy.network import DeviceConv2d, per_network, total
 from refmmr.backends._cupy.receptive_fields import conv_layers, receptive_field
 from refmmr.backends._cupy.windows import fold, unfold
 from refmmr.reference.network import Network
@@ -236,6 +236,7 @@ def _second_patches_back(net, windows, D):
     return dfilters, total(dbefore)
 
 
+@per_network
 def _block_sizes(net):
     """Sizes that the kernels of the block take."""
     second = net.affine_layers[1]
@@ -255,6 +256,7 @@ def _later_patches_back(net, k, f, before, D):
     return total(dW.reshape(len(D), -1)).reshape(W.shape), dbefore
 
 
+@per_network
 def _geometry(net, k):
     """Sizes that the kernels of patches take: from convolution k - 1, or the pixels, to k."""
     convolutions: list[DeviceConv2d] = conv_layers(net)
@@ -266,6 +268,7 @@ def _geometry(net, k):
     )  # fmt: skip
 
 
+@per_network
 def _field(net):
     """The receptive fields of the last convolution."""
     return receptive_field(conv_layers(net), net.input_shape)

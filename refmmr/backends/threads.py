@@ -72,6 +72,34 @@ def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None
             other.result()
 
 
+def together(work: Callable[[int, threading.Barrier], None], count: int) -> None:
+    """Call ``work(i, barrier)`` for i = 0, ..., count - 1 at the same time, a thread each.
+
+    They may wait for each other at the barrier.  BLAS uses one thread in each of them.
+    """
+    barrier = threading.Barrier(count)
+
+    def run(i: int) -> None:
+        try:
+            work(i, barrier)
+        except BaseException:
+            barrier.abort()  # the others would wait forever
+            raise
+
+    with one_blas_thread():
+        # A pool starts its tasks in order, so those of one call must be neighbours: if two calls
+        # had some of their threads each, both would wait for the rest.
+        with _submission:
+            others = [_pool(count - 1).submit(run, i) for i in range(1, count)]
+        try:
+            run(0)
+        finally:
+            wait(others)
+        for other in others:
+            other.result()
+
+
+_submission = threading.Lock()
 _lock = threading.Lock()
 _users = 0
 _former: list[int] = []
@@ -79,8 +107,8 @@ _former: list[int] = []
 
 def _after_fork() -> None:
     """A child has none of the threads: free the lock and restore the threads of BLAS."""
-    global _lock, _users
-    _lock = threading.Lock()
+    global _lock, _submission, _users
+    _lock, _submission = threading.Lock(), threading.Lock()
     if _users:
         _users = 0
         _restore_blas()

@@ -3,10 +3,19 @@
 A step is a forward and a backward pass (matrix products) of a block of samples, one loop over its
 logits, and one over its points for everything else: steepest direction, projection onto the ball
 and the box.
+
+Threads share the samples.  A product of few samples spends much of its time on the weights, which
+it reads and rearranges; so if there are no more samples than one product takes, and one hidden
+layer, the threads share its units instead.  Such a network is a sum of networks with a part of the
+units each, and so is its gradient with respect to the input: the threads add up both in every step,
+and each takes the step itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from threading import Barrier
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +24,19 @@ from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import Dense
-from refmmr.backends._numba.layout import Layout, runs
+from refmmr.backends._numba.layout import PRODUCTS_PER_THREAD, Layout, runs
 from refmmr.backends._numba.network import BLOCK, Passes
+from refmmr.backends._numba.planes import without_windows
 from refmmr.reference import pgd as reference
 from refmmr.reference.network import Network
 
 MIN_SAMPLES = 8
 """Samples of a thread at least: products of fewer rows are slow."""
+MIN_UNITS = 128
+"""Units of a thread at least, where threads share units: products of fewer columns are slow."""
+
+
+Sum = Callable[[np.ndarray], np.ndarray]
 
 
 class Step(NamedTuple):
@@ -37,7 +52,7 @@ class Step(NamedTuple):
 class Best(NamedTuple):
     """The points with the smallest margins so far."""
 
-    points: np.ndarray  # (n, d)
+    points: np.ndarray  # (n, d), or (0, d) if none is kept
     margins: np.ndarray  # (n,)
 
 
@@ -56,34 +71,106 @@ def pgd(
 ) -> np.ndarray:
     """Twin of `refmmr.reference.pgd.pgd`."""
     layout = Layout(net, X)
-    for layer in layout.layers:
-        if isinstance(layer, Dense):
-            layer.copy_transposed()
-    centers, points = layout.inputs(X), layout.inputs(start).copy()
+    points = layout.inputs(start).copy()
     unbounded = np.full(1, -np.inf), np.full(1, np.inf)
     step = Step(p, step_size, eps, *layout.input_bounds(box or unbounded))
-    labels = y.astype(np.int64)
+    attack = Attack(layout.inputs(X), y.astype(np.int64), points, step, steps, keep_last)
+    sharing = _threads_that_share_units(layout, len(X), steps)
+    if sharing > 1:
+        _climb_together(attack, layout, sharing)
+        return layout.inputs_back(points)
+    layers = [without_windows(layer) for layer in layout.layers]
+    for layer in layers:
+        if isinstance(layer, Dense):
+            layer.copy_transposed()
 
     def part(first: int, stop: int) -> None:
-        passes = Passes(layout.layers, layout.dtype)
+        passes = Passes(layers, layout.dtype)
         for here in runs(first, stop, BLOCK):
-            ascend(passes, centers[here], labels[here], points[here])
-
-    def ascend(passes, x, y, z):
-        best = Best(z.copy(), np.full(len(x), np.inf, layout.dtype))
-        dlogits = np.empty((len(x), net.n_classes), layout.dtype)
-        for _ in range(steps):
-            cache = passes.forward(z)
-            _odds_gradient(cache.logits, y, z, dlogits, best)
-            gradient = passes.input_gradient(passes.backward(dlogits, cache.masks)[0])
-            _step(x, z, gradient, step)
-        if not keep_last:
-            _odds_gradient(passes.forward(z).logits, y, z, dlogits, best)
-            z[:] = best.points
+            attack.of(here).climb(passes, lambda logits: logits, lambda gradient: gradient)
 
     least = max(MIN_SAMPLES, layout.samples_per_thread(2 * steps))
     threads.spread(part, len(X), least=least)
     return layout.inputs_back(points)
+
+
+class Attack(NamedTuple):
+    """The points of some samples, and how they move."""
+
+    centers: np.ndarray  # (n, d)
+    labels: np.ndarray  # (n,)
+    points: np.ndarray  # (n, d), changed
+    step: Step
+    steps: int
+    keep_last: bool
+
+    def of(self, rows: slice) -> Attack:
+        """The attack on some of the samples."""
+        return self._replace(
+            centers=self.centers[rows], labels=self.labels[rows], points=self.points[rows]
+        )
+
+    def climb(self, passes: Passes, all_logits: Sum, all_gradients: Sum) -> None:
+        """Take all steps.
+
+        `all_logits`, `all_gradients`: add up what the threads that share a network have.
+        """
+        x, y, z, dtype = self.centers, self.labels, self.points, self.points.dtype
+        take_step = {1: _l1_step, 2: _l2_step}.get(self.step.p, _linf_step)
+        kept = 0 if self.keep_last else len(z)
+        best = Best(z[:kept].copy(), np.full(kept, np.inf, dtype))
+        dlogits = np.empty((len(z), passes.layers[-1].outputs), dtype)
+        for _ in range(self.steps):
+            cache = passes.forward(z)
+            _odds_gradient(all_logits(cache.logits), y, z, dlogits, best)
+            gradient = passes.input_gradient(passes.backward(dlogits, cache.masks)[0])
+            take_step(x, z, all_gradients(gradient), self.step)
+        if not self.keep_last:
+            _odds_gradient(all_logits(passes.forward(z).logits), y, z, dlogits, best)
+            z[:] = best.points
+
+
+def _threads_that_share_units(layout: Layout, n: int, steps: int) -> int:
+    """How many threads share the hidden units in an attack on n samples; 1 if they do not."""
+    if len(layout.layers) != 2 or layout.n_convs or n > BLOCK:
+        return 1
+    products = 2 * steps * n * sum(layer.products for layer in layout.layers)
+    units = layout.layers[0].outputs
+    return min(threads.get_threads(), units // MIN_UNITS, products // PRODUCTS_PER_THREAD)
+
+
+def _climb_together(attack: Attack, layout: Layout, count: int) -> None:
+    """All steps of an attack on a network with one hidden layer, whose units the threads share.
+
+    There are two meetings in a step.  A thread overwrites its logits or gradient only after the
+    next one, when all others have read them.
+    """
+    first, last = layout.layers
+    ends = [first.outputs * i // count for i in range(count + 1)]
+    logits, gradients = ([attack.points] * count for _ in range(2))
+
+    def climb(i: int, barrier: Barrier) -> None:
+        units = slice(ends[i], ends[i + 1])
+        b = last.b if i == 0 else np.zeros_like(last.b)
+        layers = [Dense(first.W[units], first.b[units]), Dense(last.W[:, units], b)]
+        for layer in layers:
+            layer.copy_transposed()
+
+        def add_up(parts: list[np.ndarray], own: np.ndarray) -> np.ndarray:
+            parts[i] = own
+            barrier.wait()
+            total = parts[0] + parts[1]
+            for part in parts[2:]:
+                total += part
+            return total
+
+        # All threads take the same steps; the others on points of their own.
+        mine = attack if i == 0 else attack._replace(points=attack.points.copy())
+        mine.climb(
+            Passes(layers, layout.dtype), partial(add_up, logits), partial(add_up, gradients)
+        )
+
+    threads.together(climb, count)
 
 
 @jit
@@ -91,8 +178,10 @@ def _odds_gradient(logits, y, z, dlogits, best):
     """The gradient of the log-odds with respect to the logits, and the better points.
 
     Twin of `loss.odds_gradient` and `pgd._better`.  logits: (n, K), at the points z: (n, d).
-    dlogits: (n, K), the result.  best: updated where the margin is smaller.
+    dlogits: (n, K), the result.  best: updated where the margin is smaller, unless
+    it is empty.
     """
+    keep = len(best.margins) > 0
     for n in range(len(logits)):
         row, own = logits[n], y[n]
         highest = -np.inf
@@ -107,58 +196,85 @@ def _odds_gradient(logits, y, z, dlogits, best):
             dlogits[n, s] /= total
         dlogits[n, own] = -1
         margin = row[own] - highest
-        if margin < best.margins[n]:
+        if keep and margin < best.margins[n]:
             best.margins[n] = margin
             best.points[n] = z[n]
 
 
-@jit
-def _step(x, z, gradient, step):
-    """One step of steepest ascent, then back into the ball and the box.
+# A step in each norm: steepest ascent, then back into the ball and the box; twins of `pgd._inward`,
+# `pgd.steepest` and `pgd.project`.  x: (n, d), the centers of the balls.  z: (n, d), the points,
+# changed.  gradient: (n, d), overwritten.  A loop without a branch is vectorised.
 
-    Twin of `pgd._inward`, `pgd.steepest` and `pgd.project`.  x: (n, d), the centers of the balls.
-    z: (n, d), the points, changed.  gradient: (n, d), overwritten.
-    """
-    p, lo, hi, zero = step.p, step.lo, step.hi, x.dtype.type(0)
-    step_size, eps = x.dtype.type(step.size), x.dtype.type(step.eps)
+
+@jit
+def _linf_step(x, z, gradient, step):
+    """A step along the sign of the gradient: everything in one loop."""
+    number = x.dtype.type
+    size, eps, lo, hi = number(step.size), number(step.eps), step.lo, step.hi
     for n in range(len(x)):
         g, point, center = gradient[n], z[n], x[n]
         for j in range(len(g)):
-            # No step along the coordinates that would leave the box.
-            slope, at = g[j], point[j]
-            stuck = ((at <= lo[j]) & (slope < 0)) | ((at >= hi[j]) & (slope > 0))
-            g[j] = zero if stuck else slope
-        if p == 2:
-            scale = x.dtype.type(step_size * _inverse_norm(g))
-            for j in range(len(g)):
-                point[j] += scale * g[j]
-        elif p == 1:
-            _sparse_step(g, point, step_size)
-        else:
-            for j in range(len(g)):
-                slope = g[j]
-                point[j] += step_size if slope > 0 else (-step_size if slope < 0 else zero)
-        delta = g  # the gradient has been used
-        for j in range(len(delta)):
-            delta[j] = point[j] - center[j]
-        factor, threshold = x.dtype.type(1), zero
-        if p == 2:
-            factor = x.dtype.type(min(1.0, eps * _inverse_norm(delta)))
-        elif p == 1:
-            threshold = _l1_threshold(delta, eps)
-        else:
-            for j in range(len(delta)):
-                move = delta[j]
-                move = move if move < eps else eps
-                delta[j] = move if move > -eps else -eps
-        for j in range(len(delta)):
-            move = delta[j]
-            if p == 1:
-                size = max(zero, abs(move) - threshold)
-                move = size if move > 0 else -size
-            at, low, high = center[j] + factor * move, lo[j], hi[j]
+            at, low, high = point[j], lo[j], hi[j]
+            up = (g[j] > 0) & (at < high)
+            down = (g[j] < 0) & (at > low)
+            move = at + (size if up else number(0)) - (size if down else number(0)) - center[j]
+            move = move if move < eps else eps
+            at = center[j] + (move if move > -eps else -eps)
             at = at if at > low else low
             point[j] = at if at < high else high
+
+
+@jit
+def _l2_step(x, z, gradient, step):
+    """A step along the gradient; the ball is a matter of the length alone."""
+    number = x.dtype.type
+    for n in range(len(x)):
+        g, point, center = gradient[n], z[n], x[n]
+        _drop_outward(g, point, step)
+        scale = number(step.size * _inverse_norm(g))
+        for j in range(len(g)):
+            g[j] = point[j] + scale * g[j] - center[j]
+        factor = number(min(1.0, step.eps * _inverse_norm(g)))
+        for j in range(len(g)):
+            g[j] *= factor
+        _into_box(g, center, point, step)
+
+
+@jit
+def _l1_step(x, z, gradient, step):
+    """A step along the largest coordinates, and the nearest point of the ball."""
+    number = x.dtype.type
+    for n in range(len(x)):
+        g, point, center = gradient[n], z[n], x[n]
+        _drop_outward(g, point, step)
+        _sparse_step(g, point, number(step.size))
+        for j in range(len(g)):
+            g[j] = point[j] - center[j]
+        threshold = _l1_threshold(g, number(step.eps))
+        for j in range(len(g)):
+            size = max(number(0), abs(g[j]) - threshold)
+            g[j] = size if g[j] > 0 else -size
+        _into_box(g, center, point, step)
+
+
+@jit
+def _drop_outward(g, point, step):
+    """Set the gradient to 0 where a point at the box could only leave it; all (d,)."""
+    lo, hi = step.lo, step.hi
+    for j in range(len(g)):
+        slope, at = g[j], point[j]
+        stuck = ((at <= lo[j]) & (slope < 0)) | ((at >= hi[j]) & (slope > 0))
+        g[j] = 0 if stuck else slope
+
+
+@jit
+def _into_box(delta, center, point, step):
+    """``point = center + delta`` within the box; all (d,)."""
+    lo, hi = step.lo, step.hi
+    for j in range(len(delta)):
+        at, low, high = center[j] + delta[j], lo[j], hi[j]
+        at = at if at > low else low
+        point[j] = at if at < high else high
 
 
 @jit

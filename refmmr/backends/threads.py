@@ -91,12 +91,21 @@ def together(work: Callable[[int, threading.Barrier], None], count: int) -> None
         # had some of their threads each, both would wait for the rest.
         with _submission:
             others = [_pool(count - 1).submit(run, i) for i in range(1, count)]
+        failures: list[BaseException | None] = []
         try:
             run(0)
+        except threading.BrokenBarrierError as error:
+            failures.append(error)
         finally:
             wait(others)
-        for other in others:
-            other.result()
+        failures += [other.exception() for other in others]
+        # The one that failed first broke the barrier of the others.
+        for error in sorted(filter(None, failures), key=_is_consequence):
+            raise error
+
+
+def _is_consequence(error: BaseException) -> bool:
+    return isinstance(error, threading.BrokenBarrierError)
 
 
 _submission = threading.Lock()

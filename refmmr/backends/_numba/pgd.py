@@ -116,7 +116,8 @@ class Attack(NamedTuple):
         `all_logits`, `all_gradients`: add up what the threads that share a network have.
         """
         x, y, z, dtype = self.centers, self.labels, self.points, self.points.dtype
-        take_step = {1: _l1_step, 2: _l2_step}.get(self.step.p, _linf_step)
+        p = self.step.p
+        take_step = _l1_step if p == 1 else _l2_step if p == 2 else _linf_step
         kept = 0 if self.keep_last else len(z)
         best = Best(z[:kept].copy(), np.full(kept, np.inf, dtype))
         dlogits = np.empty((len(z), passes.layers[-1].outputs), dtype)

@@ -7,8 +7,8 @@
     numba     a batch of a training on the processor of the same machine
     small     a few calls without CuPy's memory pool, for ``compute-sanitizer``
     profile   kernels by the time they take (needs PyTorch, whose profiler sees those of CuPy)
-    train     a row of ``refmmr.presets``, for a number of seconds; a checkpoint is kept, so that
-              the same command continues
+    train     a row of ``refmmr.presets``, for a number of seconds; its checkpoint, in the folder
+              ``table1``, is one of ``benchmarks/table1.py``, either of which continues from it
     report    ``gpu.md`` from ``gpu.json``
 
 Results go to the folder ``OUT`` (``out/gpu`` if not set); ``gpu.json`` there has a list of runs,
@@ -260,13 +260,14 @@ def train(arguments: argparse.Namespace) -> None:
         raise KeyboardInterrupt
 
     problem = Problem(arguments.row, arguments.tiny)
-    OUT.mkdir(parents=True, exist_ok=True)
+    checkpoint = OUT / "table1" / f"{arguments.row}.npz"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, arguments.seconds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="training stopped by hand")
         net, history = rm.fit(
-            problem.net, *problem.train, rng=0, checkpoint=OUT / f"{arguments.row}.ckpt.npz",
+            problem.net, *problem.train, rng=0, checkpoint=checkpoint,
             batch_size=problem.batch, progress=False, pgd_steps=problem.steps,
             **problem.preset.options(),
         )  # fmt: skip

@@ -100,8 +100,8 @@ def together(work: Callable[[int, threading.Barrier], None], count: int) -> None
             wait(others)
         failures += [other.exception() for other in others]
         # The one that failed first broke the barrier of the others.
-        for error in sorted(filter(None, failures), key=_is_consequence):
-            raise error
+        for failure in sorted(filter(None, failures), key=_is_consequence):
+            raise failure
 
 
 def _is_consequence(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 import refmmr as rm
 from refmmr import _backend
@@ -123,6 +124,25 @@ def test_kernel_keeps_the_documentation():
     assert public.__doc__ == reference.dual_norm.__doc__
     assert public.__name__ == "dual_norm"
     assert public.__wrapped__ is reference.dual_norm
+
+
+def test_small_networks_run_on_one_thread_of_blas():
+    from refmmr.backends import threads
+
+    def blas_threads():
+        return {library.num_threads for library in threads._blas()}
+
+    @_backend.kernel
+    def seen(net, X):
+        return blas_threads()
+
+    small, large = (rm.Network.mlp([100, size, 10], rng=0) for size in (100, 3000))
+    X = np.zeros((64, 100))
+    with threadpoolctl.threadpool_limits(2), rm.use_backend("numpy"):
+        assert seen(small, X) == {1}
+        assert seen(small, X[:0]) == {2}  # no product of so few samples is threaded
+        assert seen(large, X) == {2}
+        assert blas_threads() == {2}
 
 
 HEAVY = ["cupy", "joblib", "matplotlib", "numba", "scipy", "sklearn", "threadpoolctl", "torch"]

@@ -85,6 +85,20 @@ def test_numba(name, norms, border, nearest, dtype):
 
 @pytest.mark.parametrize("nearest", ["each", "union"])
 @pytest.mark.parametrize("border", ["exact", "full-filter"])
-@pytest.mark.parametrize("name", ["deep", "lenet_small", "one convolution"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_cupy(cupy, name, border, nearest):
     check("cupy", name, "both", border, nearest, np.float64)
+
+
+@pytest.mark.parametrize("norms", TERMS)
+def test_border_on_the_device(cupy, norms):
+    """No host is needed for it: arrays on the device stay there."""
+    net = NETWORKS["two convolutions"]
+    X, y, terms = arguments(net, norms, np.float32)
+    expected = objective_gradient(net, X.astype(float), y, terms, "full-filter")
+    with rm.use_backend("cupy"):
+        there = net.astype(np.float32), cupy.asarray(X), cupy.asarray(y)
+        found = _kernels.objective_gradient(*there, terms, "full-filter")
+    assert_allclose(float(found.mmr), expected.mmr, rtol=1e-5)
+    dW, _ = found.gradients[0]
+    assert_allclose(dW.get(), expected.gradients[0][0], atol=1e-4)

@@ -63,13 +63,13 @@ def objective_gradient(
     """See `refmmr.reference.objective.objective_gradient`.
 
     With arrays on the device its numbers stay there too, as arrays without axes: a training fetches
-    them when it likes, and does not wait for the device after each batch.  The options of the
-    authors' code run on the host.
+    them when it likes, and does not wait for the device after each batch.  The union of the nearest
+    boundaries is computed on the host.
     """
-    if terms and (border, nearest) != ("exact", "each"):
+    if terms and nearest != "each":
         on_the_host = on_host(_kernels.objective_gradient.fallback())
         return on_the_host(net, X, y, tuple(terms), border, nearest)
-    found = on_device(objective)(net, X, y, terms)
+    found = on_device(objective)(net, X, y, terms, border=border)
     if is_device(found.cross_entropy):
         return found
     cross_entropy, mmr, wrong, gradients = found
@@ -82,12 +82,13 @@ def objective(
     y: cupy.ndarray,
     terms: Sequence[Regularizer],
     with_cross_entropy: bool = True,
+    border: str = "exact",
 ) -> Objective:
     """The objective on the device; its cross-entropy may be left out."""
     dense, y = (dense_end(net) if terms else net), y.astype("i8", copy=False)
 
     def part(rows: slice) -> Part:
-        return _part(dense, X[rows], y[rows], terms, with_cross_entropy, len(X))
+        return _part(dense, X[rows], y[rows], terms, with_cross_entropy, border, len(X))
 
     # Without terms nothing is as large as V.
     parts = [*in_chunks(part, dense, len(X), X.itemsize if terms else 0)]
@@ -103,7 +104,7 @@ def objective(
     return Objective(cross_entropy, mmr, wrong, gradients)
 
 
-def _part(net, X, y, terms, with_cross_entropy, n):
+def _part(net, X, y, terms, with_cross_entropy, border, n):
     """The part of the samples X of a batch of n."""
     run = forward(net, X)
     dtype, K = X.dtype, run.logits.shape[1]
@@ -116,7 +117,7 @@ def _part(net, X, y, terms, with_cross_entropy, n):
     sums: Sums = [[None, None] for _ in net.affine_layers]
     mmr, df = cupy.zeros((), dtype), None
     if terms:
-        mmr, df = _add_terms(net, run, y, terms, 1 / n, dlogits, sums)
+        mmr, df = _add_terms(net, run, y, terms, border, 1 / n, dlogits, sums)
     _add_samples(net, run, dlogits, df, sums)
     return Part(losses.sum(), mmr, wrong.sum(), sums)
 
@@ -157,21 +158,24 @@ class Norms(NamedTuple):
     dnorms: cupy.ndarray  # (n, units)
 
 
-def _add_terms(net, run, y, terms, scale, dlogits, sums):
+def _add_terms(net, run, y, terms, border, scale, dlogits, sums):
     """Values, and derivatives with respect to f; the rest is added to `dlogits` and `sums`."""
     (n, K), dtype = dlogits.shape, dlogits.dtype
     f = flat(run.f) if run.f else cupy.empty((n, 0), dtype)
     margins = cupy.empty((n, K), dtype)
     launch("margins", dtype, margins.size, run.logits, y, margins, K)
     found = unit_gradients(net, run.f)
-    last = found.V[-1]
+    rows, starts, last = found.rows, unit_starts(net), found.V[-1]
+    if border == "full-filter" and found.patches:
+        filters = net.affine_layers[0].W
+        rows[0] = cupy.broadcast_to(filters.reshape(len(filters), -1), rows[0].shape)
     R = cupy.empty((n, *last.shape[1:]), dtype)
     launch("class_differences", dtype, R.size, last, y, R, *last.shape[1:], len(last) == 1)
 
     df, dmargins = cupy.zeros_like(f), cupy.zeros_like(margins)
     hinges_B, hinges_D = cupy.zeros_like(f), cupy.zeros_like(margins)
     boundary = [
-        _norms(f, found.rows[:-1], net, term.p, term.gamma_b, term.k_b, scale * term.lam,
+        _norms(f, rows[:-1], net, term.p, term.gamma_b, term.k_b, scale * term.lam,
                df, hinges_B, True) for term in terms
     ]  # fmt: skip
     decision = [
@@ -184,7 +188,6 @@ def _add_terms(net, run, y, terms, scale, dlogits, sums):
     _add_norms_back(R[:, None], decision, 0, D)
     dlast = cupy.empty_like(D)
     launch("class_differences_back", dtype, D.size, D, y, dlast, *D.shape[1:])
-    rows, starts = found.rows, unit_starts(net)
 
     def add_direct(k: int, D: cupy.ndarray) -> None:
         _add_norms_back(rows[k], boundary, starts[k], D)

@@ -26,6 +26,8 @@ The walk with two projections follows FAB (Croce and Hein 2020), the linearisati
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
 from refmmr import _examples, _kernels
@@ -72,6 +74,7 @@ def minimal_attack(
     steps: int,
     restarts: int,
     rng: np.random.Generator,
+    deadline: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Verified adversarial examples near X.
 
@@ -92,6 +95,8 @@ def minimal_attack(
         a random point and uses one of them.
     rng : numpy.random.Generator
         Draws the random points.
+    deadline : float
+        Time of `time.monotonic` after which no step of a walk is begun.
 
     Returns
     -------
@@ -109,7 +114,7 @@ def minimal_attack(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for start in range(0, len(correct), BATCH):
             rows = correct[start : start + BATCH]
-            attack = _Attack(net, X[rows], y[rows], p, box)
+            attack = _Attack(net, X[rows], y[rows], p, box, deadline)
             for run in range(restarts):
                 attack.run(steps, run, rng)
             best[rows], distances[rows] = attack.best, attack.distances
@@ -119,8 +124,9 @@ def minimal_attack(
 class _Attack:
     """The attack on a batch of correctly classified samples, with the best examples so far."""
 
-    def __init__(self, net, X, y, p, box):
+    def __init__(self, net, X, y, p, box, deadline):
         self.net, self.X, self.y, self.p, self.box = net, X, y, p, box
+        self.deadline = deadline
         self.best, self.distances = np.full_like(X, np.nan), np.full(len(X), np.inf)
         logits = net.logits(X)
         others = np.argsort(np.arange(net.n_classes) == y[:, None], axis=1, kind="stable")
@@ -154,6 +160,8 @@ class _Attack:
         X, y = self.X, self.y
         best, radius = X.copy(), np.full(len(X), np.inf)
         for _ in range(steps):
+            if time.monotonic() > self.deadline:
+                break
             Z = self._step(Z, rivals)
             length = self._length(Z - X)
             wrong = margins(self.net.logits(Z), y) < 0

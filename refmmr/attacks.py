@@ -15,6 +15,9 @@ from refmmr.reference.pgd import random_start
 
 __all__ = ["minimal_attack", "pgd"]
 
+STEPS, RESTARTS = 60, 5
+"""Steps and runs of `minimal_attack`: more bring its examples hardly nearer."""
+
 
 def pgd(
     net: Network,
@@ -108,8 +111,8 @@ def minimal_attack(
     p: float | str = 2,
     *,
     box: Any = (0, 1),
-    steps: int = 60,
-    restarts: int = 5,
+    steps: int = STEPS,
+    restarts: int = RESTARTS,
     rng: int | np.random.Generator | None = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find near adversarial examples: their distances bound the minimal perturbations from above.

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from refmmr import _examples
+from refmmr import _examples, _minimal_attack
 from refmmr import _validate as check
 from refmmr._optional import require
-from refmmr.attacks import minimal_attack
+from refmmr.attacks import RESTARTS, STEPS
 from refmmr.certify.bounds import EXACT, Bounds, linear, region
 from refmmr.network import Network
 
@@ -298,12 +298,15 @@ def run_method(
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if method.guided:
             if known is None:
-                known = _attacked(net, X, y, p, box)
+                limit, begin = options.get("max_seconds"), time.monotonic()
+                known = _attacked(net, X, y, p, box, np.inf if limit is None else begin + limit)
+                if limit is not None:
+                    arguments["max_seconds"] = max(0.0, limit - (time.monotonic() - begin))
             arguments["upper"], arguments["adversarial"] = known
         return method.load()(net, X, y, p, box, **arguments)
 
 
-def _attacked(net, X, y, p, box):
+def _attacked(net, X, y, p, box, deadline):
     """Distances (n,) and adversarial examples (n, *input_shape) that are known before a search.
 
     They are the projections of `region_bounds` where these are minimal, else those of the attack.
@@ -312,7 +315,9 @@ def _attacked(net, X, y, p, box):
     upper, adversarial = found.upper.copy(), found.adversarial.copy()
     some = ~is_exact(found.lower, upper)
     if some.any():
-        Z, distances = minimal_attack(net, X[some], y[some], p, box=box)
+        Z, distances = _minimal_attack.minimal_attack(
+            net, X[some], y[some], p, box, STEPS, RESTARTS, np.random.default_rng(0), deadline
+        )
         nearer = np.flatnonzero(some)[distances < upper[some]]
         keep = distances < upper[some]
         upper[nearer], adversarial[nearer] = distances[keep], Z[keep]

@@ -50,6 +50,10 @@ STRETCHES = 1 + 0.02 * np.arange(12)
 """Factors by which the first projections are lengthened, one after the other: the affine map at the
 end of each gives the next, until an example is found."""
 
+MAX_BYTES = 2**29
+"""Size of the queue above which its farther half is left out: a region of a network of 1024 units
+on 784 inputs takes 6 MB.  What was left out bounds what can still be proved."""
+
 ENTER, REFINE, REACH = range(3)
 """What an entry of the queue asks for: visit a region; refine the distances of a region's
 hyperplanes; step across a decision boundary within its region, which ends the search."""
@@ -62,6 +66,14 @@ class Entry(NamedTuple):
     order: int  # of two equal bounds the older entry comes first
     kind: int
     data: Any  # a pattern (N,), a region, or a region and the number of one of its hyperplanes
+
+    @property
+    def nbytes(self) -> int:
+        """Memory, roughly: a pattern is in a set, too, and a solver has a copy of the rows."""
+        if self.kind == ENTER:
+            return 2 * int(self.data.nbytes) + 256
+        region = self.data if self.kind == REFINE else self.data[0]
+        return 2 * int(region.rows.nbytes)
 
 
 class Region:
@@ -147,6 +159,7 @@ class RegionSearch:
         self.visited, self.ended = 0, False
         self._order = count()
         self._queue: list[Entry] = []
+        self._bytes = 0  # of the queue
         self._entered: set[bytes] = set()
         self._known: dict[bytes, float] = {}  # the smallest bound of each region offered
         self.stable, self._reach = np.zeros(maps.net.n_hidden, bool), np.inf
@@ -168,9 +181,9 @@ class RegionSearch:
         return min(self._queue[0].bound if self._queue else np.inf, self._reach)
 
     @property
-    def empty(self) -> bool:
-        """Whether nothing is left to visit."""
-        return not self._queue
+    def exhausted(self) -> bool:
+        """Whether nothing is left that could raise the bound."""
+        return not self._queue or self._queue[0].bound >= self._reach
 
     def leave_out(self, stable: np.ndarray, radius: float) -> None:
         """Leave out the hyperplanes of units (N,) that are stable within a radius.
@@ -196,18 +209,38 @@ class RegionSearch:
                 self._enter(bound, data)
             else:
                 self._refine(bound, data)
-        heapq.heappop(self._queue)
+        self._pop()
         self.drop_entered()
+        if self._bytes > MAX_BYTES:
+            self._leave_out_half()
 
     def drop_entered(self) -> None:
         """Drop regions at the head of the queue that were entered by another facet."""
         while self._queue and (
             self._queue[0].kind == ENTER and self._queue[0].data.tobytes() in self._entered
         ):
-            heapq.heappop(self._queue)
+            self._pop()
 
     def _push(self, bound: float, kind: int, data: Any) -> None:
-        heapq.heappush(self._queue, Entry(bound, next(self._order), kind, data))
+        entry = Entry(bound, next(self._order), kind, data)
+        heapq.heappush(self._queue, entry)
+        self._bytes += entry.nbytes
+
+    def _pop(self) -> None:
+        self._bytes -= heapq.heappop(self._queue).nbytes
+
+    def _leave_out_half(self) -> None:
+        """Leave out the farther entries; nothing is proved beyond the nearest of them any more."""
+        entries = sorted(self._queue)
+        sizes = np.cumsum([entry.nbytes for entry in entries])
+        keep = max(1, int(np.searchsorted(sizes, MAX_BYTES // 2)))
+        if keep == len(entries):
+            return
+        self._reach = min(self._reach, entries[keep].bound)
+        for entry in entries[keep:]:
+            if entry.kind == ENTER:
+                self._known.pop(entry.data.tobytes(), None)
+        self._queue, self._bytes = entries[:keep], int(sizes[keep - 1])  # a sorted list is a heap
 
     def _enter(self, bound: float, pattern: np.ndarray) -> None:
         """Visit a region: bound distances in the whole space, project onto decision boundaries."""

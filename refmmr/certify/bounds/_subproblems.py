@@ -23,6 +23,7 @@ half-space, and its distance from x is bounded with all rounding errors.  The so
 from __future__ import annotations
 
 import heapq
+import time
 from itertools import count
 from typing import NamedTuple
 
@@ -67,6 +68,10 @@ on a smaller ball more units are stable."""
 SMALL_SHARE = 0.3
 """If the first pass on a smaller ball certifies a smaller share of its radius, shrink it again."""
 
+MAX_BYTES = 2**29
+"""Size of the queue above which its farther half is left out, as in
+`refmmr.certify.bounds._region_search`."""
+
 MIN_SHARE = 1e-6
 """Give up instead of shrinking the ball below this share of the limit."""
 
@@ -88,6 +93,11 @@ class Subproblem(NamedTuple):
     multipliers: np.ndarray  # of the cuts
     split: int  # the unit to split it at; -1 for none
 
+    @property
+    def nbytes(self) -> int:
+        """Memory, at most: branches share cuts."""
+        return self.fixed.nbytes + sum(cut.row.nbytes + 256 for cut in self.cuts)
+
 
 class Subproblems:
     """Branch and bound around one point.
@@ -102,15 +112,20 @@ class Subproblems:
         Nothing is left to do.
     stable : ndarray, shape (N,) bool, or None
         Units whose activation is the same everywhere within `stable_radius` of the point.
+    deadline : float
+        Time of `time.monotonic` after which no subproblem is bounded.
     """
 
     def __init__(self, net: Network, p: float, box: Box | None, point: Incumbent) -> None:
         self.net, self.p, self.box, self.point = net, p, box, point
         self.lower, self.nodes, self.done = 0.0, 0, False
         self._order = count()
+        self.deadline = np.inf
         self._queue: list[tuple[float, int, Subproblem]] = []  # lower bound first
+        self._bytes = 0  # of the queue, at most
         # The radius within which bounds hold, and how far away the dropped subproblems are.
         self._radius, self._dropped = np.inf, 0.0
+        self._left_out = np.inf  # how far away those are that were left out for memory
         self._stuck, self._fresh = False, False
         # The radius of a ball that was too large.
         self._ceiling = np.inf
@@ -129,10 +144,12 @@ class Subproblems:
     def _settle(self) -> None:
         """Update the lower bound, and decide whether the ball or the search is finished."""
         smallest = self._queue[0][0] if self._queue else np.inf
-        self.lower = max(self.lower, min(smallest, self._dropped))
+        self.lower = max(self.lower, min(smallest, self._dropped, self._left_out))
         limit = self.point.limit
-        if smallest >= min(self._radius, limit):
+        end = min(self._radius, limit)
+        if smallest >= min(end, self._left_out):
             self._queue = []
+            self._stuck |= self._left_out < end
         share = LARGE_SHARE if self._radius >= limit else SMALL_SHARE
         if self._fresh and self._queue and self.lower < share * self._radius:
             self._queue, self._ceiling = [], self._radius
@@ -151,13 +168,19 @@ class Subproblems:
 
     def _begin(self, radius: float) -> None:
         """A subproblem without fixed units for each class."""
-        self._radius, self._dropped = radius, radius
+        self._radius, self._dropped, self._left_out = radius, radius, np.inf
         self._bound_units()
         fixed = np.zeros(self.net.n_hidden, np.int8)
         rivals = [c for c in range(self.net.n_classes) if c != self.point.y]
-        found = [self._bound(Subproblem(c, fixed, [], np.zeros(0), -1), 0.0) for c in rivals]
+        found = []
+        for c in rivals:
+            if time.monotonic() > self.deadline:
+                self._dropped = 0.0  # nothing is proved: the ball is begun again, if at all
+                return
+            found.append(self._bound(Subproblem(c, fixed, [], np.zeros(0), -1), 0.0))
         # Assigned once all are bounded, so that an interruption leaves no incomplete queue.
         self._queue, self._fresh = sorted(entry for entry in found if entry), True
+        self._bytes = sum(entry[2].nbytes for entry in self._queue)
 
     def _branch(self) -> None:
         """Fix one more unit of the nearest subproblem, active and inactive."""
@@ -178,7 +201,19 @@ class Subproblems:
         for branch in branches:
             if branch:
                 heapq.heappush(self._queue, branch)
-        heapq.heappop(self._queue)
+                self._bytes += branch[2].nbytes
+        self._bytes -= heapq.heappop(self._queue)[2].nbytes
+        if self._bytes > MAX_BYTES:
+            self._leave_out_half()
+
+    def _leave_out_half(self) -> None:
+        """Leave out the farther subproblems; nothing is proved beyond the nearest of them."""
+        self._queue.sort()
+        sizes = np.cumsum([entry[2].nbytes for entry in self._queue])
+        keep = max(1, int(np.searchsorted(sizes, MAX_BYTES // 2)))
+        if keep < len(self._queue):
+            self._left_out = min(self._left_out, self._queue[keep][0])
+            self._queue, self._bytes = self._queue[:keep], int(sizes[keep - 1])
 
     def _bound_units(self) -> None:
         """Bounds of all units on the ball, and the magnitudes of their rounding errors."""
@@ -207,6 +242,8 @@ class Subproblems:
             v, step = self._nearest(cuts, v, limit)
             lower = max(lower, self._prove(cuts, v))
         for turn in range(MAX_CUTS):
+            if turn and time.monotonic() > self.deadline:
+                break
             if lower >= limit:
                 self._drop(limit)
                 return None

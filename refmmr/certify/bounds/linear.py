@@ -9,6 +9,7 @@ makes a certificate wrong.
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import numpy as np
@@ -37,6 +38,7 @@ def relaxed_bounds(
     goal: np.ndarray | None = None,
     *,
     method: str,
+    deadline: float = np.inf,
 ) -> Bounds:
     """Certified radius of each sample.
 
@@ -52,6 +54,8 @@ def relaxed_bounds(
     goal : ndarray, shape (n,), optional
         Radii to decide about.  Without it the largest certified radius is computed.
     method : {"ibp", "fast-lin", "crown"}
+    deadline : float
+        Time of `time.monotonic` at which to stop; the radii proved by then are returned.
 
     Returns
     -------
@@ -61,10 +65,10 @@ def relaxed_bounds(
     """
     # Overflow ends in a margin bound of -inf: in a radius of 0, never in a wrong one.
     with np.errstate(over="ignore", invalid="ignore"):
-        return _relaxed_bounds(net, X, y, p, box, goal, method)
+        return _relaxed_bounds(net, X, y, p, box, goal, method, deadline)
 
 
-def _relaxed_bounds(net, X, y, p, box, goal, method):
+def _relaxed_bounds(net, X, y, p, box, goal, method, deadline):
     margins, wrong = loss.margins(net.logits(X), y), _examples.misclassified(net, X, y)
     right = np.flatnonzero((margins > 0) & ~wrong)
     lower = np.zeros(len(X))
@@ -72,6 +76,8 @@ def _relaxed_bounds(net, X, y, p, box, goal, method):
     flat = X.reshape(len(X), -1)
     if len(right):
         find = partial(_worst_margins, net, X[right], y[right], p, box, method)
+        if deadline < np.inf:
+            find = _until(deadline, find)
         if goal is not None:
             lower[right] = np.where(find(goal[right], np.arange(len(right))) > 0, goal[right], 0)
         else:
@@ -90,6 +96,25 @@ crown_bounds = partial(relaxed_bounds, method="crown")
 def _worst_margins(net, X, y, p, box, method, eps, samples):
     """The smallest margin bound of some samples at radii eps; -inf where floats overflow."""
     return _kernels.margin_bounds(net, X[samples], y[samples], p, eps, box, method).min(axis=1)
+
+
+def _until(deadline, find):
+    """The function `find`, but -inf, which proves nothing, where its result would come too late.
+
+    An evaluation is expected to take as long as the longest so far.
+    """
+    longest = 0.0
+
+    def find_in_time(eps, samples):
+        nonlocal longest
+        begin = time.monotonic()
+        if begin + longest > deadline:
+            return np.full(len(samples), -np.inf)
+        value = find(eps, samples)
+        longest = max(longest, time.monotonic() - begin)
+        return value
+
+    return find_in_time
 
 
 def _largest(find, margins, guess, farthest):

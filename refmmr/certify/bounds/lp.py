@@ -106,12 +106,14 @@ def _radius(net, x, y, p, box, goal, deadline):
 
     def proved(eps):
         bounds = layer_bounds(net, x, p, eps, box)
+        if time.monotonic() > deadline:
+            return False
         found = margins_below(net, x, y, p, eps, box, bounds, deadline=deadline, all_targets=False)
         return bool((found.lower > 0).all())
 
     if goal is not None:
         return goal if proved(goal) else 0.0
-    start = crown_bounds(net, x[None], np.full(1, y), p, box)
+    start = crown_bounds(net, x[None], np.full(1, y), p, box, deadline=deadline)
     low = float(start.lower[0])
     if not np.isfinite(low) or low == 0:
         return low

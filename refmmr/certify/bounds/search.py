@@ -186,11 +186,12 @@ class PointSearch:
         on_region: Callable[[PointSearch], object] = lambda state: None,
     ) -> None:
         """Search on, until the bounds meet, the goal is decided or a budget is spent."""
-        begin = time.perf_counter()
+        deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
+        self.subproblems.deadline = deadline
         while not self.done:
             if max_regions is not None and self.regions >= max_regions:
                 break
-            if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
+            if time.monotonic() >= deadline:
                 break
             visited = self.regions
             self.step()
@@ -201,7 +202,7 @@ class PointSearch:
         """One step of either search."""
         regions, subproblems = self.region_search, self.subproblems
         turn = self.regions >= self._first + subproblems.nodes // self._each
-        if not subproblems.done and (turn or regions.empty) and np.isfinite(self.point.limit):
+        if not subproblems.done and (turn or regions.exhausted) and np.isfinite(self.point.limit):
             subproblems.step()
             if subproblems.stable is not None:
                 regions.leave_out(subproblems.stable, subproblems.stable_radius)
@@ -213,5 +214,8 @@ class PointSearch:
         """Decide whether the search is over."""
         self.region_search.drop_entered()
         lower, upper, goal = self.lower, self.upper, self.point.goal
-        decided = lower >= goal or upper < goal < np.inf
-        self.done = self.region_search.ended or decided or upper <= lower * (1 + EXACT)
+        decided = lower >= goal or upper < goal < np.inf or upper <= lower * (1 + EXACT)
+        # Nothing raises the bound any more: entries of both queues were left out for memory.
+        finite = np.isfinite(self.point.limit)
+        stuck = self.region_search.exhausted and (self.subproblems.done or not finite)
+        self.done = self.region_search.ended or decided or stuck

@@ -24,8 +24,8 @@ their gradients tell them apart.
 For the paper's convolutional network the dense layer then takes 0.2 million multiplications a unit
 instead of 0.45, and 0.07 once the training has made units stable.  The random projections of Wong,
 Schmidt, Metzen and Kolter (2018), which estimate the norms and sums of all units of a layer from
-some 50 vectors, cost as much as 50 units for the norms, and again for the sums of each earlier layer:
-with 100 units in that layer they save nothing, and only the exact bound is offered.
+some 50 vectors, cost as much as 50 units for the norms, and again for the sums of each earlier
+layer: with 100 units in that layer they save nothing, and only the exact bound is offered.
 
 The functions here are compiled into `wong_kolter_gradient.add_samples`, which is cached.  Numba
 does not see that a file which it calls has changed, so that takes `SOURCE` as a default argument,

@@ -11,10 +11,11 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``network.activation_pattern``       ``network.activation_pattern``
 ``affine.probe``: rows of V          ``affine`` DenseStem, ConvStem; ``patches.SecondConv``
 ``hyperplanes.shortest_step_in_box`` ``hyperplanes.distances_in_box``
-``distances.hyperplanes_around``     ``distances.HyperplaneWorker``
+``distances.hyperplanes_around``     ``distances.HyperplaneWorker``; ``nearest.NearestWorker``
 ``distances.distances``              ``distances.distances``
 ``mmr.mmr``                          ``mmr.mmr``
 ``mmr.mmr_gradient``                 ``mmr_gradient.mmr_gradient``
+``hyperplanes.dual_norm_gradient``   ``norm_gradients``
 ``loss.loss_gradient``               ``loss.loss_gradient``
 ``loss.margin_gradients``            ``loss.margin_gradients``
 ``objective.objective_gradient``     ``objective.objective_gradient``

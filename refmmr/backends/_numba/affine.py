@@ -19,27 +19,18 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 
 from refmmr.backends._numba.jit import jit
-from refmmr.backends._numba.layers import (
-    Buffers,
-    Conv,
-    Dense,
-    Geometry,
-    add_permuted_windows,
-    all_windows,
-    gather_permuted_windows,
-)
+from refmmr.backends._numba.layers import Buffers, Conv, Dense, Geometry, all_windows
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.backends._numba.network import Passes
 from refmmr.backends._numba.patches import SecondConv
 from refmmr.reference.network import Gradients
 
-PRODUCT_NUMBERS = 2**18
+PRODUCT_NUMBERS = 2**17
 """Numbers in the result of one product of patches: they are in the cache of a core when they are
 added to the image."""
 
@@ -130,8 +121,12 @@ class ConvStem(Stem):
         Number j of a patch is number ``orders[k][j]`` of the receptive field, channel-last.
     windows : list of Passes
         Of each layer k, the layers 0, ..., k - 1 on a single receptive field.
+    columns : ndarray, shape (units of the stem, outputs)
+        The weights of the first dense layer behind it, transposed.
+    places : ndarray of int, shape (positions, patch)
+        Of each number of a patch of the last layer its place in the image, -1 outside.
     back_through_patches : bool
-        Whether gradients go back through patches (`push`, `add_to_dpatches`): for two convolutions.
+        Whether gradients go back through patches (`push_through`): for two convolutions.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -153,10 +148,12 @@ class ConvStem(Stem):
             all_windows(image, fields[0])[:, order]
             for fields, order in zip(self.fields, self.orders, strict=True)
         ]
+        numbers = np.arange(1.0, 1 + self.convs[0].inputs)[None]
+        places = all_windows(numbers, self.fields[-1][0])[:, self.orders[-1]]
+        self.places = places.astype(np.int64) - 1
         self._first = (self.inside[0][:, :, None] * self.convs[0].W.T)[None]
         self._rows = [self._first]
-        # The weights of the first dense layer behind, (units of the stem, outputs).
-        self._columns = np.ascontiguousarray(layout.layers[self.depth].W.T)
+        self.columns = np.ascontiguousarray(layout.layers[self.depth].W.T)
 
     def copy(self) -> ConvStem:
         """The same stem with memory of its own, for another thread."""
@@ -180,8 +177,7 @@ class ConvStem(Stem):
             patch, channels = len(self.orders[k]), len(self.convs[k].W)
             rows = self.buffers.take(("rows", k), c, positions, patch, channels)
             if k == 1:
-                windows = all_windows(masks[0], self.fields[1][1])
-                self.second.patches(windows, rows.reshape(-1, patch, channels), self.buffers)
+                self.second.patches(masks[0], rows, self.buffers)
             else:
                 self._backward_rows(k, masks, rows)
             _clear_outside(rows, self.inside[k])
@@ -207,8 +203,8 @@ class ConvStem(Stem):
 
     def next_rows(self, mask: np.ndarray, name: object) -> np.ndarray:
         """Rows of the first dense layer, (c, units, d), for masks (c, N) of the stem's last."""
-        coefficients = self.buffers.take("coefficients", len(mask), *self._columns.shape)
-        _mask_columns(self._columns, mask, coefficients)
+        coefficients = self.buffers.take("coefficients", len(mask), *self.columns.shape)
+        _mask_columns(self.columns, mask, coefficients)
         return self._combine(coefficients, name)
 
     def combine(self, coefficients: np.ndarray, name: object) -> np.ndarray:
@@ -217,71 +213,55 @@ class ConvStem(Stem):
 
     def _combine(self, coefficients, name):
         """The same for coefficients (c, positions * channels, units)."""
-        field, patches, order = self.fields[-1][0], self._rows[-1], self.orders[-1]
-        _, positions, size, channels = patches.shape
+        _, positions, _, channels = self._rows[-1].shape
         c, _, units = coefficients.shape
-        rows = self.buffers.take(name, c, units, field.inputs)
-        columns = self.buffers.take("columns", c, field.inputs, units)
-        columns[:] = 0
-        coefficients = coefficients.reshape(c, positions, channels, units)
-        group = max(1, PRODUCT_NUMBERS // max(1, units * size))
+        rows = self.buffers.take(name, c, units, self.convs[0].inputs)
+        columns = self.buffers.take("columns", 1, self.convs[0].inputs, units)
         for i in range(c):
-            for here in runs(0, positions, group):
-                parts = self.buffers.take("parts", here.stop - here.start, size, units)
-                np.matmul(patches[i % len(patches), here], coefficients[i, here], out=parts)
-                add_permuted_windows(parts, here.start, order, field, columns[i])
-        _transpose(columns, rows)
+            self.combine_columns(i, coefficients[i].reshape(positions, channels, units), columns[0])
+            _transpose(columns, rows[i : i + 1])
         return rows
 
-    def push(self, G: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Push directions through the stem, to the pre-activations of its last layer.
+    def combine_columns(self, i: int, coefficients: np.ndarray, columns: np.ndarray) -> None:
+        """Rows of sample i of the last `compute_rows`, as columns.
+
+        `coefficients` is (positions, channels, r), `columns`, the result, (d, r).
+        """
+        patches = self._rows[-1]
+        patches = patches[i % len(patches)]
+        positions, size, _ = patches.shape
+        r = coefficients.shape[2]
+        columns[:] = 0
+        group = max(1, PRODUCT_NUMBERS // max(1, r * size))
+        for here in runs(0, positions, group):
+            parts = self.buffers.take("parts", here.stop - here.start, size, r)
+            np.matmul(patches[here], coefficients[here], out=parts)
+            _add_windows(parts, self.places[here], columns)
+
+    def push_through(self, i: int, G: np.ndarray, coefficients: np.ndarray, h: np.ndarray) -> None:
+        """Push directions through the patches of sample i, and their gradient into the patches.
+
+        The patches are overwritten by the gradient of ``sum_r <G_r, coefficients_r V_stem>`` with
+        respect to them.
 
         Parameters
         ----------
-        G : ndarray, shape (r, d)
-        samples : ndarray of int, shape (r,), in order
-            The sample of each, among those of the last `compute_rows`.
-
-        Returns
-        -------
-        h : ndarray, shape (r, positions * channels)
-            ``<G, v>`` of all units.
-        windows : ndarray, shape (r, positions, patch)
-            The parts of G in the receptive fields.
+        i : int
+            A sample of the last `compute_rows`.
+        G : ndarray, shape (d, r)
+        coefficients : ndarray, shape (positions, channels, r)
+        h : ndarray, shape (r, positions, channels)
+            The result: ``<G, v>`` of all units of the stem's last layer.
         """
-        patches, field = self._rows[-1], self.fields[-1][0]
-        _, positions, size, channels = patches.shape
-        windows = self.buffers.take("windows of G", len(G), positions, size)
-        gather_permuted_windows(G, self.orders[-1], field, windows)
-        h = self.buffers.take("pushed", len(G), positions, channels)
-        for i, here in _groups(samples):
-            np.matmul(windows[here].swapaxes(0, 1), patches[i], out=h[here].swapaxes(0, 1))
-        return h.reshape(len(G), -1), windows
+        patches = self._rows[-1][i]
+        windows = self.buffers.take("windows of G", *patches.shape[:2], G.shape[1])
+        _gather_windows(G, self.places, windows)
+        np.matmul(windows.swapaxes(1, 2), patches, out=h.swapaxes(0, 1))
+        np.matmul(windows, coefficients.swapaxes(1, 2), out=patches)
 
-    def add_to_dpatches(
-        self,
-        windows: np.ndarray,
-        coefficients: np.ndarray,
-        samples: np.ndarray,
-        dpatches: np.ndarray,
-    ) -> None:
-        """Add the gradient of ``sum_r <G_r, coefficients_r V_stem>`` with respect to the patches.
-
-        `windows` and `samples` are those of `push`, `coefficients` (r, positions * channels),
-        `dpatches` (c, positions, patch, channels).
-        """
-        coefficients = coefficients.reshape(len(windows), dpatches.shape[1], dpatches.shape[3])
-        for i, here in _groups(samples):
-            dpatches[i] += np.matmul(
-                windows[here].transpose(1, 2, 0),
-                coefficients[here].swapaxes(0, 1),
-                out=self.buffers.take("dpatches", *dpatches.shape[1:]),
-            )
-
-    def add_patch_gradients(self, dpatches: np.ndarray) -> None:
-        """Take the gradient with respect to the last patches into the sum of `finish`."""
-        dpatches = dpatches.reshape(-1, *dpatches.shape[2:])
-        self.second.add_gradient(dpatches, self.dsecond, self.buffers)
+    def add_patch_gradients(self, mask: np.ndarray, dpatches: np.ndarray) -> None:
+        """Take the gradient with respect to the patches of these masks into the sum of `finish`."""
+        self.second.add_gradient(mask, dpatches, self.dsecond, self.buffers)
 
     def finish(self, sums: Gradients) -> None:
         """Add the gradients with respect to the filters of both convolutions to `sums`."""
@@ -323,13 +303,6 @@ def window_passes(convs: Sequence[Conv], fields: Sequence[Geometry], dtype: np.d
         )  # fmt: skip
         layers.append(Conv(conv.W, conv.b, geometry))
     return Passes(layers, dtype)
-
-
-def _groups(samples: np.ndarray) -> Iterator[tuple[int, slice]]:
-    """Runs of equal numbers: the number, and the slice."""
-    starts = np.flatnonzero(np.diff(samples, prepend=-1))
-    for start, stop in pairwise([*starts.tolist(), len(samples)]):
-        yield int(samples[start]), slice(start, stop)
 
 
 @jit
@@ -380,3 +353,50 @@ def _transpose(a, out):
                 for k in range(j, min(j + 16, a.shape[2])):
                     for m in range(i, min(i + 16, a.shape[1])):
                         target[k, m] = source[m, k]
+
+
+@jit
+def _add_windows(windows, places, columns):
+    """Add windows of r images at once to their places, col2im.
+
+    windows: (q, window, r).  places: (q, window), in the image, -1 outside.  columns: (d, r), added
+    to.  Neighbours in the window that are neighbours in the image are one run of numbers.
+    """
+    r, flat = columns.shape[1], columns.reshape(-1)
+    for q in range(windows.shape[0]):
+        place, window = places[q], windows[q].reshape(-1)
+        stop = 0
+        while stop < len(place):
+            start, stop = stop, _run_end(place, stop)
+            if place[start] >= 0:
+                target = flat[place[start] * r : (place[start] + stop - start) * r]
+                source = window[start * r : stop * r]
+                for u in range(len(source)):
+                    target[u] += source[u]
+
+
+@jit
+def _gather_windows(columns, places, windows):
+    """Windows of r images, 0 outside: the transpose of `_add_windows`, whose shapes it has."""
+    r, flat = columns.shape[1], columns.reshape(-1)
+    for q in range(windows.shape[0]):
+        place, window = places[q], windows[q].reshape(-1)
+        stop = 0
+        while stop < len(place):
+            start, stop = stop, _run_end(place, stop)
+            target = window[start * r : stop * r]
+            if place[start] >= 0:
+                source = flat[place[start] * r : (place[start] + stop - start) * r]
+                for u in range(len(target)):
+                    target[u] = source[u]
+            else:
+                target[:] = 0
+
+
+@jit
+def _run_end(place, start):
+    """The end of the run of places, consecutive or all -1, that begins at `start`: (window,)."""
+    stop, step = start + 1, 1 if place[start] >= 0 else 0
+    while stop < len(place) and place[stop] == place[start] + step * (stop - start):
+        stop += 1
+    return stop

@@ -11,9 +11,10 @@ import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.distances import Hyperplanes, HyperplaneWorker, Shared
+from refmmr.backends._numba.distances import Hyperplanes, Shared
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layout import runs
+from refmmr.backends._numba.nearest import NearestWorker, NearHyperplanes
 from refmmr.backends._numba.network import BLOCK
 from refmmr.reference import mmr as reference
 from refmmr.reference.mmr import MMR
@@ -45,9 +46,10 @@ def mmr(
     terms = np.zeros((2, len(X)), shared.dtype)
 
     def part(start: int, stop: int) -> None:
-        worker = HyperplaneWorker(shared)
+        worker = NearestWorker(shared)
         for rows in runs(start, stop, BLOCK):
-            for here, hyperplanes in worker.hyperplanes_around(worker.forward(X[rows], y[rows])):
+            block = worker.forward(X[rows], y[rows])
+            for here, hyperplanes in worker.hyperplanes_near(block, gamma_b, k_b):
                 apply_hinges(hyperplanes, hinges, terms[:, rows][:, here])
 
     threads.spread(part, len(X), least=shared.samples_per_thread)
@@ -56,7 +58,7 @@ def mmr(
 
 
 def apply_hinges(
-    hyperplanes: Hyperplanes, hinges: Hinges, terms: np.ndarray
+    hyperplanes: Hyperplanes | NearHyperplanes, hinges: Hinges, terms: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The two terms of c samples, into `terms` (2, c), and the hyperplanes that have a gradient.
 
@@ -67,20 +69,25 @@ def apply_hinges(
     decision : ndarray of bool, shape (c, K)
     """
     f, margin = np.abs(hyperplanes.f), hyperplanes.margin
+    unknown = np.full(len(f), np.inf, f.dtype)
+    limits = hyperplanes.limits if isinstance(hyperplanes, NearHyperplanes) else unknown
     boundary, decision = np.zeros(f.shape, bool), np.zeros(margin.shape, bool)
-    _mean_hinge(f, hyperplanes.f_norms, hinges.gamma_b, hinges.k_b, boundary, terms[0])
-    _mean_hinge(margin, hyperplanes.margin_norms, hinges.gamma_d, hinges.k_d, decision, terms[1])
+    _mean_hinge(f, hyperplanes.f_norms, limits, hinges.gamma_b, hinges.k_b, boundary, terms[0])
+    _mean_hinge(
+        margin, hyperplanes.margin_norms, unknown, hinges.gamma_d, hinges.k_d, decision, terms[1]
+    )
     return boundary, decision
 
 
 @jit
-def _mean_hinge(values, norms, gamma, k, active, terms):
+def _mean_hinge(values, norms, limits, gamma, k, active, terms):
     """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of the distances ``values / norms``.
 
     Twin of `mmr._mean_hinge` and of the selection in `mmr._hinge_slope`: among hyperplanes at the
     same distance the first are selected.  Only those nearer than gamma contribute, so the k-th
-    nearest is searched among them.  values, norms: (c, m).  active: (c, m), set where a hyperplane
-    is selected and nearer than gamma.  terms: (c,), the result.
+    nearest is searched among them.  values, norms: (c, m).  limits: (c,), the k-th nearest is not
+    farther away.  active: (c, m), set where a hyperplane is selected and nearer than gamma.  terms:
+    (c,), the result.
     """
     n, m = values.shape
     gamma = values.dtype.type(gamma)
@@ -92,8 +99,9 @@ def _mean_hinge(values, norms, gamma, k, active, terms):
             d[j] = values[i, j] / norms[i, j] if norms[i, j] > 0 else np.inf
             if d[j] == -np.inf:
                 d[j] = np.inf  # a negative margin over a norm near 0: no hyperplane
+        for j in range(m):
             near[count] = d[j]
-            count += d[j] < gamma
+            count += (d[j] < gamma) & (d[j] <= limits[i])
         total = values.dtype.type(0)
         if count > 0:
             last = near[:count].max() if count <= k else np.partition(near[:count], k - 1)[k - 1]

@@ -11,28 +11,30 @@ sample.  So the gradient through all rows v is that of ``sum_r <G_r, v_r>``: a b
 one for each active hyperplane, is pushed forward as far as its layer, and backpropagated.  No array
 of shape (n, d, units) is formed.
 
-With two convolutions the rows are made of patches (`affine`), and so is their gradient: G of a unit
-of the second convolution is added to the gradient with respect to its patch; other directions are
-pushed through the patches, a product for each sample.  The sum over all samples goes back to the
-filters of both convolutions once for each thread.
+With two convolutions the rows are made of patches (`affine`), if they can count (`nearest`), and so
+is their gradient: G of a unit of the second convolution is added to the gradient with respect to
+its patch; other directions are pushed through the patches of their sample.  The sum over all
+samples goes back to the filters of both convolutions once for each thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from refmmr._backend import implements
 from refmmr.backends import threads
-from refmmr.backends._numba.affine import ConvStem
-from refmmr.backends._numba.distances import Block, Hyperplanes, HyperplaneWorker, Shared
+from refmmr.backends._numba.distances import Block, Hyperplanes, Shared
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import some_windows
 from refmmr.backends._numba.layout import add_up, runs
 from refmmr.backends._numba.mmr import Hinges, apply_hinges
-from refmmr.backends._numba.network import BLOCK, Passes, apply_mask
+from refmmr.backends._numba.nearest import NearestWorker, NearHyperplanes
+from refmmr.backends._numba.network import BLOCK, apply_mask
+from refmmr.backends._numba.norm_gradients import column_norm_gradients, norm_gradients
 from refmmr.reference import mmr as reference
 from refmmr.reference.network import Gradients, Network
 
@@ -82,19 +84,13 @@ class Active(NamedTuple):
     positions: np.ndarray | None  # (r,), for a convolution: the output pixel
 
 
-class GradientWorker(HyperplaneWorker):
+class GradientWorker(NearestWorker):
     """Adds up the gradient of `weight` times the mean, with the memory of one thread."""
 
     def __init__(self, shared: Shared, hinges: Hinges, weight: float = 1.0) -> None:
         super().__init__(shared)
         self.hinges, self.weight = hinges, weight
         self.sums = shared.layout.zeros()
-        stem = self.stem
-        self.patch_stem: ConvStem | None = None
-        if isinstance(stem, ConvStem) and stem.back_through_patches:
-            self.patch_stem = stem
-        # The layers behind the stem, for directions that come out of it.
-        self.tail = Passes(shared.layout.layers[stem.depth :], shared.dtype)
 
     def add_gradients(self, X: np.ndarray, y: np.ndarray, terms: np.ndarray) -> None:
         """Add the gradient of a block's share of the mean; its terms go into `terms`, (2, n)."""
@@ -102,19 +98,20 @@ class GradientWorker(HyperplaneWorker):
         df, dmargin = np.zeros_like(block.f), np.zeros_like(block.margin)
         dfirst = np.zeros(self.shared.first_norms.shape[1], self.shared.dtype)
         by_layer: dict[int, list[Active]] = {}
-        for here, hyperplanes in self.hyperplanes_around(block):
+        hinges = self.hinges
+        for here, hyperplanes in self.hyperplanes_near(block, hinges.gamma_b, hinges.k_b):
             dnorm, dnorm_margin = self._distance_gradients(
                 hyperplanes, terms[:, here], df[here], dmargin[here]
             )
             dfirst += dnorm[:, : len(dfirst)].sum(axis=0)
-            layers = self._active(hyperplanes, dnorm, dnorm_margin, y[here])
-            if self.patch_stem is not None:
+            if isinstance(hyperplanes, NearHyperplanes):
+                dnorms = np.concatenate([dnorm, dnorm_margin], axis=1)
                 masks = [mask[here] for mask in block.cache.masks]
-                self._backpropagate_patches(self.patch_stem, dict(layers), hyperplanes, masks)
-            else:
-                for k, active in layers:
-                    active = active._replace(samples=active.samples + here.start)
-                    by_layer.setdefault(k, []).append(active)
+                self._backpropagate_patches(hyperplanes, dnorms, masks, y[here])
+                continue
+            for k, active in self._active(hyperplanes, dnorm, dnorm_margin, y[here]):
+                active = active._replace(samples=active.samples + here.start)
+                by_layer.setdefault(k, []).append(active)
         self._add_first_layer(dfirst)
         for k, parts in by_layer.items():
             self._backpropagate_rows(k, parts, block)
@@ -127,7 +124,11 @@ class GradientWorker(HyperplaneWorker):
         return self.sums
 
     def _distance_gradients(
-        self, hyperplanes: Hyperplanes, terms: np.ndarray, df: np.ndarray, dmargin: np.ndarray
+        self,
+        hyperplanes: Hyperplanes | NearHyperplanes,
+        terms: np.ndarray,
+        df: np.ndarray,
+        dmargin: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Steps 1 and 2; gradients with respect to f and margin go into `df`, `dmargin`.
 
@@ -229,49 +230,79 @@ class GradientWorker(HyperplaneWorker):
             operands, h = passes.push_directions(G[here], masks)
             self._add_own_layer(k, h, units[here], rival)
             if masks:
-                weights = self._own_weights(k, masks[-1], units[here], rival)
+                weights = self.own_weights(k, masks[-1], units[here], rival)
                 deltas = passes.backward(weights, masks[:-1])
                 passes.add_direction_gradients(operands, deltas, self.sums)
 
     def _backpropagate_patches(
         self,
-        stem: ConvStem,
-        layers: dict[int, Active],
-        hyperplanes: Hyperplanes,
+        near: NearHyperplanes,
+        dnorms: np.ndarray,
         masks: list[np.ndarray],
+        y: np.ndarray,
     ) -> None:
-        """Step 3 for the rows around a few samples, through the patches of the stem."""
-        if not layers:
+        """Step 3 for the rows around a few samples, through their patches, which are overwritten.
+
+        dnorms: (c, N + K), with respect to the norms of all units and pairs.
+        """
+        stem = near.stem
+        part = dnorms[:, self.shared.unit_slices[1]]
+        samples, units = np.nonzero(part)
+        G, channels, positions = self._row_gradients(
+            1, near.patches, samples, units, part[samples, units]
+        )
+        weights = dnorms[near.rows.samples, near.rows.indices]
+        active = np.flatnonzero(weights)
+        if len(G) == len(active) == 0:
             return
-        dpatches = self.buffers.take("gradient of patches", *hyperplanes.rows[0].shape)
-        dpatches[:] = 0
-        for k, (G, samples, units, rivals, positions) in layers.items():
-            if positions is not None:
-                _add_to_patches(dpatches, samples, positions, units, G)
+        h = self._push_rows(near, active, weights[active])
+        at, layers, units = (array[active] for array in near.rows[:3])
+        behind = [mask[at] for mask in masks[stem.depth - 1 :]]
+        apply_mask(h, behind[0])
+        for k in np.unique(layers):
+            here = np.flatnonzero(layers == k)
+            rivals = None if k < self.shared.depth - 1 else units[here]
+            own = units[here] if rivals is None else y[at[here]]
+            some = [mask[here] for mask in behind[: k - stem.depth + 1]]
+            self._backpropagate_tail(k, h[here], some, own, rivals)
+        _add_to_patches(near.patches, samples, positions, channels, G)
+        stem.add_patch_gradients(masks[0], near.patches)
+
+    def _push_rows(self, near, active, weights):
+        """Push the directions of active rows through the patches, and their gradient into these.
+
+        active, weights: (r,), numbers of the rows in order, and dJ/d||v||.  Returns what comes out
+        of the stem, (r, units of its last layer).
+        """
+        rows, stem, p, order = near.rows, near.stem, self.shared.p, self._input_order()
+        h = self.buffers.take("pushed", len(active), stem.convs[-1].outputs)
+        shape = stem.convs[-1].geometry.positions, len(stem.convs[-1].W)
+        ends = np.searchsorted(active, rows.ends)
+        for i, (start, stop) in enumerate(pairwise(ends.tolist())):
+            if start == stop:
+                near.patches[i] = 0
                 continue
-            h, windows = stem.push(G, samples)
-            behind = [mask[samples] for mask in masks[stem.depth - 1 : k]]
-            apply_mask(h, behind[0])
-            coefficients = self._backpropagate_tail(k, h, behind, units, rivals)
-            stem.add_to_dpatches(windows, coefficients, samples, dpatches)
-        stem.add_patch_gradients(dpatches)
+            here = active[start:stop] - rows.ends[i]
+            G = column_norm_gradients(rows.of(i, rows.columns), here, weights[start:stop], p, order)
+            coefficients = rows.of(i, rows.coefficients)
+            if len(here) < coefficients.shape[1]:
+                coefficients = coefficients.take(here, axis=1)
+            stem.push_through(
+                i, G, coefficients.reshape(*shape, -1), h[start:stop].reshape(-1, *shape)
+            )
+        return h
 
     def _backpropagate_tail(self, k, h, masks, units, rivals):
-        """From the stem's output h, (r, N), to the hyperplanes in layer k, and back.
+        """From the stem's output h, (r, N), to the hyperplanes in layer k, and back to the stem.
 
         `masks`, (r, units) each, are those of the stem's last layer and of all up to layer k - 1.
-        Returns the coefficients of the hyperplanes' rows over the stem's rows, (r, N).
         """
         operands, h = self.tail.push_directions(h, masks[1:])
         self._add_own_layer(k, h, units, rivals)
-        weights = self._own_weights(k, masks[-1], units, rivals)
-        if not operands:
-            return weights
-        deltas = self.tail.backward(weights, masks[1:-1])
-        self.tail.add_direction_gradients(operands, deltas, self.sums[self.stem.depth :])
-        coefficients = self.tail.input_gradient(deltas[0])
-        apply_mask(coefficients, masks[0])
-        return coefficients
+        if operands:
+            weights = self.own_weights(k, masks[-1], units, rivals)
+            deltas = self.tail.backward(weights, masks[1:-1])
+            self.tail.add_direction_gradients(operands, deltas, self.sums[self.stem.depth :])
 
     def _add_own_layer(self, k, h, units, rivals):
         """``d<G, v> / dW_k``: h, the input of the hyperplanes' own layer, in their units' rows."""
@@ -280,74 +311,12 @@ class GradientWorker(HyperplaneWorker):
         if rivals is not None:
             _add_rows(dW, rivals, h, -1)
 
-    def _own_weights(self, k, mask, units, rivals):
-        """The gradient with respect to f_{k-1}: the units' weights in layer k, masked, (r, m)."""
-        W = self.layout.layers[k].W
-        weights = self.buffers.take("unit weights", len(units), W.shape[1])
-        others = units if rivals is None else rivals
-        _unit_weights(W, units, others, rivals is not None, mask, weights)
-        return weights
-
 
 def _channel_first(image: tuple[int, int, int]) -> np.ndarray:
     """The index of each number of a channel-last image in the channel-first one."""
     height, width, channels = image
     order = np.arange(height * width * channels).reshape(channels, height, width)
     return order.transpose(1, 2, 0).ravel()
-
-
-def norm_gradients(
-    rows: np.ndarray,
-    samples: np.ndarray,
-    units: np.ndarray,
-    weights: np.ndarray,
-    p: float,
-    order: np.ndarray | None,
-) -> np.ndarray:
-    """``weight * grad ||v||_q`` for rows ``v = rows[sample, unit]``; samples, units, ... are (r,).
-
-    Twin of `mmr.dual_norm_gradient`.
-
-    Parameters
-    ----------
-    rows : ndarray, shape (c, u, m)
-    order : ndarray of int, shape (m,), optional
-        Index of each number in the user's order: for q = inf the first of the largest counts.
-
-    Returns
-    -------
-    ndarray, shape (r, m)
-    """
-    G = np.empty((len(samples), rows.shape[-1]), rows.dtype)
-    if order is None:
-        order = np.arange(rows.shape[-1])
-    _norm_gradients(rows, samples, units, weights, p, order, G)
-    return G
-
-
-@jit
-def _norm_gradients(rows, samples, units, weights, p, order, G):
-    """The loop of `norm_gradients`, with its shapes; G: (r, m), the result."""
-    for r in range(len(samples)):
-        v, g, weight = rows[samples[r], units[r]], G[r], weights[r]
-        if p == 2:
-            total = rows.dtype.type(0)
-            for j in range(len(v)):
-                total += v[j] * v[j]
-            scale = weight / np.sqrt(total)
-            for j in range(len(v)):
-                g[j] = scale * v[j]
-        elif p == 1:
-            best = 0
-            for j in range(len(v)):
-                g[j] = 0
-                size, largest = abs(v[j]), abs(v[best])
-                if size > largest or (size == largest and order[j] < order[best]):
-                    best = j
-            g[best] = weight if v[best] > 0 else -weight
-        else:
-            for j in range(len(v)):
-                g[j] = weight if v[j] > 0 else (-weight if v[j] < 0 else 0)
 
 
 @jit
@@ -364,19 +333,6 @@ def _distance_gradients(values, norms, active, slope, signed, dvalues, dnorms):
                 sign = 1 if signed or value > 0 else (-1 if value < 0 else 0)
                 dvalues[i, j] = -slope * sign / norm
                 dnorms[i, j] = slope * sign * (value / norm) / norm
-
-
-@jit
-def _unit_weights(W, units, rivals, paired, masks, out):
-    """``W[unit] * mask``, or ``(W[unit] - W[rival]) * mask`` if paired.
-
-    W: (outputs, m).  units, rivals: (r,).  masks: (r, m).  out: (r, m), the result.
-    """
-    for r in range(len(units)):
-        own, other = W[units[r]], W[rivals[r]]
-        for j in range(W.shape[1]):
-            weight = own[j] - other[j] if paired else own[j]
-            out[r, j] = weight if masks[r, j] else 0
 
 
 @jit

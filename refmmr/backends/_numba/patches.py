@@ -9,8 +9,14 @@ where the taps t are the pixels of the second filter, and mask[t, c] says whethe
 first convolution that tap t reads is active.  The sum has only the taps whose windows contain a.
 Pixels that are in the windows of the same taps form a *group*; the products of the weights of a
 group are one matrix, independent of the sample, of shape (taps * c, pixels * o).  So all patches of
-all samples are one matrix product for each group: masks times weights.  The gradient with respect
-to the weights is the transposed product.
+all samples are one matrix product for each group: masks times weights.
+
+A mask has only zeros and ones, so a product with it is a sum of rows of the matrix, and the sums of
+any of four rows are sixteen vectors that can be known before ("the method of the Four Russians",
+Arlazarov, Dinic, Kronrod, Faradzev 1970).  The masks of four channels make a *code* of four bits;
+a patch is the sum of the vectors that the codes of its taps point to, a quarter of the additions.
+The gradient with respect to the weights is the transpose: the gradient of a patch is added to the
+vectors that its codes point to, and each weight gets the sum over the codes with its bit.
 """
 
 from __future__ import annotations
@@ -22,6 +28,12 @@ import numpy as np
 
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import Buffers, Conv, Geometry
+
+CHUNK = 16
+"""Channels whose codes are read together: four, so that the sum that a vector is added to is read
+and written a quarter as often."""
+BITS = (np.arange(16)[:, None] >> np.arange(4)) % 2
+"""Of each code its four bits, (16, 4)."""
 
 
 class Group(NamedTuple):
@@ -61,7 +73,9 @@ class SecondConv:
         numbers = np.arange(field.window).reshape(field.kernel_height, field.kernel_width, -1)
         members = [numbers[np.ix_(group.rows, group.columns)].ravel() for group in self.groups]
         self.order = np.concatenate(members)
-        self._sizes = [len(numbers) for numbers in members]
+        # Per group the pixels times input channels, and the length of a vector.
+        self._sizes = np.array([len(numbers) for numbers in members])
+        self._lengths = self._sizes * len(second.W)
         self._taps = np.array(
             [
                 (group.row_taps.start, group.row_taps.stop,
@@ -69,43 +83,60 @@ class SecondConv:
                 for group in self.groups
             ]
         )  # fmt: skip
-        self._ends = np.cumsum([0, *(len(group.weights) for group in self.groups)])
+        self.chunks = -(-g2.channels // CHUNK)
+        self._tables = np.concatenate([self._table(group.weights) for group in self.groups])
+        # Where the filter begins at each position.
+        row, column = np.divmod(np.arange(g2.positions), g2.columns)
+        self._corners = row * g2.down - g2.top, column * g2.across - g2.left
+
+    def _table(self, weights: np.ndarray) -> np.ndarray:
+        """Sums of any of four rows: of each tap and chunk (4, 16, length), flat."""
+        n_taps, channels = len(weights) // self.kernel[2], self.kernel[2]
+        rows = np.zeros((n_taps, self.chunks * CHUNK, weights.shape[1]), weights.dtype)
+        rows[:, :channels] = weights.reshape(n_taps, channels, weights.shape[1])
+        return np.matmul(BITS.astype(weights.dtype), rows.reshape(-1, 4, weights.shape[1])).ravel()
 
     def patches(self, masks: np.ndarray, out: np.ndarray, buffers: Buffers) -> None:
-        """Masks in the windows of m units, (m, window of the second), to patches.
+        """Masks of the first convolution, (c, units), to `out`, (c, positions, patch, channels)."""
+        codes = self._codes(masks, buffers)
+        out = out.reshape(*out.shape[:2], -1)
+        _add_vectors(codes, self._taps, self._lengths, self._corners, self._tables, out)
 
-        `out` is (m, patch, output channels).
-        """
-        gathered = buffers.take("group masks", len(out) * self._ends[-1])
-        _gather_group_masks(masks.reshape(len(out), *self.kernel), self._taps, self._ends, gathered)
-        for group, group_masks, part in self._split_groups(gathered, out):
-            np.matmul(group_masks, group.weights, out=part)
+    def _codes(self, masks, buffers):
+        """The codes of the masks, (c, height, width, 4 * chunks)."""
+        g = self.convs[1].geometry
+        codes = buffers.take(
+            "codes", len(masks), g.height, g.width, 4 * self.chunks, dtype=np.uint8
+        )
+        shape = len(masks) * g.height * g.width, -1
+        _encode(masks.reshape(shape), codes.reshape(shape))
+        return codes
 
     def zeros(self) -> np.ndarray:
-        """A gradient with respect to the weights of all groups, end to end, to add to."""
-        return np.zeros(sum(group.weights.size for group in self.groups), self.convs[0].W.dtype)
+        """A gradient with respect to the tables, to add to."""
+        return np.zeros_like(self._tables)
 
-    def add_gradient(self, dpatches: np.ndarray, total: np.ndarray, buffers: Buffers) -> None:
-        """Add the gradient with respect to the weights of all groups to `total`, see `zeros`.
+    def add_gradient(
+        self, masks: np.ndarray, dpatches: np.ndarray, total: np.ndarray, buffers: Buffers
+    ) -> None:
+        """Add the gradient with respect to the tables to `total`, see `zeros`.
 
-        `dpatches` is (m, patch, output channels), the gradient with respect to the last `patches`.
+        `dpatches`, (c, positions, patch, channels), is that with respect to the `patches` of these
+        masks.
         """
-        gathered = buffers.take("group masks", len(dpatches) * self._ends[-1])
-        dweights = buffers.take("dweights", total.size)
-        split = self._split_groups(gathered, dpatches)
-        for (_, masks, part), out in zip(split, self._split_weights(dweights), strict=True):
-            np.matmul(masks.T, part, out=out)
-        total += dweights
+        codes = self._codes(masks, buffers)
+        dpatches = dpatches.reshape(*dpatches.shape[:2], -1)
+        _add_to_vectors(codes, self._taps, self._lengths, self._corners, dpatches, total)
 
     def add_to_filters(self, total: np.ndarray, dW1: np.ndarray, dW2: np.ndarray) -> None:
-        """Add the gradients with respect to both filters, from that of the groups' weights.
+        """Add the gradients with respect to both filters, from that of the tables.
 
         Each weight of a group is a product ``W_1 * W_2``; the product rule gives both.
         """
         W1, W2 = self.filters
         dW1, dW2 = _filters(self.convs[0], dW1), _filters(self.convs[1], dW2)
         down, across = self.convs[0].geometry.down, self.convs[0].geometry.across
-        for dweights, group in zip(self._split_weights(total), self.groups, strict=True):
+        for dweights, group in zip(self._weight_gradients(total), self.groups, strict=True):
             rows, columns = group.rows, group.columns
             shape = W1.shape[0], len(rows), len(columns), W1.shape[3], W2.shape[0]
             parts = dweights.reshape(-1, *shape)
@@ -115,21 +146,17 @@ class SecondConv:
                 dW2[:, i, j] += np.einsum("cabxo,cabx->oc", part, W1[here])
                 dW1[here] += np.einsum("cabxo,oc->cabx", part, W2[:, i, j])
 
-    def _split_weights(self, flat: np.ndarray) -> list[np.ndarray]:
-        """The part of each group, of the shape of its weights."""
-        ends = np.cumsum([group.weights.size for group in self.groups])
-        parts = np.split(flat, ends[:-1])
-        return [part.reshape(g.weights.shape) for part, g in zip(parts, self.groups, strict=True)]
-
-    def _split_groups(
-        self, masks: np.ndarray, patches: np.ndarray
-    ) -> Iterator[tuple[Group, np.ndarray, np.ndarray]]:
-        """For each group its masks, (m, taps * channels), and its part of the patches, (m, ...)."""
-        m, start = len(patches), 0
-        for i, (group, size) in enumerate(zip(self.groups, self._sizes, strict=True)):
-            group_masks = masks[m * self._ends[i] : m * self._ends[i + 1]].reshape(m, -1)
-            yield group, group_masks, patches[:, start : start + size].reshape(m, -1)
-            start += size
+    def _weight_gradients(self, dtables: np.ndarray) -> Iterator[np.ndarray]:
+        """Gradient with respect to the weights of each group, from that of the tables."""
+        start = 0
+        for group, length in zip(self.groups, self._lengths.tolist(), strict=True):
+            n_taps = len(group.row_taps) * len(group.column_taps)
+            stop = start + 4 * CHUNK * self.chunks * n_taps * length
+            vectors = dtables[start:stop].reshape(-1, 16, length)
+            rows = np.matmul(BITS.T.astype(dtables.dtype), vectors)
+            rows = rows.reshape(n_taps, self.chunks * CHUNK, length)[:, : self.kernel[2]]
+            yield rows.reshape(group.weights.shape)
+            start = stop
 
 
 def _filters(conv: Conv, W: np.ndarray) -> np.ndarray:
@@ -165,19 +192,75 @@ def _group_weights(filters, g1, rows, columns, row_taps, column_taps):
 
 
 @jit
-def _gather_group_masks(masks, taps, ends, out):
-    """The masks that each group's taps read, group after group.
+def _encode(masks, codes):
+    """Codes of four channels each: masks (n, channels), codes (n, 4 * chunks), the result."""
+    for n in range(len(masks)):
+        codes[n] = 0
+        for channel in range(masks.shape[1]):
+            codes[n, channel // 4] |= masks[n, channel] << channel % 4
 
-    masks: (m, kernel height, kernel width, channels), the windows of the second convolution.  taps:
-    (groups, 4), first and last + 1 row and column of each group's taps.  ends: (groups + 1,), a
-    group's masks are ``out[m * ends[i] : m * ends[i + 1]]``, (m, taps * channels).
+
+@jit
+def _add_vectors(codes, taps, lengths, corners, tables, out):
+    """The patches: of each group the sum over taps and channels of the vectors of their codes.
+
+    codes: (c, height, width, 4 * chunks).  taps: (groups, 4), first and last + 1 row and column of
+    each group's taps.  lengths: (groups,), of its vectors.  corners: row and column where the
+    second filter begins, (positions,) each.  tables: flat, of each group, tap and chunk
+    (4, 16, length).  out: (c, positions, sum of the lengths), the result.
     """
-    m, channels = len(masks), masks.shape[3]
+    ys, xs = corners
+    start = begin = 0
+    out[:] = 0
     for group in range(len(taps)):
-        j = m * ends[group]
-        for n in range(m):
-            for a in range(taps[group, 0], taps[group, 1]):
-                for b in range(taps[group, 2], taps[group, 3]):
-                    for c in range(channels):
-                        out[j] = masks[n, a, b, c]
-                        j += 1
+        length = lengths[group]
+        for a in range(taps[group, 0], taps[group, 1]):
+            for b in range(taps[group, 2], taps[group, 3]):
+                for chunk in range(codes.shape[3] // 4):
+                    table = tables[start : start + 64 * length].reshape(4, 16, length)
+                    start += 64 * length
+                    for n in range(len(codes)):
+                        for q in range(len(ys)):
+                            y, x = ys[q] + a, xs[q] + b
+                            if 0 <= y < codes.shape[1] and 0 <= x < codes.shape[2]:
+                                code = codes[n, y, x, 4 * chunk : 4 * chunk + 4]
+                                v0, v1 = table[0, code[0]], table[1, code[1]]
+                                v2, v3 = table[2, code[2]], table[3, code[3]]
+                                target = out[n, q, begin : begin + length]
+                                for u in range(length):
+                                    target[u] += (v0[u] + v1[u]) + (v2[u] + v3[u])
+        begin += length
+
+
+@jit
+def _add_to_vectors(codes, taps, lengths, corners, dpatches, dtables):
+    """Add the gradient of the patches to the vectors of their codes, in `dtables`.
+
+    The transpose of `_add_vectors`, whose shapes it has.
+    """
+    ys, xs = corners
+    start = begin = 0
+    for group in range(len(taps)):
+        length = lengths[group]
+        for a in range(taps[group, 0], taps[group, 1]):
+            for b in range(taps[group, 2], taps[group, 3]):
+                for chunk in range(codes.shape[3] // 4):
+                    table = dtables[start : start + 64 * length].reshape(4, 16, length)
+                    start += 64 * length
+                    for n in range(len(codes)):
+                        for q in range(len(ys)):
+                            y, x = ys[q] + a, xs[q] + b
+                            if 0 <= y < codes.shape[1] and 0 <= x < codes.shape[2]:
+                                code = codes[n, y, x, 4 * chunk : 4 * chunk + 4]
+                                source = dpatches[n, q, begin : begin + length]
+                                # Two at a time: of more the compiler does not prove that they do
+                                # not overlap, and it does not vectorise the loop.
+                                v0, v1 = table[0, code[0]], table[1, code[1]]
+                                for u in range(length):
+                                    v0[u] += source[u]
+                                    v1[u] += source[u]
+                                v2, v3 = table[2, code[2]], table[3, code[3]]
+                                for u in range(length):
+                                    v2[u] += source[u]
+                                    v3[u] += source[u]
+        begin += length

@@ -19,7 +19,7 @@ AXE := build/axe/axe.min.js
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs docs-links test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table clean
+.PHONY: help demo test fuzz docs docs-links test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,12 @@ pytest: export MPLBACKEND = Agg
 pytest: $(READY) ## run the tests, then those of tests/unit on Numba (PYTEST_ARGS="-k name" picks some)
 	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
 	$(if $(PYTEST_ARGS),,REFMMR_BACKEND=numba $(BIN)/pytest -n 2 tests/unit)
+
+CASES ?= 1000
+fuzz: export OPENBLAS_NUM_THREADS = 1
+fuzz: export REFMMR_FUZZ_CASES = $(CASES)
+fuzz: $(READY) ## certify CASES new random and hostile networks, judged in rational arithmetic
+	$(BIN)/pytest -n 2 tests/properties/test_certificates_fuzz.py
 
 test-torch: export MPLBACKEND = Agg
 test-torch: $(VENV)/.torch-ready ## install PyTorch into .venv and run the tests that need it

@@ -69,6 +69,9 @@ def load(
 ) -> None:
     """Give a model to HiGHS; it replaces the last one.
 
+    A model that HiGHS refuses, because of a number that is not finite, leaves an empty one: it is
+    never optimal.
+
     Parameters
     ----------
     highs : Highs
@@ -92,7 +95,8 @@ def load(
         *(starts.astype(np.int32), indices.astype(np.int32, copy=False), values),
         kinds.astype(np.int32),
     ]
-    highs.passModel(*model)
+    if highs.passModel(*model) == highspy.HighsStatus.kError:
+        highs.clearModel()
 
 
 def run(highs: highspy.Highs) -> highspy.HighsModelStatus:

@@ -22,7 +22,7 @@ def dual_norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
     if p == 1:
         return np.abs(w).max(axis=axis)
     if p == 2:
-        return np.sqrt((w * w).sum(axis=axis))
+        return _length(w, axis)
     return np.abs(w).sum(axis=axis)
 
 
@@ -44,11 +44,23 @@ def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
-    """``||w||_p`` along an axis; the squares of l_2 neither overflow nor underflow."""
-    if p != 2:
-        return dual_norm(w, {1: np.inf, np.inf: 1}[p], axis)
-    _, exponent = np.frexp(np.abs(w).max(axis=axis, keepdims=True))
-    return np.ldexp(dual_norm(np.ldexp(w, -exponent), 2, axis), np.squeeze(exponent, axis))
+    """``||w||_p`` along an axis."""
+    return dual_norm(w, {1: np.inf, 2: 2, np.inf: 1}[p], axis)
+
+
+def _length(w, axis):
+    """``||w||_2``; where squares underflow or overflow, w is scaled by a power of two first."""
+    with np.errstate(over="ignore"):
+        length = np.asarray(np.sqrt((w * w).sum(axis=axis)))
+    number = np.finfo(length.dtype)
+    # Above this the squares that underflow are far below the last digit of the sum.
+    extreme = ~((length >= np.sqrt(number.tiny) / number.eps) & (length < np.inf))
+    if extreme.any():
+        rows = np.moveaxis(w, axis, -1)[extreme]
+        _, exponent = np.frexp(np.abs(rows).max(axis=-1))
+        scaled = np.ldexp(rows, -exponent[..., None])
+        length[extreme] = np.ldexp(np.sqrt((scaled * scaled).sum(axis=-1)), exponent)
+    return length[()]
 
 
 def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:
@@ -86,7 +98,8 @@ def shortest_step(w: np.ndarray, value: np.ndarray, p: float) -> np.ndarray:
         ``|w_j|`` moves, the first of equals.
     """
     if p == 2:
-        return -w * (value / (w * w).sum(axis=-1))[..., None]
+        length = dual_norm(w, 2)[..., None]
+        return -(w / length) * (value[..., None] / length)
     if p == np.inf:
         return -np.sign(w) * (value / np.abs(w).sum(axis=-1))[..., None]
     steepest = np.abs(w).argmax(axis=-1)[..., None]

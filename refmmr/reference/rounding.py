@@ -42,9 +42,6 @@ from refmmr.reference.network import Network
 SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)
 """The t of underflow, ``2^-1022``."""
 
-UNDERFLOW = 1e-150
-"""Added to every bound on f and V: more than the error of an l_2 norm whose squares underflow."""
-
 
 def rounding_factor(n: int) -> float:
     """``gamma_n = n u / (1 - n u)`` for float64."""
@@ -110,7 +107,8 @@ def _bounds(net, inputs, masks, bias, extra=0):
     magnitudes = absolute(net, bias=bias).forward(inputs, masks).outputs
     paths = indicator(net).forward(np.ones((1, *net.input_shape)), masks, bias=bias).outputs
     return [
-        np.where(path > 0, rounding_factor(count + extra) * magnitude + UNDERFLOW, 0)
+        # A product below the normal numbers has few digits: t covers their error, too.
+        np.where(path > 0, rounding_factor(count + extra) * magnitude + SMALLEST_NORMAL, 0)
         for count, magnitude, path in zip(roundings(net), magnitudes, paths, strict=True)
     ]
 

@@ -6,10 +6,12 @@ The true values are worked out by hand; every method must keep to them, on every
 from fractions import Fraction
 
 import numpy as np
+import oracle
 import pytest
 from helpers import network
 
 import refmmr as rm
+from refmmr import _solvers
 from refmmr.certify.api import METHODS
 from refmmr.exact import exact_classes
 from refmmr.testing import exact_network, fractions
@@ -160,3 +162,81 @@ def test_an_example_that_is_none(method, p, box):
     """``f_0 = 1e-140 + (1e100 - 1) max(x, 0)`` in truth, ``1e-140 - max(x, 0)`` in floats."""
     found = certify(NO_EXAMPLE, [0.0], 0, p, box, method)
     assert found.upper[0] == np.inf
+
+
+# f_0 - f_1 = 1e-145 - 1e-163 x: the square of the slope underflows.
+TINY_SLOPE = network(([[-1e-163], [0]], [1e-145, 0]))
+
+
+@every_method
+def test_underflow_in_a_norm(method, p):
+    truth = Fraction(1e-145) / Fraction(1e-163)
+    found = certify(TINY_SLOPE, [0.0], 0, p, None, method)
+    assert_bounds(found, truth, exact=method in ("region", "search"))
+    assert found.lower[0] >= 0.9e18
+    assert certify(TINY_SLOPE, [0.0], 0, p, None, method, eps=1e20).status != ["robust"]
+
+
+def test_distances_whose_squares_underflow():
+    near = rm.distances(TINY_SLOPE, [[0.0]], [0], 2)
+    np.testing.assert_allclose(near.decision, [[np.inf, 1e18]])
+
+
+# The nearest example in l_inf is a step of 7.03e19 in both coordinates; 1e20 is infinite to HiGHS.
+FAR_AWAY = network(
+    ([[0, 2e-8], [1.58e-8, 9e-9]], [0, 0]), ([[-1, 0], [0, 0], [-2, 0.5]], [0, 0.8, 0])
+)
+
+
+@every_method
+def test_steps_that_are_infinite_to_a_solver(method, p):
+    x = np.array([-7.03e19, -6.18e19])
+    found = certify(FAR_AWAY, x, 1, p, None, method)
+    square = oracle.minimal_perturbation_squares(FAR_AWAY, x, 1, None)[p]
+    truth = {1: 1.0550253165e20, 2: 9.1673174791e19, np.inf: 7.0300000000e19}[p]
+    assert float(square) == pytest.approx(truth**2, rel=1e-9)
+    assert Fraction(found.lower[0]) ** 2 <= square
+    assert np.isinf(found.upper[0]) or Fraction(found.upper[0]) ** 2 >= square
+    if method in ("search", "mip"):
+        assert found.exact[0]
+
+
+def test_a_model_that_the_solver_refuses_is_never_optimal():
+    highs = _solvers.simplex()
+    one = np.ones(1)
+    for bound, optimal in ((1.0, True), (1e21, False)):
+        _solvers.load(highs, one, (bound * one, bound * one), one[None], (0 * one, np.inf * one))
+        highs.run()
+        assert (highs.getModelStatus() == _solvers.OPTIMAL) == optimal
+
+
+@every_method
+def test_two_logits_without_an_input(method, p):
+    """They tie everywhere, with no rounding error at all: no radius is certified."""
+    net = network(([[1, 2]], [0]), ([[0], [-2], [0]], [0, -1, 0]))
+    found = certify(net, [0.25, 0.5], 0, p, None, method)
+    assert found.lower[0] == 0
+    assert found.upper[0] == np.inf
+
+
+# One hidden layer; weights of 1e200, then of 1e300: all logits overflow.
+OVERFLOW = network(
+    (
+        [[-6.2e199, 1.5e199], [-1.6e200, 2.4e199], [2.4e199, 1.6e200], [3.2e199, 5.1e199]],
+        [-7.5e199, 1.1e200, -9.6e199, 5.5e199],
+    ),
+    (
+        [[-3.3e299, -8.8e299, -6.6e299, -6.7e299], [3.8e299, -1.1e299, 1.5e300, -1.8e300]],
+        [-1.5e297, -4.5e299],
+    ),
+)
+
+
+@every_method
+def test_logits_that_overflow(method, p):
+    """Hyperplanes whose values are no numbers count as near."""
+    x, box = np.array([-0.25, -0.75]), (np.array([-1.25, -100.75]), np.array([99.75, 0.25]))
+    found = certify(OVERFLOW, x, 1, p, box, method)
+    square = oracle.minimal_perturbation_squares(OVERFLOW, x, 1, box)[p]
+    assert square > 0
+    assert Fraction(found.lower[0]) ** 2 <= square

@@ -17,7 +17,6 @@ from refmmr.backends._cupy.network import one_hot, per_network
 from refmmr.backends._cupy.receptive_fields import conv_layers, receptive_field
 from refmmr.backends._cupy.unit_gradients import unit_gradients
 from refmmr.backends._cupy.windows import Grid
-from refmmr.reference.hyperplanes import dual_norm
 from refmmr.reference.layers import Flatten, Linear
 from refmmr.reference.network import Gradients, Network, flat
 
@@ -26,6 +25,17 @@ CHUNK_BYTES = 2**30
 made of them; a smaller device halves the chunks."""
 
 T = TypeVar("T")
+
+
+def dual_norm(w: cupy.ndarray, p: float) -> cupy.ndarray:
+    """``||w||_q`` along the last axis: `refmmr.reference.hyperplanes.dual_norm`, but for one thing.
+
+    Lengths whose squares underflow are not computed again: to look for them would wait for the
+    device.
+    """
+    if p == 2:
+        return cupy.sqrt((w * w).sum(axis=-1))
+    return abs(w).max(axis=-1) if p == 1 else abs(w).sum(axis=-1)
 
 
 class Hyperplanes(NamedTuple):

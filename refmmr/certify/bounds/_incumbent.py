@@ -136,4 +136,4 @@ class Incumbent:
             slope = dual_norm(w, self.p) / slack + w_error
             found = np.where(slope > 0, rest / np.where(slope > 0, slope, 1), np.inf) * slack
             found = np.where(rest > 0, found, 0)
-        return np.where(found >= 0, found, 0)  # not NaN
+        return np.where(found >= rounding.SMALLEST_NORMAL, found, 0)  # not NaN, nor of few digits

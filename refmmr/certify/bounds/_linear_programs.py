@@ -22,6 +22,16 @@ TOLERANCE = 1e-9
 """Violation of a row that does not count, relative to the length of the step: as for HiGHS."""
 
 
+def unit_of(distances: np.ndarray) -> float:
+    """A power of two near the median of some distances, in which a program is written.
+
+    HiGHS has absolute tolerances, and 1e20 is infinite to it.
+    """
+    sizes = np.abs(distances)
+    sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
+    return float(np.ldexp(1.0, np.frexp(np.median(sizes))[1])) if len(sizes) else 1.0
+
+
 def _solver() -> highspy.Highs:
     return _solvers.simplex(TOLERANCE, simplex_iteration_limit=2000)
 
@@ -43,10 +53,15 @@ class LinearPrograms:
         p: float,
     ) -> None:
         length = np.abs(rows).max(axis=1, initial=0)
-        self.scale = np.where(length > 0, length, 1)
-        self.required = (length > 0) & ~optional
-        self.floor = -values / self.scale
-        self.rows = rows / self.scale[:, None]
+        finite = np.isfinite(values) & np.isfinite(length)
+        self.scale = np.where(finite & (length > 0), length, 1)
+        self.floor = -np.where(finite, values, 0) / self.scale
+        self.unit = unit_of(self.floor)
+        self.floor /= self.unit
+        lo, hi = lo / self.unit, hi / self.unit
+        self.usable = finite & (length > 0) & (np.abs(self.floor) < _solvers.MAX_BOUND)
+        self.required = self.usable & ~optional
+        self.rows = np.where(finite[:, None], rows, 0) / self.scale[:, None]
         self.p = p
         d = self.rows.shape[1]
         # Columns: the step up and down in l_1; in l_inf the step and its length r, with rows
@@ -75,25 +90,27 @@ class LinearPrograms:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `refmmr.certify.bounds._nearest.ShortestSteps`."""
         found = [
-            self._one(int(target), bool(facet), limit=limit)
+            self._one(int(target), bool(facet), limit=limit / self.unit)
             for target, facet in zip(targets, facets, strict=True)
         ]
         multipliers, steps = (np.array(part) for part in zip(*found, strict=True))
-        return multipliers / self.scale, steps
+        return multipliers / self.scale, steps * self.unit
 
     def beyond(self, target: int, overshoot: float) -> np.ndarray:
         """See `refmmr.certify.bounds._nearest.ShortestSteps`."""
-        return self._one(target, False, overshoot)[1]
+        return self._one(target, False, overshoot)[1] * self.unit
 
     def _one(self, target, facet, overshoot=0.0, limit=np.inf):
-        """Multipliers (m,) and the step (d,) for one target."""
+        """Multipliers (m,) and the step (d,) for one target; zeros if HiGHS cannot take its row."""
         floor = self.floor[target]
         bound = floor + overshoot * abs(floor)
+        y, delta = np.zeros(len(self.floor)), np.zeros(self.rows.shape[1])
+        if not self.usable[target]:
+            return y, delta
         if self.place[target] < 0:
             self._add(target, -np.inf)
         at = int(self.place[target]) + self.first
         self.highs.changeRowBounds(at, bound, bound if facet else np.inf)
-        y, delta = np.zeros(len(self.floor)), np.zeros(self.rows.shape[1])
         for _ in range(PASSES):
             self.highs.run()
             status = self.highs.getModelStatus()

@@ -17,7 +17,13 @@ from typing import Protocol
 import numpy as np
 
 from refmmr.certify.bounds._least_distance import LeastDistance, least_distance
-from refmmr.certify.bounds._linear_programs import LinearPrograms, shortest_sum, smallest_cube
+from refmmr.certify.bounds._linear_programs import (
+    LinearPrograms,
+    shortest_sum,
+    smallest_cube,
+    unit_of,
+)
+from refmmr.reference.hyperplanes import dual_norm
 
 
 class ShortestSteps(Protocol):
@@ -98,6 +104,10 @@ def nearest_point(
     """
     if p == 2:
         return least_distance(values, rows, lo, hi, multipliers, limit)
+    unit = unit_of(values / np.where(rows.any(axis=1), dual_norm(rows, p), 1))
+    values, lo, hi, limit = values / unit, lo / unit, hi / unit, limit / unit
     if p == 1:
-        return shortest_sum(values, rows, lo, hi)
-    return smallest_cube(values, rows, lo, hi, multipliers, limit)
+        multipliers, step = shortest_sum(values, rows, lo, hi)
+    else:
+        multipliers, step = smallest_cube(values, rows, lo, hi, multipliers, limit)
+    return multipliers, step * unit

@@ -108,7 +108,8 @@ class Region:
         self.values[:N] *= signs
         self.rows[:N] *= signs[:, None]
         self.toward = np.append(np.ones(N), -np.ones(len(self.values) - N))
-        counts = self.values * self.toward > -search.errors.values
+        # Negated: where a float overflowed, the hyperplane counts.  So does a margin of exactly 0.
+        counts = ~(self.values * self.toward < -search.errors.values)
         counts[N + y] = False
         counts[:N] &= ~search.stable
         flat_rows = np.asarray(~self.rows.any(axis=1))
@@ -249,7 +250,7 @@ class RegionSearch:
         if bound == 0:
             # The pattern of x itself is not certain where units may be 0.
             unsure = targets[targets < N]
-            unsure = unsure[np.abs(region.values[unsure]) <= self.errors.values[unsure]]
+            unsure = unsure[~(np.abs(region.values[unsure]) > self.errors.values[unsure])]
             for unit in unsure.tolist():
                 self._offer(bound, _flipped(pattern, unit))
             targets = np.setdiff1d(targets, unsure)
@@ -350,7 +351,7 @@ class RegionSearch:
         value_error = size @ (self.errors.values[region.used] + gamma * np.abs(values))
         w_error = size @ (self.errors.rows[region.used] + gamma * np.abs(rows).sum(axis=1))
         value_error, w_error = (
-            error * (1 + gamma) + rounding.UNDERFLOW for error in (value_error, w_error)
+            error * (1 + gamma) + rounding.SMALLEST_NORMAL for error in (value_error, w_error)
         )
         return self.point.distances(w, value, value_error, w_error), steps
 

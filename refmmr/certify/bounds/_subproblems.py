@@ -393,7 +393,8 @@ class Subproblems:
         value_error = v @ (errors + gamma * np.abs(values))
         w_error = v @ (gamma * np.abs(rows).sum(axis=1))
         value_error, w_error = (
-            np.array([error * (1 + gamma) + rounding.UNDERFLOW]) for error in (value_error, w_error)
+            np.array([error * (1 + gamma) + rounding.SMALLEST_NORMAL])
+            for error in (value_error, w_error)
         )
         w, value = -(v @ rows)[None], -np.array([v @ values])
         distance = float(self.point.distances(w, value, value_error, w_error)[0])

@@ -25,11 +25,15 @@ from refmmr.reference.ball import Ball
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import lower_slope, relu_relaxation
-from refmmr.reference.rounding import UNDERFLOW, Magnitude, layer_magnitudes
+from refmmr.reference.rounding import Magnitude, layer_magnitudes
 
 PRECISION = 1e-4
 """Halve the bracket around the certified radius down to this relative width: each halving costs
 a linear program per class, and the remaining gap is below the fourth digit."""
+
+WIDENING = 1e-150
+"""Added to the bounds of units, by which programs divide: its inverse and its products with large
+bounds are floats."""
 
 GROWTH_STEPS = 64
 """Steps by a quarter from CROWN's radius upwards, at most: a factor of a million."""
@@ -139,11 +143,11 @@ def _radius(net, x, y, p, box, goal, deadline):
 def layer_bounds(net: Network, x: np.ndarray, p: float, eps: float, box: Box | None) -> LayerBounds:
     """Bounds of the pre-activations of each affine layer on a ball by CROWN, arrays (units,).
 
-    They are widened by `UNDERFLOW`: programs divide by the bounds of unstable units.
+    They are widened by `WIDENING`.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         found = _kernels.layer_bounds(net, x[None], p, np.full(1, eps), box, "crown")
-    return [(low.reshape(-1) - UNDERFLOW, high.reshape(-1) + UNDERFLOW) for low, high in found]
+    return [(low.reshape(-1) - WIDENING, high.reshape(-1) + WIDENING) for low, high in found]
 
 
 def margins_below(

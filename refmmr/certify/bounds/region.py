@@ -118,7 +118,12 @@ def _free_lower(hyperplanes, errors, p, y):
         hyperplanes.margin - errors.margin, dual_norm(hyperplanes.R, p, 1) / slack + errors.R
     )
     decision[np.arange(len(y)), y] = np.inf
-    return boundary * slack, decision * slack
+    return _rounded_down(boundary * slack), _rounded_down(decision * slack)
+
+
+def _rounded_down(distance):
+    """0 for distances below the normal numbers, which have too few digits for a factor of slack."""
+    return np.where(distance < rounding.SMALLEST_NORMAL, 0, distance)
 
 
 def _quotient(value, slope):
@@ -207,7 +212,7 @@ def hyperplane_in_box(
     longest = np.minimum(distance, norm(hi - lo, p)) / slack
     rest = (value - value_error - w_error * longest) * slack
     distance, _ = shortest_step_in_box(x, w, np.maximum(rest, 0), lo, hi, p)
-    return np.where(rest > 0, distance * slack, 0)
+    return np.where(rest > 0, _rounded_down(distance * slack), 0)
 
 
 def nearest_projection(

@@ -31,10 +31,11 @@ those of torch."""
 def check_array(
     name: str, value: ArrayLike, ndim: int | None = None, device: bool = False
 ) -> np.ndarray:
-    """A finite float32 or float64 array (other real numbers become float64).
+    """A finite float32 or float64 array (other real numbers become float64, if it holds them).
 
     With `device` it may be on a CUDA device, and stays there.
     """
+    refuse_masked(name, value)
     try:
         array = _array(name, value, device)
     except ValueError as error:
@@ -42,7 +43,7 @@ def check_array(
     if array.dtype not in (np.float32, np.float64):
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
-        array = array.astype(np.float64)
+        array = _as_float64(name, array)
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name}: expected {ndim} axes, got shape {array.shape}")
     if not np.isfinite(array).all():
@@ -67,6 +68,37 @@ def _array(name: str, value: Any, device: bool) -> np.ndarray:
         )
     put, _ = backends.transfer("cupy")
     return put(value)
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Raise a ValueError for masked entries, which NumPy would replace by what lies below."""
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    for part in parts:
+        if isinstance(part, np.ma.MaskedArray) and (count := int(np.ma.count_masked(part))):
+            raise ValueError(
+                f"{name}: expected a number in every place, got a masked array with {count} of "
+                f"{part.size} masked; leave these samples out, or fill them in, with .filled(...)"
+            )
+
+
+def _as_float64(name: str, array: np.ndarray) -> np.ndarray:
+    """Real numbers of another dtype as float64; an error for one that would be rounded."""
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        large = (array > 2**53) | (array < -(2**53))
+        wrong = [i for i in np.argwhere(large).tolist() if int(float(array[*i])) != array[*i]]
+    elif array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):
+            rounded = array.astype(np.float64) != array
+        wrong = np.argwhere(rounded & ~np.isnan(array)).tolist()
+    else:
+        wrong = []
+    if wrong:
+        index = tuple(wrong[0])
+        raise ValueError(
+            f"{name}: expected numbers that float64 holds, got {array[index]!s} of {array.dtype} "
+            f"at index {index}, which would be rounded; pass {name}.astype(float) if that is meant"
+        )
+    return array.astype(np.float64)
 
 
 def is_device(value: Any) -> bool:
@@ -139,6 +171,7 @@ def check_labels(
     y: ArrayLike, n: int, n_classes: int, name: str = "y", device: bool = True
 ) -> np.ndarray:
     """Indices of classes, one for each of n samples; the error for others says how to convert."""
+    refuse_masked(name, y)
     try:
         labels = _array(name, y, device)
     except ValueError as error:
@@ -279,6 +312,10 @@ def check_number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: expected {expected}, got an integer above any float") from error
     if not np.isfinite(number) or number <= 0:
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    if isinstance(value, (int, np.integer, np.longdouble)) and number != value:
+        raise ValueError(
+            f"{name}: expected a number that float64 holds, got {value!r}, which would be rounded"
+        )
     return number
 
 

@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refmmr._validate import check_array, check_box, check_number, check_seed
+from refmmr._validate import check_array, check_box, check_number, check_seed, refuse_masked
 
 __all__ = ["Dataset", "Halves", "classified", "from_arrays", "is_unit", "scaled", "split"]
+
+
+ROWS = 32
+"""Points that are scaled together: they stay in the cache between division and conversion."""
 
 
 class Dataset(NamedTuple):
@@ -129,17 +133,21 @@ def classified(
     classes: Iterable[Any] | None = None,
     test_size: float = 0.2,
     rng: int | np.random.Generator | None = 0,
+    pixels: bool = False,
 ) -> Halves:
-    """Points and classes, checked, in two halves; as `from_arrays`, for the readers of files."""
+    """Points and classes, checked, in two halves; as `from_arrays`, for the readers of files.
+
+    With `pixels`, images of bytes stay bytes where the box is [0, 1]; `scaled` divides them by 255.
+    """
     if (X_test is None) != (y_test is None):
         raise ValueError("X_test, y_test: expected both or neither, got one of them")
-    X = _points("X", X, box)
+    X = _points("X", X, box, pixels)
     labels = _labels("y", y, len(X))
     if X_test is None:
         order, encoded = _encode(labels, classes)
         halves = split(X, encoded, test_size, rng)
     else:
-        X_test = _points("X_test", X_test, box)
+        X_test = _points("X_test", X_test, box, pixels)
         if X_test.shape[1:] != X.shape[1:]:
             raise ValueError(f"X_test: expected points {X.shape[1:]}, got {X_test.shape[1:]}")
         labels = [*labels, *_labels("y_test", y_test, len(X_test))]
@@ -173,10 +181,13 @@ def scaled(X: np.ndarray, dtype: Any) -> np.ndarray:
 
     The division is in float32 for every dtype, so that points do not depend on it.
     """
-    if X.dtype == np.uint8:
-        X = X.astype(np.float32)
-        X /= 255
-    return X.astype(dtype, copy=False)
+    if X.dtype != np.uint8:
+        return X.astype(dtype, copy=False)
+    found = np.empty(X.shape, dtype)
+    for start in range(0, len(X), ROWS):
+        rows = slice(start, start + ROWS)
+        found[rows] = np.divide(X[rows], np.float32(255), dtype=np.float32)
+    return found
 
 
 def is_unit(box: Any) -> bool:
@@ -188,8 +199,11 @@ def is_unit(box: Any) -> bool:
         return False
 
 
-def _points(name: str, X: Any, box: Any) -> np.ndarray:
-    X = check_array(name, _as_array(name, X))
+def _points(name: str, X: Any, box: Any, pixels: bool) -> np.ndarray:
+    X = _as_array(name, X)
+    pixels = pixels and X.dtype == np.uint8 and X.ndim > 2 and is_unit(box)
+    if not pixels:
+        X = check_array(name, X)
     if X.ndim == 3:
         X = X[:, None]
     if X.ndim not in (2, 4) or 0 in X.shape:
@@ -201,7 +215,8 @@ def _points(name: str, X: Any, box: Any) -> np.ndarray:
             f"{name}: expected images (n, channels, height, width), got {X.shape}, which has the "
             f"channels last; pass numpy.moveaxis({name}, -1, 1)"
         )
-    check_box(box, X, name)
+    if not pixels:
+        check_box(box, X, name)
     return X
 
 
@@ -256,6 +271,7 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     """An array on the host."""
     if hasattr(value, "__cuda_array_interface__"):
         raise TypeError(f"{name}: expected an array on the host, got one on a CUDA device")
+    refuse_masked(name, value)
     try:
         return np.asarray(value)
     except ValueError as error:

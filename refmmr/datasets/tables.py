@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from refmmr._files import read_arrays
-from refmmr.datasets.arrays import Halves, classified, is_unit, scaled
+from refmmr.datasets.arrays import Halves, classified
 
 __all__ = ["read_csv", "read_npz"]
 
@@ -47,13 +47,8 @@ def read_npz(path: Path, box: Any, **options: Any) -> Halves:
             f"{path}: expected arrays X and y, or X_train, y_train, X_test and y_test, "
             f"got {', '.join(sorted(arrays)) or 'none of them'}"
         )
-    X, X_test = (
-        scaled(X, np.float32)
-        if X is not None and X.dtype == np.uint8 and X.ndim > 2 and is_unit(box)
-        else X
-        for X in (arrays[keys[0]], halves.get("x_test"))
-    )
-    return _checked(path, X, arrays[keys[1]], X_test, halves.get("y_test"), box=box, **options)
+    X, y, X_test, y_test = (arrays.get(key) for key in (*keys, "x_test", "y_test"))
+    return _checked(path, X, y, X_test, y_test, box=box, pixels=True, **options)
 
 
 def _key(name: str) -> str | None:

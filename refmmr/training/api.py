@@ -137,8 +137,8 @@ def fit(
     Warns
     -----
     UserWarning
-        When an epoch leaves out more than an eighth of the samples.  When stopped by Ctrl-C: the
-        result is the network after its last full epoch.
+        When an epoch leaves out more than an eighth of the samples; when all samples have one
+        class.  When stopped by Ctrl-C: the result is the network after its last full epoch.
 
     References
     ----------
@@ -170,6 +170,7 @@ def fit(
         X_val = check.check_inputs(net, validation[0], "validation X")
         y_val = check.check_labels(validation[1], len(X_val), net.n_classes, "validation y")
         validation = X_val, y_val
+    _check_classes(plan)
     run = Run(net, plan, checkpoint, validated=validation is not None)
     if plan.left_out > LEFT_OUT * len(plan.X):
         warnings.warn(
@@ -203,3 +204,13 @@ def fit(
                 stacklevel=2,
             )
     return run.network(), run.history
+
+
+def _check_classes(plan: Plan) -> None:
+    """Warn if there is nothing to tell apart: every scheme then ends in a constant network."""
+    if (plan.y == plan.y[0]).all():
+        warnings.warn(
+            f"y: expected samples of two or more classes, got {len(plan.y)} of class {plan.y[0]} "
+            "alone; the network will learn to answer it everywhere",
+            stacklevel=3,
+        )

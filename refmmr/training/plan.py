@@ -40,6 +40,7 @@ class Plan:
         self.adversarial, self.regularized = "at" in self.scheme, "mmr" in self.scheme
         self.bounded, universal = self.scheme == "kw", self.scheme == "mmr-universal"
         X = check.check_inputs(net, X)
+        check.check_classes(net)
         self.y = check.check_labels(y, len(X), net.n_classes)
         self.box = None
         if self.adversarial:

@@ -350,6 +350,16 @@ def test_many_samples_left_out_are_a_warning():
         rm.fit(start(), X, y, epochs=1, **options)  # warnings are errors
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_one_class_is_nothing_to_learn(scheme):
+    X, _ = problem()
+    with pytest.warns(UserWarning, match="y: expected samples of two .* got 64 of class 1 alone"):
+        rm.fit(start(), X, np.ones(64, int), scheme, epochs=1, **SCHEMES[scheme])
+    one = rm.Network.mlp([2, 4, 1], rng=0)
+    with pytest.raises(ValueError, match="net: expected at least two classes, got 1"):
+        rm.fit(one, X, np.zeros(64, int), scheme, epochs=1, **SCHEMES[scheme])
+
+
 def test_every_epoch_has_its_own_order(seen):
     train(epochs=2)
     first, second = np.concatenate(seen[:4]), np.concatenate(seen[4:])

@@ -142,7 +142,7 @@ class SecondConv:
             parts = dweights.reshape(-1, *shape)
             taps = [(i, j) for i in group.row_taps for j in group.column_taps]
             for (i, j), part in zip(taps, parts, strict=True):
-                here = np.ix_(np.arange(shape[0]), rows - i * down, columns - j * across)
+                here = np.s_[:, _interval(rows - i * down), _interval(columns - j * across)]
                 dW2[:, i, j] += np.einsum("cabxo,cabx->oc", part, W1[here])
                 dW1[here] += np.einsum("cabxo,oc->cabx", part, W2[:, i, j])
 
@@ -175,13 +175,18 @@ def _by_taps(size: int, n_taps: int, stride: int, kernel: int) -> list[tuple[np.
     return [(np.array(members), interval) for interval, members in groups.items()]
 
 
+def _interval(coordinates):
+    """Consecutive coordinates as a slice, as those of a group with taps are."""
+    return slice(coordinates[0], coordinates[-1] + 1)
+
+
 def _group_weights(filters, g1, rows, columns, row_taps, column_taps):
     """``W_1[c, a - stride * t] * W_2[o, t, c]``: (taps * channels c, pixels a * o)."""
     W1, W2 = filters
     weights = [
         np.einsum(
             "cabx,oc->cabxo",
-            W1[:, rows - i * g1.down][:, :, columns - j * g1.across],
+            W1[:, _interval(rows - i * g1.down), _interval(columns - j * g1.across)],
             W2[:, i, j],
         ).reshape(len(W1), -1)
         for i in row_taps

@@ -5,7 +5,7 @@ A file here has the name of the chapter of the reference that it is the twin of:
 ==================================== ============================================================
 function of the reference            its twin, in `refmmr.backends._numba`
 ==================================== ============================================================
-``layers`` Linear, Conv2d            ``layers`` Dense, Conv
+``layers`` Linear, Conv2d            ``layers`` Dense, Conv; ``planes`` PlaneConv
 ``network.Network`` forward, ...     ``network.Passes``; weights in its order: ``layout.Layout``
 ``network.logits``                   ``network.logits``
 ``network.activation_pattern``       ``network.activation_pattern``

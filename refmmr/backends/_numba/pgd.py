@@ -13,7 +13,7 @@ and each takes the step itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Barrier
 from typing import NamedTuple
@@ -23,9 +23,9 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba.jit import jit
-from refmmr.backends._numba.layers import Dense
+from refmmr.backends._numba.layers import Dense, Layer
 from refmmr.backends._numba.layout import PRODUCTS_PER_THREAD, Layout, runs
-from refmmr.backends._numba.network import BLOCK, Passes
+from refmmr.backends._numba.network import BLOCK, Passes, apply_mask
 from refmmr.backends._numba.planes import without_windows
 from refmmr.reference import pgd as reference
 from refmmr.reference.network import Network
@@ -36,7 +36,7 @@ MIN_UNITS = 128
 """Units of a thread at least, where threads share units: products of fewer columns are slow."""
 
 
-Sum = Callable[[np.ndarray], np.ndarray]
+Pass = Callable[[np.ndarray], np.ndarray]
 
 
 class Step(NamedTuple):
@@ -85,9 +85,9 @@ def pgd(
             layer.copy_transposed()
 
     def part(first: int, stop: int) -> None:
-        passes = Passes(layers, layout.dtype)
+        whole = Whole(layers, layout.dtype)
         for here in runs(first, stop, BLOCK):
-            attack.of(here).climb(passes, lambda logits: logits, lambda gradient: gradient)
+            attack.of(here).climb(whole.logits, whole.gradient)
 
     least = max(MIN_SAMPLES, layout.samples_per_thread(2 * steps))
     threads.spread(part, len(X), least=least)
@@ -110,25 +110,74 @@ class Attack(NamedTuple):
             centers=self.centers[rows], labels=self.labels[rows], points=self.points[rows]
         )
 
-    def climb(self, passes: Passes, all_logits: Sum, all_gradients: Sum) -> None:
+    def climb(self, logits: Pass, gradient: Pass) -> None:
         """Take all steps.
 
-        `all_logits`, `all_gradients`: add up what the threads that share a network have.
+        `logits`: (n, d) to (n, K).  `gradient`: from that with respect to the logits (n, K) to
+        that with respect to the points (n, d), at the last points that `logits` was called with.
         """
         x, y, z, dtype = self.centers, self.labels, self.points, self.points.dtype
         p = self.step.p
         take_step = _l1_step if p == 1 else _l2_step if p == 2 else _linf_step
         kept = 0 if self.keep_last else len(z)
         best = Best(z[:kept].copy(), np.full(kept, np.inf, dtype))
-        dlogits = np.empty((len(z), passes.layers[-1].outputs), dtype)
         for _ in range(self.steps):
-            cache = passes.forward(z)
-            _odds_gradient(all_logits(cache.logits), y, z, dlogits, best)
-            gradient = passes.input_gradient(passes.backward(dlogits, cache.masks)[0])
-            take_step(x, z, all_gradients(gradient), self.step)
+            found = logits(z)
+            dlogits = np.empty_like(found)
+            _odds_gradient(found, y, z, dlogits, best)
+            take_step(x, z, gradient(dlogits), self.step)
         if not self.keep_last:
-            _odds_gradient(all_logits(passes.forward(z).logits), y, z, dlogits, best)
+            found = logits(z)
+            _odds_gradient(found, y, z, np.empty_like(found), best)
             z[:] = best.points
+
+
+class Whole:
+    """The whole network, with the memory of one thread."""
+
+    def __init__(self, layers: Sequence[Layer], dtype: np.dtype) -> None:
+        self.passes = Passes(layers, dtype)
+        self.masks: list[np.ndarray] = []
+
+    def logits(self, z: np.ndarray) -> np.ndarray:
+        """See `Attack.climb`."""
+        cache = self.passes.forward(z)
+        self.masks = cache.masks
+        return cache.logits
+
+    def gradient(self, dlogits: np.ndarray) -> np.ndarray:
+        """See `Attack.climb`."""
+        return self.passes.input_gradient(self.passes.backward(dlogits, self.masks)[0])
+
+
+class Part:
+    """Some units of the only hidden layer, with the memory of one thread.
+
+    Hidden arrays are (units, n): so both products read W_1 as it is, which then stays in the cache
+    of a core, and none is copied.
+    """
+
+    def __init__(self, layers: Sequence[Layer], units: slice, points: np.ndarray) -> None:
+        first, last = layers
+        self.W, self.b = first.W[units], first.b[units]
+        self.last_W = np.ascontiguousarray(last.W[:, units])
+        # One thread alone adds the bias of the logits.
+        self.last_b = last.b if units.start == 0 else np.zeros_like(last.b)
+        self.f = np.empty((len(self.W), len(points)), points.dtype)
+        self.mask = np.empty(self.f.shape, bool)
+        self.result = np.empty_like(points)
+
+    def logits(self, z: np.ndarray) -> np.ndarray:
+        """Its share of the logits."""
+        np.matmul(self.W, z.T, out=self.f)
+        _relu_rows(self.f, self.b, self.mask)
+        return np.matmul(self.f.T, self.last_W.T) + self.last_b
+
+    def gradient(self, dlogits: np.ndarray) -> np.ndarray:
+        """Its share of the gradient."""
+        np.matmul(self.last_W.T, dlogits.T, out=self.f)
+        apply_mask(self.f, self.mask)
+        return np.matmul(self.f.T, self.W, out=self.result)
 
 
 def _threads_that_share_units(layout: Layout, n: int, steps: int) -> int:
@@ -146,32 +195,36 @@ def _climb_together(attack: Attack, layout: Layout, count: int) -> None:
     There are two meetings in a step.  A thread overwrites its logits or gradient only after the
     next one, when all others have read them.
     """
-    first, last = layout.layers
-    ends = [first.outputs * i // count for i in range(count + 1)]
+    ends = [layout.layers[0].outputs * i // count for i in range(count + 1)]
     logits, gradients = ([attack.points] * count for _ in range(2))
 
     def climb(i: int, barrier: Barrier) -> None:
-        units = slice(ends[i], ends[i + 1])
-        b = last.b if i == 0 else np.zeros_like(last.b)
-        layers = [Dense(first.W[units], first.b[units]), Dense(last.W[:, units], b)]
-        for layer in layers:
-            layer.copy_transposed()
+        part = Part(layout.layers, slice(ends[i], ends[i + 1]), attack.points)
 
-        def add_up(parts: list[np.ndarray], own: np.ndarray) -> np.ndarray:
-            parts[i] = own
+        def add_up(parts: list[np.ndarray], share: Pass, operand: np.ndarray) -> np.ndarray:
+            parts[i] = share(operand)
             barrier.wait()
             total = parts[0] + parts[1]
-            for part in parts[2:]:
-                total += part
+            for other in parts[2:]:
+                total += other
             return total
 
         # All threads take the same steps; the others on points of their own.
         mine = attack if i == 0 else attack._replace(points=attack.points.copy())
-        mine.climb(
-            Passes(layers, layout.dtype), partial(add_up, logits), partial(add_up, gradients)
-        )
+        mine.climb(partial(add_up, logits, part.logits), partial(add_up, gradients, part.gradient))
 
     threads.together(climb, count)
+
+
+@jit
+def _relu_rows(f, b, mask):
+    """``f = max(f + b, 0)`` and ``mask = f + b > 0``: f and mask are (units, n), b (units,)."""
+    for i in range(f.shape[0]):
+        bias = b[i]
+        for n in range(f.shape[1]):
+            value = f[i, n] + bias
+            mask[i, n] = value > 0
+            f[i, n] = 0 if value <= 0 else value  # NaN stays
 
 
 @jit

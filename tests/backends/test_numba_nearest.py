@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 import refmmr as rm
 from refmmr.reference import distances
@@ -33,8 +33,8 @@ def near(net, X, y, p, gamma, k):
     """Norms of all hyperplanes as the regularizer knows them: 0 of those that were left out."""
     worker = NearestWorker(Shared(net, X, p))
     found = [
-        (hyperplanes.f_norms.copy(), hyperplanes.margin_norms.copy())
-        for _, hyperplanes in worker.hyperplanes_near(worker.forward(X, y), gamma, k)
+        (hyperplanes.f_norms[0].copy(), hyperplanes.margin_norms[0].copy())
+        for _, hyperplanes in worker.hyperplanes_near(worker.forward(X, y), (gamma,), (k,))
     ]
     return tuple(np.concatenate(part) for part in zip(*found, strict=True))
 
@@ -98,3 +98,19 @@ def test_units_at_the_limit_are_kept(p):
         k = int((d[i] < d[i, -30 + i]).sum()) + 1
         found, _ = near(net, X[i : i + 1], y[i : i + 1], p, 1e9, k)
         assert found[0, -30 + i] > 0
+
+
+def test_rows_that_count_in_one_of_two_norms_are_made():
+    net, X, y = case((30, 20), np.float64)
+    worker = NearestWorker(Shared(net, X, 1, np.inf))
+    both = [
+        hyperplanes.f_norms.copy()
+        for _, hyperplanes in worker.hyperplanes_near(worker.forward(X, y), (1e9, 0.2), (3, 5))
+    ]
+    found = np.concatenate(both, axis=1)
+    alone = [near(net, X, y, p, *limits)[0] for p, *limits in ((1, 1e9, 3), (np.inf, 0.2, 5))]
+    made = (alone[0] > 0) | (alone[1] > 0)
+    assert ((alone[0] > 0) != (alone[1] > 0)).any()
+    assert_array_equal(found > 0, [made, made])
+    for norms, one in zip(found, alone, strict=True):
+        assert_allclose(norms[one > 0], one[one > 0], rtol=1e-12)

@@ -64,8 +64,8 @@ def distances(
             for here, hyperplanes in worker.hyperplanes_around(worker.forward(X[rows], labels)):
                 boundary, decision = (array[rows][here] for array in result)
                 if bounds is None:
-                    _divide(np.abs(hyperplanes.f), hyperplanes.f_norms, boundary)
-                    _divide(hyperplanes.margin, hyperplanes.margin_norms, decision)
+                    _divide(np.abs(hyperplanes.f), hyperplanes.f_norms[0], boundary)
+                    _divide(hyperplanes.margin, hyperplanes.margin_norms[0], decision)
                 else:
                     boundary[:], decision[:] = worker.in_box(hyperplanes, labels[here], bounds)
                 decision[np.arange(len(decision)), labels[here]] = np.inf
@@ -75,10 +75,23 @@ def distances(
 
 
 class Shared:
-    """What all threads read: the network, and the rows of its first layer."""
+    """What all threads read: the network, and the rows of its first layer.
 
-    def __init__(self, net: Network, X: np.ndarray, p: float) -> None:
-        self.p, self.n_samples = p, len(X)
+    Distances are measured in one norm or in several, from the same rows.
+
+    Attributes
+    ----------
+    ps : tuple of float
+        The p of each norm.
+    first_rows : ndarray
+        Rows of the first layer; for the border rule "full-filter" its full filters, so that the
+        positions at the border are as those inside (`refmmr.reference.border`).
+    first_norms : ndarray, shape (norms, 1, N_1)
+        Their dual norms.
+    """
+
+    def __init__(self, net: Network, X: np.ndarray, *ps: float, border: str = "exact") -> None:
+        self.ps, self.n_samples = ps, len(X)
         self.n_classes, self.n_hidden = net.n_classes, net.n_hidden
         self.unit_slices = net.unit_slices
         self.layout = Layout(net, X)
@@ -88,14 +101,23 @@ class Shared:
         # The row of a pair of classes costs about a forward pass, its gradient a backward pass.
         passes = 2 * net.n_classes
         self.samples_per_thread = max(MIN_SAMPLES, self.layout.samples_per_thread(passes))
-        self.first_norms = np.zeros((1, 0), self.dtype)
+        self.first_norms = np.zeros((len(ps), 1, 0), self.dtype)
         if net.n_hidden:
-            norms = self.norms(0, self.stem.first_rows())
-            self.first_norms = self.layout.units(0, norms.reshape(1, -1))
+            self.first_rows = self.stem.first_rows()
+            if border == "full-filter" and self.layout.n_convs:
+                filters = self.layout.layers[0].W.T
+                self.first_rows = np.broadcast_to(filters, self.first_rows.shape).copy()
+            self.first_norms = self.unit_norms(0, self.norms(0, self.first_rows))
 
     def norms(self, k: int, rows: np.ndarray) -> np.ndarray:
-        """Dual norms of the rows of hidden layer k: patches, or (c, N_k, d)."""
-        return (column_norms if k < self.layout.n_convs else row_norms)(rows, self.p)
+        """Dual norms of the rows of hidden layer k: patches, or (c, N_k, d); (norms, c, ...)."""
+        measure = column_norms if k < self.layout.n_convs else row_norms
+        return np.stack([measure(rows, p) for p in self.ps])
+
+    def unit_norms(self, k: int, norms: np.ndarray) -> np.ndarray:
+        """The result of `norms` in the user's order of the units, (norms, c, N_k)."""
+        flat = norms.reshape(norms.shape[0] * norms.shape[1], -1)
+        return self.layout.units(k, flat).reshape(*norms.shape[:2], -1)
 
 
 class Block(NamedTuple):
@@ -114,9 +136,9 @@ class Hyperplanes(NamedTuple):
     """
 
     f: np.ndarray  # (c, N)
-    f_norms: np.ndarray  # (c, N)
+    f_norms: np.ndarray  # (norms, c, N)
     margin: np.ndarray  # (c, K)
-    margin_norms: np.ndarray  # (c, K); 0 in the class's own column
+    margin_norms: np.ndarray  # (norms, c, K); 0 in the class's own column
     x: np.ndarray  # (c, d)
     rows: list[np.ndarray]  # per hidden layer behind the first: patches, or (c, N_k, d)
     pairs: np.ndarray  # (c, K - 1, d): V_y - V_s for all rivals s in order
@@ -148,12 +170,12 @@ class HyperplaneWorker:
         for here in runs(0, len(block.y), self._samples_at_once()):
             y, f = block.y[here], block.f[here]
             rows, pairs = self._rows([mask[here] for mask in block.cache.masks], y)
-            f_norms = np.empty_like(f)
+            f_norms = np.empty((len(self.shared.ps), *f.shape), f.dtype)
             for k, units in enumerate(self.shared.unit_slices):
-                f_norms[:, units] = self.shared.first_norms if k == 0 else self.layout.units(
-                    k, self.shared.norms(k, rows[k - 1]).reshape(len(y), -1)
+                f_norms[:, :, units] = self.shared.first_norms if k == 0 else (
+                    self.shared.unit_norms(k, self.shared.norms(k, rows[k - 1]))
                 )  # fmt: skip
-            margin_norms = _to_columns(row_norms(pairs, self.shared.p), y)
+            margin_norms = np.stack([_to_columns(row_norms(pairs, p), y) for p in self.shared.ps])
             x, margin = block.cache.inputs[0][here], block.margin[here]
             yield here, Hyperplanes(f, f_norms, margin, margin_norms, x, rows, pairs)
 
@@ -201,7 +223,7 @@ class HyperplaneWorker:
 
         The latter have the sign of the margin, and 0 in the class's own column.
         """
-        p, x = self.shared.p, hyperplanes.x
+        (p,), x = self.shared.ps, hyperplanes.x
         points = [x, *(np.broadcast_to(bound, x.shape) for bound in box)]
         boundary = np.empty_like(hyperplanes.f)
         layers = [self.stem.first_rows(), *hyperplanes.rows] if self.shared.n_hidden else []

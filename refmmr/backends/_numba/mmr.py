@@ -5,7 +5,7 @@ Blocks of samples spread over threads; the hyperplanes around them come from `di
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,17 +17,8 @@ from refmmr.backends._numba.layout import runs
 from refmmr.backends._numba.nearest import NearestWorker, NearHyperplanes
 from refmmr.backends._numba.network import BLOCK
 from refmmr.reference import mmr as reference
-from refmmr.reference.mmr import MMR
+from refmmr.reference.mmr import MMR, Regularizer
 from refmmr.reference.network import Network
-
-
-class Hinges(NamedTuple):
-    """The parameters of the regularizer's two terms."""
-
-    gamma_b: float
-    gamma_d: float
-    k_b: int
-    k_d: int
 
 
 @implements("numba", reference.mmr)
@@ -42,40 +33,64 @@ def mmr(
     k_d: int,
 ) -> MMR:
     """Twin of `refmmr.reference.mmr.mmr`."""
-    shared, hinges = Shared(net, X, p), Hinges(gamma_b, gamma_d, k_b, k_d)
-    terms = np.zeros((2, len(X)), shared.dtype)
+    shared, terms = Shared(net, X, p), (Regularizer(p, 1.0, gamma_b, gamma_d, k_b, k_d),)
+    values = np.zeros((2, len(X)), shared.dtype)
 
     def part(start: int, stop: int) -> None:
         worker = NearestWorker(shared)
         for rows in runs(start, stop, BLOCK):
             block = worker.forward(X[rows], y[rows])
-            for here, hyperplanes in worker.hyperplanes_near(block, gamma_b, k_b):
-                apply_hinges(hyperplanes, hinges, terms[:, rows][:, here])
+            for here, hyperplanes in worker.hyperplanes_near(block, (gamma_b,), (k_b,)):
+                apply_hinges(hyperplanes, terms, "each", values[:, rows][:, here])
 
     threads.spread(part, len(X), least=shared.samples_per_thread)
-    boundary, decision = terms
+    boundary, decision = values
     return MMR(boundary + decision, boundary, decision)
 
 
 def apply_hinges(
-    hyperplanes: Hyperplanes | NearHyperplanes, hinges: Hinges, terms: np.ndarray
+    hyperplanes: Hyperplanes | NearHyperplanes,
+    terms: Sequence[Regularizer],
+    nearest: str,
+    values: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The two terms of c samples, into `terms` (2, c), and the hyperplanes that have a gradient.
+    """Add the regularizers of c samples to `values`, and find what has a gradient.
+
+    Parameters
+    ----------
+    hyperplanes : Hyperplanes or NearHyperplanes
+    terms : sequence of Regularizer
+        One for each norm of the hyperplanes.
+    nearest : {"each", "union"}
+        See `refmmr.reference.regularizers`.
+    values : ndarray, shape (2, c)
+        The boundary and the decision term, each multiplied by its lambda, of all regularizers.
 
     Returns
     -------
-    boundary : ndarray of bool, shape (c, N)
+    boundary : ndarray of bool, shape (norms, c, N)
         Among the k_b nearest, and nearer than gamma_b.
-    decision : ndarray of bool, shape (c, K)
+    decision : ndarray of bool, shape (norms, c, K)
     """
     f, margin = np.abs(hyperplanes.f), hyperplanes.margin
-    unknown = np.full(len(f), np.inf, f.dtype)
+    f_norms, margin_norms = hyperplanes.f_norms, hyperplanes.margin_norms
+    unknown = np.full((len(terms), len(f)), np.inf, f.dtype)
     limits = hyperplanes.limits if isinstance(hyperplanes, NearHyperplanes) else unknown
-    boundary, decision = np.zeros(f.shape, bool), np.zeros(margin.shape, bool)
-    _mean_hinge(f, hyperplanes.f_norms, limits, hinges.gamma_b, hinges.k_b, boundary, terms[0])
-    _mean_hinge(
-        margin, hyperplanes.margin_norms, unknown, hinges.gamma_d, hinges.k_d, decision, terms[1]
-    )
+    boundary, decision = np.zeros(f_norms.shape, bool), np.zeros(margin_norms.shape, bool)
+    found = np.empty((2, len(f)), f.dtype)
+    union = np.zeros(f.shape, bool)
+    if nearest == "union":
+        for term, norms, limit in zip(terms, f_norms, limits, strict=True):
+            _mean_hinge(f, norms, limit, np.inf, term.k_b, union, found[0])
+    for t, term in enumerate(terms):
+        if nearest == "union":
+            _hinges_of(f, f_norms[t], union, term.gamma_b, term.k_b, boundary[t], found[0])
+        else:
+            _mean_hinge(f, f_norms[t], limits[t], term.gamma_b, term.k_b, boundary[t], found[0])
+        _mean_hinge(
+            margin, margin_norms[t], unknown[t], term.gamma_d, term.k_d, decision[t], found[1]
+        )
+        values += f.dtype.type(term.lam) * found
     return boundary, decision
 
 
@@ -114,4 +129,23 @@ def _mean_hinge(values, norms, limits, gamma, k, active, terms):
                     ties -= d[j] == last
                     active[i, j] = True
                     total += max(0, 1 - d[j] / gamma)
+        terms[i] = total / k
+
+
+@jit
+def _hinges_of(values, norms, selected, gamma, k, active, terms):
+    """``1/k sum max(0, 1 - d / gamma)`` over selected hyperplanes.
+
+    values, norms: (c, m).  selected: (c, m) bool.  active: (c, m), set where a selected one is
+    nearer than gamma.  terms: (c,), the result.
+    """
+    gamma = values.dtype.type(gamma)
+    for i in range(len(values)):
+        total = values.dtype.type(0)
+        for j in range(values.shape[1]):
+            if selected[i, j] and norms[i, j] > 0:
+                d = values[i, j] / norms[i, j]
+                if d < gamma:
+                    active[i, j] = True
+                    total += 1 - d / gamma
         terms[i] = total / k

@@ -31,11 +31,12 @@ from refmmr.backends._numba.distances import Block, Hyperplanes, Shared
 from refmmr.backends._numba.jit import jit
 from refmmr.backends._numba.layers import some_windows
 from refmmr.backends._numba.layout import add_up, runs
-from refmmr.backends._numba.mmr import Hinges, apply_hinges
+from refmmr.backends._numba.mmr import apply_hinges
 from refmmr.backends._numba.nearest import NearestWorker, NearHyperplanes
 from refmmr.backends._numba.network import BLOCK, apply_mask
 from refmmr.backends._numba.norm_gradients import column_norm_gradients, norm_gradients
 from refmmr.reference import mmr as reference
+from refmmr.reference.mmr import Regularizer
 from refmmr.reference.network import Gradients, Network
 
 DIRECTION_BYTES = 2**21
@@ -60,18 +61,18 @@ def mmr_gradient(
     k_d: int,
 ) -> tuple[float, Gradients]:
     """Twin of `refmmr.reference.mmr.mmr_gradient`."""
-    shared, hinges = Shared(net, X, p), Hinges(gamma_b, gamma_d, k_b, k_d)
-    terms = np.zeros((2, len(X)), shared.dtype)
+    shared, terms = Shared(net, X, p), (Regularizer(p, 1.0, gamma_b, gamma_d, k_b, k_d),)
+    values = np.zeros((2, len(X)), shared.dtype)
     parts: dict[int, Gradients] = {}
 
     def part(start: int, stop: int) -> None:
-        worker = GradientWorker(shared, hinges)
+        worker = GradientWorker(shared, terms)
         for rows in runs(start, stop, BLOCK):
-            worker.add_gradients(X[rows], y[rows], terms[:, rows])
+            worker.add_gradients(X[rows], y[rows], values[:, rows])
         parts[start] = worker.finish()
 
     threads.spread(part, len(X), least=shared.samples_per_thread)
-    return float(terms.sum(dtype=np.float64)) / len(X), shared.layout.gradients(add_up(parts))
+    return float(values.sum(dtype=np.float64)) / len(X), shared.layout.gradients(add_up(parts))
 
 
 class Active(NamedTuple):
@@ -85,27 +86,32 @@ class Active(NamedTuple):
 
 
 class GradientWorker(NearestWorker):
-    """Adds up the gradient of `weight` times the mean, with the memory of one thread."""
+    """Adds up the gradient of the regularizers' mean, with the memory of one thread.
 
-    def __init__(self, shared: Shared, hinges: Hinges, weight: float = 1.0) -> None:
+    The rows are made once for all terms; the directions G of a row are added up before they are
+    pushed.
+    """
+
+    def __init__(self, shared: Shared, terms: Sequence[Regularizer], nearest: str = "each") -> None:
         super().__init__(shared)
-        self.hinges, self.weight = hinges, weight
+        self.terms, self.nearest = terms, nearest
         self.sums = shared.layout.zeros()
 
-    def add_gradients(self, X: np.ndarray, y: np.ndarray, terms: np.ndarray) -> None:
-        """Add the gradient of a block's share of the mean; its terms go into `terms`, (2, n)."""
+    def add_gradients(self, X: np.ndarray, y: np.ndarray, values: np.ndarray) -> None:
+        """Add the gradient of a block's share of the mean; its values go into `values`, (2, n)."""
         block = self.forward(X, y)
         df, dmargin = np.zeros_like(block.f), np.zeros_like(block.margin)
-        dfirst = np.zeros(self.shared.first_norms.shape[1], self.shared.dtype)
+        dfirst = np.zeros_like(self.shared.first_norms[:, 0])
         by_layer: dict[int, list[Active]] = {}
-        hinges = self.hinges
-        for here, hyperplanes in self.hyperplanes_near(block, hinges.gamma_b, hinges.k_b):
+        # A unit of the union may count in one norm by its distance in the other.
+        gammas = [np.inf if self.nearest == "union" else term.gamma_b for term in self.terms]
+        for here, hyperplanes in self.hyperplanes_near(block, gammas, [t.k_b for t in self.terms]):
             dnorm, dnorm_margin = self._distance_gradients(
-                hyperplanes, terms[:, here], df[here], dmargin[here]
+                hyperplanes, values[:, here], df[here], dmargin[here]
             )
-            dfirst += dnorm[:, : len(dfirst)].sum(axis=0)
+            dfirst += dnorm[:, :, : dfirst.shape[1]].sum(axis=1)
             if isinstance(hyperplanes, NearHyperplanes):
-                dnorms = np.concatenate([dnorm, dnorm_margin], axis=1)
+                dnorms = np.concatenate([dnorm, dnorm_margin], axis=2)
                 masks = [mask[here] for mask in block.cache.masks]
                 self._backpropagate_patches(hyperplanes, dnorms, masks, y[here])
                 continue
@@ -126,22 +132,24 @@ class GradientWorker(NearestWorker):
     def _distance_gradients(
         self,
         hyperplanes: Hyperplanes | NearHyperplanes,
-        terms: np.ndarray,
+        values: np.ndarray,
         df: np.ndarray,
         dmargin: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Steps 1 and 2; gradients with respect to f and margin go into `df`, `dmargin`.
+        """Steps 1 and 2; gradients with respect to f and margin are added to `df`, `dmargin`.
 
-        Returns those with respect to their norms, (c, N) and (c, K).
+        Returns those with respect to their norms, (norms, c, N) and (norms, c, K).
         """
-        boundary, decision = apply_hinges(hyperplanes, self.hinges, terms)
-        gamma_b, gamma_d, k_b, k_d = self.hinges
-        slope_b = self.weight / (gamma_b * k_b * self.shared.n_samples)
-        slope_d = self.weight / (gamma_d * k_d * self.shared.n_samples)
+        boundary, decision = apply_hinges(hyperplanes, self.terms, self.nearest, values)
         f, f_norms, margin, margin_norms = hyperplanes[:4]
-        dnorm, dnorm_margin = np.zeros_like(f), np.zeros_like(margin)
-        _distance_gradients(f, f_norms, boundary, slope_b, False, df, dnorm)
-        _distance_gradients(margin, margin_norms, decision, slope_d, True, dmargin, dnorm_margin)
+        dnorm, dnorm_margin = np.zeros_like(f_norms), np.zeros_like(margin_norms)
+        for t, (_, lam, gamma_b, gamma_d, k_b, k_d) in enumerate(self.terms):
+            slope_b = lam / (gamma_b * k_b * self.shared.n_samples)
+            slope_d = lam / (gamma_d * k_d * self.shared.n_samples)
+            _distance_gradients(f, f_norms[t], boundary[t], slope_b, False, df, dnorm[t])
+            _distance_gradients(
+                margin, margin_norms[t], decision[t], slope_d, True, dmargin, dnorm_margin[t]
+            )
         return dnorm, dnorm_margin
 
     def _backpropagate_samples(self, block, df, dmargin):
@@ -159,11 +167,11 @@ class GradientWorker(NearestWorker):
         return reference._margins_to_logits(dmargin, block.y)
 
     def _add_first_layer(self, dnorm):
-        """Step 3 for the rows of the first layer, which all samples share: dnorm is (N_1,)."""
-        units = np.flatnonzero(dnorm)
+        """Step 3 for the rows of the first layer, which all samples share: dnorm (norms, N_1)."""
+        units = np.flatnonzero(dnorm.any(axis=0))
         if len(units):
-            rows, samples = self.stem.first_rows(), np.zeros_like(units)
-            G, channels, _ = self._row_gradients(0, rows, samples, units, dnorm[units])
+            rows, samples = self.shared.first_rows, np.zeros_like(units)
+            G, channels, _ = self._row_gradients(0, rows, samples, units, dnorm[:, units])
             _add_rows(self.sums[0][0], channels, G, 1)
 
     def _active(
@@ -171,34 +179,34 @@ class GradientWorker(NearestWorker):
     ) -> Iterator[tuple[int, Active]]:
         """The active hyperplanes behind the first layer, layer by layer."""
         for k, rows in enumerate(hyperplanes.rows, start=1):
-            part = dnorm[:, self.shared.unit_slices[k]]
-            samples, units = np.nonzero(part)
+            part = dnorm[:, :, self.shared.unit_slices[k]]
+            samples, units = np.nonzero(part.any(axis=0))
             if len(units):
-                weights = part[samples, units]
+                weights = part[:, samples, units]
                 G, units, positions = self._row_gradients(k, rows, samples, units, weights)
                 yield k, Active(G, samples, units, None, positions)
-        samples, rivals = np.nonzero(dnorm_margin)
+        samples, rivals = np.nonzero(dnorm_margin.any(axis=0))
         if len(samples):
-            labels, weights = y[samples], dnorm_margin[samples, rivals]
+            labels, weights = y[samples], dnorm_margin[:, samples, rivals]
             pairs = rivals - (rivals > labels)
             G = norm_gradients(
-                hyperplanes.pairs, samples, pairs, weights, self.shared.p, self._input_order()
+                hyperplanes.pairs, samples, pairs, weights, self.shared.ps, self._input_order()
             )
             yield self.shared.depth - 1, Active(G, samples, labels, rivals, None)
 
     def _row_gradients(self, k, rows, samples, units, weights):
-        """``G = weight * grad ||v||_q`` of units of layer k; their channels and positions."""
-        p = self.shared.p
+        """``G = sum weight * grad ||v||_q`` over norms, for units; channels, positions."""
+        ps = self.shared.ps
         if k >= self.layout.n_convs:
             order = self._input_order()
-            return norm_gradients(rows, samples, units, weights, p, order), units, None
+            return norm_gradients(rows, samples, units, weights, ps, order), units, None
         field = self.stem.fields[k][0]
         channels, positions = units // field.positions, units % field.positions
         patches = rows[samples, positions, :, channels][:, None]
         order = _channel_first((field.kernel_height, field.kernel_width, field.channels))
         order = order[self.stem.orders[k]]
         each, only = np.arange(len(units)), np.zeros_like(units)
-        return norm_gradients(patches, each, only, weights, p, order), channels, positions
+        return norm_gradients(patches, each, only, weights, ps, order), channels, positions
 
     def _input_order(self):
         """The user's order of the inputs, None if it is that of the rows."""
@@ -243,19 +251,19 @@ class GradientWorker(NearestWorker):
     ) -> None:
         """Step 3 for the rows around a few samples, through their patches, which are overwritten.
 
-        dnorms: (c, N + K), with respect to the norms of all units and pairs.
+        dnorms: (norms, c, N + K), with respect to the norms of all units and pairs.
         """
         stem = near.stem
-        part = dnorms[:, self.shared.unit_slices[1]]
-        samples, units = np.nonzero(part)
+        part = dnorms[:, :, self.shared.unit_slices[1]]
+        samples, units = np.nonzero(part.any(axis=0))
         G, channels, positions = self._row_gradients(
-            1, near.patches, samples, units, part[samples, units]
+            1, near.patches, samples, units, part[:, samples, units]
         )
-        weights = dnorms[near.rows.samples, near.rows.indices]
-        active = np.flatnonzero(weights)
+        weights = dnorms[:, near.rows.samples, near.rows.indices]
+        active = np.flatnonzero(weights.any(axis=0))
         if len(G) == len(active) == 0:
             return
-        h = self._push_rows(near, active, weights[active])
+        h = self._push_rows(near, active, weights[:, active])
         at, layers, units = (array[active] for array in near.rows[:3])
         behind = [mask[at] for mask in masks[stem.depth - 1 :]]
         apply_mask(h, behind[0])
@@ -271,10 +279,10 @@ class GradientWorker(NearestWorker):
     def _push_rows(self, near, active, weights):
         """Push the directions of active rows through the patches, and their gradient into these.
 
-        active, weights: (r,), numbers of the rows in order, and dJ/d||v||.  Returns what comes out
-        of the stem, (r, units of its last layer).
+        active: (r,), numbers of the rows in order.  weights: (norms, r), dJ/d||v||.  Returns what
+        comes out of the stem, (r, units of its last layer).
         """
-        rows, stem, p, order = near.rows, near.stem, self.shared.p, self._input_order()
+        rows, stem, ps, order = near.rows, near.stem, self.shared.ps, self._input_order()
         h = self.buffers.take("pushed", len(active), stem.convs[-1].outputs)
         shape = stem.convs[-1].geometry.positions, len(stem.convs[-1].W)
         ends = np.searchsorted(active, rows.ends)
@@ -283,7 +291,9 @@ class GradientWorker(NearestWorker):
                 near.patches[i] = 0
                 continue
             here = active[start:stop] - rows.ends[i]
-            G = column_norm_gradients(rows.of(i, rows.columns), here, weights[start:stop], p, order)
+            G = column_norm_gradients(
+                rows.of(i, rows.columns), here, weights[:, start:stop], ps, order
+            )
             coefficients = rows.of(i, rows.coefficients)
             if len(here) < coefficients.shape[1]:
                 coefficients = coefficients.take(here, axis=1)
@@ -324,14 +334,14 @@ def _distance_gradients(values, norms, active, slope, signed, dvalues, dnorms):
     """Gradients of ``-slope * d`` with respect to value and norm; twin of `_distance_gradients`.
 
     values, norms, active: (c, m).  signed: whether d has the sign of the value (a margin), or is
-    ``|f| / norm``.  dvalues, dnorms: (c, m), set where a hyperplane is active.
+    ``|f| / norm``.  dvalues: (c, m), added to.  dnorms: (c, m), set where a hyperplane is active.
     """
     for i in range(values.shape[0]):
         for j in range(values.shape[1]):
             if active[i, j]:
                 value, norm = values[i, j], norms[i, j]
                 sign = 1 if signed or value > 0 else (-1 if value < 0 else 0)
-                dvalues[i, j] = -slope * sign / norm
+                dvalues[i, j] -= slope * sign / norm
                 dnorms[i, j] = slope * sign * (value / norm) / norm
 
 

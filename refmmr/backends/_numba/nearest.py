@@ -61,10 +61,10 @@ class NearHyperplanes(NamedTuple):
     """`Hyperplanes` around c samples; the norms of those that cannot count are 0."""
 
     f: np.ndarray  # (c, N)
-    f_norms: np.ndarray  # (c, N)
+    f_norms: np.ndarray  # (norms, c, N)
     margin: np.ndarray  # (c, K)
-    margin_norms: np.ndarray  # (c, K)
-    limits: np.ndarray  # (c,): no unit that counts is farther away
+    margin_norms: np.ndarray  # (norms, c, K)
+    limits: np.ndarray  # (norms, c): no unit that counts is farther away
     stem: ConvStem
     patches: np.ndarray  # of the second convolution, (c, positions, patch, channels)
     rows: NearRows
@@ -84,12 +84,12 @@ class NearestWorker(HyperplaneWorker):
         self.tail = Passes(shared.layout.layers[stem.depth :], shared.dtype)
 
     def hyperplanes_near(
-        self, block: Block, gamma: float, k: int
+        self, block: Block, gammas: Sequence[float], ks: Sequence[int]
     ) -> Iterator[tuple[slice, Hyperplanes | NearHyperplanes]]:
         """The hyperplanes around all samples of a block, a few samples at a time.
 
-        With two convolutions without those that are not among the k nearest, or not nearer than
-        gamma.  The next ones overwrite the rows.
+        With two convolutions without those that are in no norm among its k nearest and nearer than
+        its gamma.  The next ones overwrite the rows.
         """
         if self.patch_stem is None:
             yield from self.hyperplanes_around(block)
@@ -98,35 +98,37 @@ class NearestWorker(HyperplaneWorker):
         at_once = max(1, PATCH_BYTES // (patch_bytes * self.shared.dtype.itemsize))
         for here in runs(0, len(block.y), at_once):
             masks = [mask[here] for mask in block.cache.masks]
-            yield here, self._near(self.patch_stem, block, here, masks, gamma, k)
+            yield here, self._near(self.patch_stem, block, here, masks, gammas, ks)
 
-    def _near(self, stem, block, here, masks, gamma, k):
+    def _near(self, stem, block, here, masks, gammas, ks):
         """The hyperplanes around the samples `here`, whose masks are given."""
         f, margin, y = block.f[here], block.margin[here], block.y[here]
         (patches,) = stem.compute_rows(masks)
         norms = self.shared.norms(1, patches)
-        N = self.shared.n_hidden
+        ps, N = self.shared.ps, self.shared.n_hidden
         first, second, *tail = self.shared.unit_slices
-        all_norms = np.zeros((len(y), N + self.shared.n_classes), f.dtype)
-        all_norms[:, first] = self.shared.first_norms
-        all_norms[:, second] = self.layout.units(1, norms.reshape(len(y), -1))
-        limits = np.empty(len(y), f.dtype)
-        _limits(f, all_norms, second.stop, gamma, k, limits)
-        kept: list[tuple[np.ndarray, ...]] = []
-        for units, bounds in zip(tail, self._row_bounds(stem, norms, masks), strict=True):
-            can_count = np.empty(bounds.shape, bool)
-            _can_count(f, units.start, bounds, limits, can_count)
-            kept.append(np.nonzero(can_count))
-        rows = self._make_rows(stem, masks, y, kept)
-        norms = np.empty(len(rows.samples), f.dtype)
-        _column_norms(rows.columns, np.array(rows.ends), self.shared.p, norms)
-        all_norms[rows.samples, rows.indices] = norms
+        all_norms = np.zeros((len(ps), len(y), N + self.shared.n_classes), f.dtype)
+        all_norms[:, :, first] = self.shared.first_norms
+        all_norms[:, :, second] = self.shared.unit_norms(1, norms)
+        limits = np.empty((len(ps), len(y)), f.dtype)
+        can_count = [np.zeros((len(y), units.stop - units.start), bool) for units in tail]
+        for t, p in enumerate(ps):
+            _limits(f, all_norms[t], second.stop, gammas[t], ks[t], limits[t])
+            for units, bounds, found in zip(
+                tail, self._row_bounds(stem, norms[t], masks, p), can_count, strict=True
+            ):
+                _can_count(f, units.start, bounds, limits[t], found)
+        rows = self._make_rows(stem, masks, y, [np.nonzero(found) for found in can_count])
+        for p, every in zip(ps, all_norms, strict=True):
+            some = np.empty(len(rows.samples), f.dtype)
+            _column_norms(rows.columns, np.array(rows.ends), p, some)
+            every[rows.samples, rows.indices] = some
         f_norms, margin_norms = (
-            np.ascontiguousarray(part) for part in np.split(all_norms, [N], axis=1)
+            np.ascontiguousarray(part) for part in np.split(all_norms, [N], axis=2)
         )
         return NearHyperplanes(f, f_norms, margin, margin_norms, limits, stem, patches, rows)
 
-    def _row_bounds(self, stem, norms, masks):
+    def _row_bounds(self, stem, norms, masks, p):
         """Upper bounds of the norms of all rows of each hidden layer behind the stem, (c, N_k).
 
         norms: (c, positions, channels), of the patches.  They hold in floating-point arithmetic:
@@ -141,7 +143,7 @@ class NearestWorker(HyperplaneWorker):
                 bound = np.zeros((len(norms), layer.outputs), norms.dtype)
                 _first_row_bounds(
                     stem.columns, norms, masks[k - 1], self._groups, self._n_groups,
-                    self.shared.p, bound,
+                    p, bound,
                 )  # fmt: skip
             else:
                 bound = np.matmul(masks[k - 1] * bounds[-1], np.abs(layer.W).T)
@@ -263,12 +265,13 @@ def _nearer(d, limit, near):
 def _can_count(f, start, bounds, limits, can_count):
     """Whether units may be as near as the limit: f (c, N), of which units start, ... are looked at.
 
-    bounds, of the norms: (c, m).  limits: (c,).  can_count: (c, m), the result; also where f is
-    NaN or the bound infinite.
+    bounds, of the norms: (c, m).  limits: (c,).  can_count: (c, m), set where they may; also where
+    f is NaN or the bound infinite.
     """
     for i in range(len(bounds)):
         for u in range(bounds.shape[1]):
-            can_count[i, u] = not abs(f[i, start + u]) > limits[i] * bounds[i, u]
+            if not abs(f[i, start + u]) > limits[i] * bounds[i, u]:
+                can_count[i, u] = True
 
 
 @jit

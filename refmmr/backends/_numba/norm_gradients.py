@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from refmmr.backends._numba.jit import jit
@@ -12,16 +14,20 @@ def norm_gradients(
     samples: np.ndarray,
     units: np.ndarray,
     weights: np.ndarray,
-    p: float,
+    ps: Sequence[float],
     order: np.ndarray | None,
 ) -> np.ndarray:
-    """``weight * grad ||v||_q`` for rows ``v = rows[sample, unit]``; samples, units, ... are (r,).
+    """``sum weight * grad ||v||_q`` over norms for rows ``v = rows[sample, unit]``.
 
     Twin of `hyperplanes.dual_norm_gradient`.
 
     Parameters
     ----------
     rows : ndarray, shape (c, u, m)
+    samples, units : ndarray of int, shape (r,)
+    weights : ndarray, shape (norms, r)
+    ps : sequence of float
+        The p of each norm.
     order : ndarray of int, shape (m,), optional
         Index of each number in the user's order: for q = inf the first of the largest counts.
 
@@ -29,11 +35,12 @@ def norm_gradients(
     -------
     ndarray, shape (r, m)
     """
-    G = np.empty((len(samples), rows.shape[-1]), rows.dtype)
+    parts = np.empty((len(ps), len(samples), rows.shape[-1]), rows.dtype)
     if order is None:
         order = np.arange(rows.shape[-1])
-    _norm_gradients(rows, samples, units, weights, p, order, G)
-    return G
+    for p, weight, G in zip(ps, weights, parts, strict=True):
+        _norm_gradients(rows, samples, units, weight, p, order, G)
+    return _sum(parts)
 
 
 @jit
@@ -62,16 +69,30 @@ def _norm_gradients(rows, samples, units, weights, p, order, G):
 
 
 def column_norm_gradients(
-    columns: np.ndarray, here: np.ndarray, weights: np.ndarray, p: float, order: np.ndarray
+    columns: np.ndarray,
+    here: np.ndarray,
+    weights: np.ndarray,
+    ps: Sequence[float],
+    order: np.ndarray,
 ) -> np.ndarray:
-    """``weight * grad ||v||_q`` of some columns: (d, m), of which numbers `here`, (r,), to (d, r).
+    """``sum weight * grad ||v||_q`` over norms of some columns v: those numbered `here` of (d, m).
 
-    Twin of `hyperplanes.dual_norm_gradient`; weights (r,), order (d,): of each number its index in
-    the user's order, for q = inf the first of the largest counts.
+    Twin of `hyperplanes.dual_norm_gradient`; here (r,), weights (norms, r), order (d,): of each
+    number its index in the user's order, for q = inf the first of the largest counts.  Returns
+    (d, r).
     """
-    G = np.empty((len(columns), len(here)), columns.dtype)
-    _column_norm_gradients(columns, here, weights, p, order, G)
-    return G
+    parts = np.empty((len(ps), len(columns), len(here)), columns.dtype)
+    for p, weight, G in zip(ps, weights, parts, strict=True):
+        _column_norm_gradients(columns, here, weight, p, order, G)
+    return _sum(parts)
+
+
+def _sum(parts):
+    """The sum along the first axis; of one part the part itself."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 @jit

@@ -1,7 +1,7 @@
 """The objective of training and its gradient: the twin of `refmmr.reference.objective`.
 
-The cross-entropy joins the regularizer where both read the logits: one forward pass of the samples
-and one backward pass serve them together.
+The cross-entropy joins the regularizers where both read the logits: one forward pass of the samples
+and one backward pass serve them together.  Regularizers of several norms share the rows of V.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from refmmr.backends import threads
 from refmmr.backends._numba.distances import Block, Shared
 from refmmr.backends._numba.layout import add_up, runs
 from refmmr.backends._numba.loss import Losses, losses_and_gradient
-from refmmr.backends._numba.mmr import Hinges
-from refmmr.backends._numba.mmr_gradient import GradientWorker, mmr_gradient
+from refmmr.backends._numba.mmr_gradient import GradientWorker
 from refmmr.backends._numba.network import BLOCK
 from refmmr.reference import objective as reference
 from refmmr.reference.mmr import Regularizer
@@ -34,47 +33,33 @@ def objective_gradient(
     nearest: str = "each",
 ) -> Objective:
     """Twin of `refmmr.reference.objective.objective_gradient`."""
-    if terms and (border, nearest) != ("exact", "each"):
-        return reference.objective_gradient(net, X, y, terms, border, nearest)
     if not terms:
         losses, gradients = losses_and_gradient(net, X, y)
         return Objective(losses.mean(), 0.0, int(losses.wrong.sum()), gradients)
-    found = _with_regularizer(net, X, y, terms[0])
-    for term in terms[1:]:
-        value, more = mmr_gradient(net, X, y, term.p, *term[2:])
-        gradients = [
-            (dW + term.lam * more_W, db + term.lam * more_b)
-            for (dW, db), (more_W, more_b) in zip(found.gradients, more, strict=True)
-        ]
-        found = found._replace(mmr=found.mmr + term.lam * value, gradients=gradients)
-    return found
-
-
-def _with_regularizer(net: Network, X: np.ndarray, y: np.ndarray, term: Regularizer) -> Objective:
-    """The objective with one term."""
-    lam, hinges = term.lam, Hinges(term.gamma_b, term.gamma_d, term.k_b, term.k_d)
-    shared = Shared(net, X, term.p)
+    shared = Shared(net, X, *(term.p for term in terms), border=border)
     losses, values = Losses(y, shared.dtype), np.zeros((2, len(X)), shared.dtype)
     parts: dict[int, Gradients] = {}
 
     def part(start: int, stop: int) -> None:
-        worker = ObjectiveWorker(shared, hinges, lam, losses)
+        worker = ObjectiveWorker(shared, terms, nearest, losses)
         for rows in runs(start, stop, BLOCK):
             worker.rows = rows
             worker.add_gradients(X[rows], y[rows], values[:, rows])
         parts[start] = worker.finish()
 
     threads.spread(part, len(X), least=shared.samples_per_thread)
-    mmr = lam * float(values.sum(dtype=np.float64)) / len(X)
+    mmr = float(values.sum(dtype=np.float64)) / len(X)
     gradients = shared.layout.gradients(add_up(parts))
     return Objective(losses.mean(), mmr, int(losses.wrong.sum()), gradients)
 
 
 class ObjectiveWorker(GradientWorker):
-    """Adds up the gradient of cross-entropy and regularizer, with the memory of one thread."""
+    """Adds up the gradient of cross-entropy and regularizers, with the memory of one thread."""
 
-    def __init__(self, shared: Shared, hinges: Hinges, weight: float, losses: Losses) -> None:
-        super().__init__(shared, hinges, weight)
+    def __init__(
+        self, shared: Shared, terms: Sequence[Regularizer], nearest: str, losses: Losses
+    ) -> None:
+        super().__init__(shared, terms, nearest)
         self.losses = losses
         self.rows = slice(0)  # the block at work
 

@@ -262,7 +262,8 @@ def markdown(report: dict) -> str:
     head = ["case", *(f"{name}, ms" for name in names), "s an epoch"]
     head += [f"against {name}: median, best" for name in others]
     lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
-    for case, row in report["rows"].items():
+    for case in filter(report["rows"].get, CASES):
+        row = report["rows"][case]
         mine = row["this"]
         cells = [case, *(f"{row[name]['median_ms']:.1f}" if name in row else "" for name in names)]
         cells.append(f"{mine['median_ms'] * EPOCH / 1e3:.1f}")

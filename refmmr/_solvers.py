@@ -149,6 +149,16 @@ def dual_ray(highs: highspy.Highs) -> np.ndarray | None:
     return np.array(ray) if exists else None
 
 
+def unit_of(distances: np.ndarray) -> float:
+    """A power of two near the median of some distances, as unit of a problem.
+
+    HiGHS has absolute tolerances, and 1e20 is infinite to it; squares of l_2 may overflow.
+    """
+    sizes = np.abs(distances)
+    sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
+    return float(np.ldexp(1.0, np.frexp(np.median(sizes))[1])) if len(sizes) else 1.0
+
+
 def least_distance(
     A: np.ndarray, slack: np.ndarray, max_iterations: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

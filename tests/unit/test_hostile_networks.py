@@ -240,3 +240,16 @@ def test_logits_that_overflow(method, p):
     square = oracle.minimal_perturbation_squares(OVERFLOW, x, 1, box)[p]
     assert square > 0
     assert Fraction(found.lower[0]) ** 2 <= square
+
+
+@every_method
+def test_inputs_whose_squares_overflow(method, p):
+    """Distances of about 1e160 in a box of that size."""
+    net = network(([[1e-160, 2e-160], [3e-160, -1e-160]], [0.1, 0.1]), ([[1, 0], [0, 1]], [0, 0.5]))
+    x, box = np.array([0.25e160, 0.75e160]), (np.zeros(2), np.full(2, 1e160))
+    found = certify(net, x, 0, p, box, method)
+    square = oracle.minimal_perturbation_squares(net, x, 0, box)[p]
+    assert Fraction(found.lower[0]) ** 2 <= square
+    if method in ("search", "mip"):
+        assert found.exact[0]
+        assert Fraction(found.upper[0]) ** 2 >= square

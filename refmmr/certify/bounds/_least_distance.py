@@ -19,6 +19,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from refmmr import _solvers
+from refmmr.reference.hyperplanes import dual_norm
 
 ROUNDS = 6
 """Rounds of adding violated rows; then the slower non-negative least squares finish a problem."""
@@ -49,16 +50,19 @@ class LeastDistance:
         lo: np.ndarray,
         hi: np.ndarray,
     ) -> None:
-        length = np.sqrt((rows * rows).sum(axis=1))
+        length = dual_norm(rows, 2)
         self.scale = np.where(length > 0, length, 1)
         self.values, self.rows = values / self.scale, rows / self.scale[:, None]
+        self.unit = _solvers.unit_of(self.values)
+        self.values = self.values / self.unit
         self.required = (length > 0) & ~optional
-        self.lo, self.hi = lo, hi
+        self.lo, self.hi = lo / self.unit, hi / self.unit
 
     def solve(
         self, targets: np.ndarray, facets: np.ndarray, limit: float
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `refmmr.certify.bounds._nearest.ShortestSteps`."""
+        limit = limit / self.unit
         B, m = len(targets), len(self.values)
         multipliers, steps = np.zeros((B, m)), np.zeros((B, self.rows.shape[1]))
         left = np.arange(B)
@@ -78,7 +82,7 @@ class LeastDistance:
             worst = slack.argmin(axis=1)
             dual = 0.5 * size**2 - (lam * _slack(M, a, delta)).sum(axis=1)
             done = (slack[np.arange(len(left)), worst] >= -TOLERANCE * size) | (
-                dual > 0.5 * limit**2
+                dual > 0.5 * limit * limit
             )
             if done.any() or turn == ROUNDS - 1:
                 end = done if turn < ROUNDS - 1 else np.ones(len(left), bool)
@@ -97,7 +101,7 @@ class LeastDistance:
         unsolved = np.flatnonzero(~self._solved(targets, multipliers, steps, limit))
         for i in unsolved.tolist():
             multipliers[i], steps[i] = self._precise(int(targets[i]), bool(facets[i]))
-        return multipliers / self.scale, steps
+        return multipliers / self.scale, steps * self.unit
 
     def beyond(self, target: int, overshoot: float) -> np.ndarray:
         """See `refmmr.certify.bounds._nearest.ShortestSteps`."""
@@ -105,7 +109,7 @@ class LeastDistance:
         self.values[target] -= overshoot * abs(value)
         _, step = self._precise(target, False)
         self.values[target] = value
-        return step
+        return step * self.unit
 
     def _solved(self, targets, multipliers, steps, limit):
         """Which steps satisfy all rows and are as long as the dual function says, (B,) bool."""
@@ -117,7 +121,7 @@ class LeastDistance:
         tolerance = 1e-8 * size
         allowed = (slack.min(axis=1) >= -tolerance) & (met >= -tolerance)
         tight = 0.5 * size**2 * (1 - 1e-8) <= dual
-        return (allowed & tight) | (dual >= 0.5 * limit**2)
+        return (allowed & tight) | (dual >= 0.5 * limit * limit)
 
     def _precise(self, target, facet):
         """One target, by non-negative least squares (Lawson and Hanson 1974, chapter 23).
@@ -166,7 +170,7 @@ class LeastDistance:
             free &= (M != 0).any(axis=2)
             scale = np.abs(a[:, 0]) + np.sqrt((delta * delta).sum(axis=1))
             error = np.abs(np.where(free, slack, 0)).max(axis=1)
-            active &= (error > 1e-12 * scale) & (dual <= 0.5 * limit**2 * 1.0001)
+            active &= (error > 1e-12 * scale) & (dual <= 0.5 * limit * limit * 1.0001)
             if not active.any():
                 break
             inside = (delta > self.lo) & (delta < self.hi)
@@ -234,7 +238,7 @@ def least_distance(
     there are rows.  Its solution gives a direction of ascent.  See
     `refmmr.certify.bounds._nearest.nearest_point` for the parameters.
     """
-    scale = np.sqrt((rows * rows).sum(axis=1))
+    scale = dual_norm(rows, 2)
     scale = np.where(scale > 0, scale, 1)
     M, a = rows / scale[:, None], values / scale
     lam = lam * scale
@@ -244,7 +248,7 @@ def least_distance(
     for _ in range(MODELS):
         gradient = -(a + M @ step)
         length = np.sqrt(step @ step)
-        if 0.5 * length**2 + lam @ gradient > 0.5 * limit**2:
+        if 0.5 * length**2 + lam @ gradient > 0.5 * limit * limit:
             break
         tolerance = 1e-11 * (length + 1e-3 * limit)
         if (np.where(lam > 0, np.abs(gradient), gradient) <= tolerance).all():

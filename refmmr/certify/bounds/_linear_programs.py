@@ -22,16 +22,6 @@ TOLERANCE = 1e-9
 """Violation of a row that does not count, relative to the length of the step: as for HiGHS."""
 
 
-def unit_of(distances: np.ndarray) -> float:
-    """A power of two near the median of some distances, in which a program is written.
-
-    HiGHS has absolute tolerances, and 1e20 is infinite to it.
-    """
-    sizes = np.abs(distances)
-    sizes = sizes[(sizes > 0) & np.isfinite(sizes)]
-    return float(np.ldexp(1.0, np.frexp(np.median(sizes))[1])) if len(sizes) else 1.0
-
-
 def _solver() -> highspy.Highs:
     return _solvers.simplex(TOLERANCE, simplex_iteration_limit=2000)
 
@@ -56,7 +46,7 @@ class LinearPrograms:
         finite = np.isfinite(values) & np.isfinite(length)
         self.scale = np.where(finite & (length > 0), length, 1)
         self.floor = -np.where(finite, values, 0) / self.scale
-        self.unit = unit_of(self.floor)
+        self.unit = _solvers.unit_of(self.floor)
         self.floor /= self.unit
         lo, hi = lo / self.unit, hi / self.unit
         self.usable = finite & (length > 0) & (np.abs(self.floor) < _solvers.MAX_BOUND)

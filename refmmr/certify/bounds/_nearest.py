@@ -16,13 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
+from refmmr import _solvers
 from refmmr.certify.bounds._least_distance import LeastDistance, least_distance
-from refmmr.certify.bounds._linear_programs import (
-    LinearPrograms,
-    shortest_sum,
-    smallest_cube,
-    unit_of,
-)
+from refmmr.certify.bounds._linear_programs import LinearPrograms, shortest_sum, smallest_cube
 from refmmr.reference.hyperplanes import dual_norm
 
 
@@ -102,11 +98,12 @@ def nearest_point(
     -------
     multipliers, step : ndarray, shapes (m,) and (d,)
     """
-    if p == 2:
-        return least_distance(values, rows, lo, hi, multipliers, limit)
-    unit = unit_of(values / np.where(rows.any(axis=1), dual_norm(rows, p), 1))
+    unit = _solvers.unit_of(values / np.where(rows.any(axis=1), dual_norm(rows, p), 1))
     values, lo, hi, limit = values / unit, lo / unit, hi / unit, limit / unit
-    if p == 1:
+    if p == 2:
+        multipliers, step = least_distance(values, rows, lo, hi, multipliers / unit, limit)
+        multipliers = multipliers * unit
+    elif p == 1:
         multipliers, step = shortest_sum(values, rows, lo, hi)
     else:
         multipliers, step = smallest_cube(values, rows, lo, hi, multipliers, limit)

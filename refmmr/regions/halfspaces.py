@@ -180,7 +180,7 @@ class RegionPolytope:
     def _leave_out_equal_rows(self, errors: np.ndarray, N: int) -> None:
         """Of equal rows keep that of the domain, or else the first."""
         parallel = self.A @ self.A.T > PARALLEL
-        if parallel.sum() <= len(parallel):  # each row only to itself
+        if parallel.sum() <= np.trace(parallel):  # each row only to itself, if it is not 0
             return
         for i, j in np.argwhere(np.triu(parallel, 1)):
             if not np.isfinite(self.b[[i, j]]).all():

@@ -220,6 +220,7 @@ class _Traversal:
                 self.undecided += 1
                 continue
             # Units with almost the same hyperplane have thin regions between them.
+            differ[P.stands_for.get(row, [])] = True
             self.undecided += not P.share_hyperplane(np.flatnonzero(differ))
             there = self._number(other, (point, step), basis)
             self.facets.append((row, here, there))

@@ -55,6 +55,35 @@ def preactivations(net, Z):
 # ---- Against exact arithmetic.
 
 
+def almost_degenerate(rng):
+    """A small network with hyperplanes that are equal, parallel or concurrent, or almost."""
+    n, eps = int(rng.integers(1, 4)), 10.0 ** -rng.integers(8, 18)
+    sizes = [n, *rng.integers(1, 5, rng.integers(1, 3)).tolist(), 2]
+    coarse, central = rng.random(2) < 0.5
+    layers = []
+    for d, m in pairwise(sizes):
+        W = rng.integers(-4, 5, (m, d)) / 4 if coarse else rng.normal(size=(m, d))
+        b = np.zeros(m) if central else rng.integers(-4, 5, m) / 4
+        if m > 1 and rng.random() < 0.6:
+            factor = rng.choice([1, -1, 0.5, 1 / 3])
+            W[1], b[1] = factor * W[0], factor * b[0]
+        if rng.random() < 0.5:
+            W, b = W + eps * rng.normal(size=W.shape), b + eps * rng.normal(size=m)
+        layers.append(rm.Linear(W, b))
+    return rm.Network(layers, n)
+
+
+@settings(max_examples=60)
+@given(SEEDS)
+def test_a_walk_misses_nothing_that_it_does_not_count(seed):
+    net = almost_degenerate(np.random.default_rng(seed))
+    found = rm.enumerate_regions(net, box(net), method="walk")
+    if found.undecided == 0:
+        exact = rm.enumerate_regions(net, box(net), exact=True)
+        patterns = [{p.tobytes() for p in cx.patterns} for cx in (found, exact)]
+        assert patterns[0] == patterns[1]
+
+
 @settings(max_examples=40)
 @given(networks(dyadic=True))
 def test_dyadic_networks_have_the_regions_of_exact_arithmetic(net):

@@ -306,6 +306,27 @@ def test_constants_are_known_to_be_constant():
         assert (found.undecided == 0) == constant
 
 
+def test_equal_rows_beside_constants():
+    """Of equal hyperplanes one is left out, also where other units are constant."""
+    net = units([[0.75, -1], [0.375, -0.5]], [-0.25, -0.125], ([[0.75, -0.25]], [1]))
+    found = go(net)
+    assert found.undecided == 0
+    expected = rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]), exact=True)
+    assert keys(found.patterns) == keys(expected.patterns)
+    assert len(found.radii) == 2
+
+
+def test_a_unit_that_is_negative_in_a_sliver_only():
+    """|z| - 1e-17: active on both sides of the hyperplane z = 0, but not next to it."""
+    net = units([[1.0], [-1.0]], [0, 0], ([[1, 1]], [-1e-17]))
+    found = go(net)
+    assert len(rm.enumerate_regions(net, rm.Box([-1], [1]), exact=True)) == 4
+    assert len(found.radii) == 2
+    assert found.undecided > 0
+    # |z| itself touches 0 there, and changes no sign.
+    assert go(units([[1.0], [-1.0]], [0, 0], ([[1, 1]], [0]))).undecided == 0
+
+
 def test_rows_beyond_the_limit_of_exact_arithmetic_stay_undecided(monkeypatch):
     monkeypatch.setattr("refmmr.regions.exact_rows.MAX_PRODUCTS", 0)
     found = go(units([[1, 0], [1, 0], [0, 1]], [0, 0, 0]))

@@ -49,7 +49,7 @@ REPEATS = 15
 """Calls that are timed; the median counts."""
 EPOCH = 468
 """Batches of an epoch of MNIST."""
-KERNELS = ("mmr_gradient", "loss_gradient", "objective_gradient", "pgd")
+KERNELS = ("mmr_gradient", "objective_gradient", "pgd")
 
 
 class Problem:
@@ -168,7 +168,6 @@ def calls(problem: Problem) -> dict[str, Callable[[], Any]]:
     attack = (preset.p, preset.eps, problem.steps, 2 * preset.eps / problem.steps, box)
     args: dict[str, tuple[Any, ...]] = {
         "mmr_gradient": (net, X, y, term.p, *term[2:]),
-        "loss_gradient": (net, X, y),
         "objective_gradient": (net, X, y, [term]),
         "pgd": (net, X[:half], y[:half], *attack, X[:half], True),
     }

@@ -51,16 +51,16 @@ def norm(w: np.ndarray, p: float, axis: int = -1) -> np.ndarray:
 def _length(w, axis):
     """``||w||_2``; where squares underflow or overflow, w is scaled by a power of two first."""
     with np.errstate(over="ignore"):
-        length = np.asarray(np.sqrt((w * w).sum(axis=axis)))
+        length = np.sqrt((w * w).sum(axis=axis, keepdims=True))
     number = np.finfo(length.dtype)
     # Above this the squares that underflow are far below the last digit of the sum.
     extreme = ~((length >= np.sqrt(number.tiny) / number.eps) & (length < np.inf))
     if extreme.any():
-        rows = np.moveaxis(w, axis, -1)[extreme]
+        rows = np.moveaxis(w, axis, -1)[extreme.squeeze(axis)]
         _, exponent = np.frexp(np.abs(rows).max(axis=-1))
         scaled = np.ldexp(rows, -exponent[..., None])
         length[extreme] = np.ldexp(np.sqrt((scaled * scaled).sum(axis=-1)), exponent)
-    return length[()]
+    return length.squeeze(axis)[()]
 
 
 def hyperplane_distance(value: np.ndarray, w_norm: np.ndarray) -> np.ndarray:

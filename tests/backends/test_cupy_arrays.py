@@ -18,7 +18,7 @@ CALLS = {
     "distances in a box": lambda net, X, y: rm.distances(net, X, y, p=2, box=(0, 1)),
     "mmr": lambda net, X, y: rm.mmr(net, X, y, p=2, **MARGINS),
     "mmr_gradient": lambda net, X, y: rm.mmr_gradient(net, X, y, p=np.inf, **MARGINS),
-    "loss_gradient": lambda net, X, y: _kernels.loss_gradient(net, X, y),
+    "objective_gradient": lambda net, X, y: _kernels.objective_gradient(net, X, y).gradients,
     "pgd": lambda net, X, y: rm.pgd(net, X, y, p=1, eps=0.5, steps=3),
     "pgd from random starts": lambda net, X, y: rm.pgd(
         net, X, y, p=np.inf, eps=0.1, steps=2, restarts=3, keep="last"
@@ -67,7 +67,7 @@ def test_device_in_device_out(cupy, problem, call):
 
 
 @pytest.mark.parametrize(
-    "name", ["logits", "distances", "mmr", "mmr_gradient", "loss_gradient", "pgd"]
+    "name", ["logits", "distances", "mmr", "mmr_gradient", "objective_gradient", "pgd"]
 )
 def test_only_single_numbers_go_to_the_host(cupy, standin, problem, name):
     if cupy.ndarray is not standin.ndarray:
@@ -258,7 +258,7 @@ def test_training_step_on_the_device(cupy, problem):
             )
             for _ in range(3):
                 Z = _kernels.pgd(trained, inputs, labels, 2, 0.3, 2, 0.2, box, inputs, True)
-                _, gradients = _kernels.loss_gradient(trained, Z, labels)
+                gradients = _kernels.objective_gradient(trained, Z, labels).gradients
                 _, more = _kernels.mmr_gradient(trained, Z, labels, 2, 0.5, 1.5, 9, 3)
                 total = [(a + b, c + d) for (a, c), (b, d) in zip(gradients, more, strict=True)]
                 _kernels.adam_update(

@@ -86,7 +86,6 @@ CALLS = {
     "objective, plain": lambda net, X, y: _kernels.objective_gradient(net, X, y),
     "objective, p=2": lambda net, X, y: _kernels.objective_gradient(net, X, y, TERMS[:1]),
     "objective, two norms": lambda net, X, y: _kernels.objective_gradient(net, X, y, TERMS),
-    "loss_gradient": lambda net, X, y: _kernels.loss_gradient(net, X, y),
     "margin_gradients": lambda net, X, y: _kernels.margin_gradients(net, X, y, rivals(net, y)),
     "pgd": lambda net, X, y: rm.pgd(net, X, y, 2, eps=0.3, steps=5),
     "pgd, restarts": lambda net, X, y: rm.pgd(net, X, y, 1, eps=1, steps=3, restarts=2, box=None),

@@ -440,15 +440,6 @@ def test_mmr_gradient(case, data, p, gamma_b, gamma_d, dtype):
     )
 
 
-@given(cases(), dtypes())
-def test_loss_gradient(case, dtype):
-    net, X, y = case
-    net, X = net.astype(dtype[0]), X.astype(dtype[1])
-    assert_as_stable(
-        loss.loss_gradient, net, (X, y), dtype[0], lambda result: gradient_arrays(result[1])
-    )
-
-
 @given(cases(), st.data(), st.lists(testing.norms(), max_size=2), GAMMAS, GAMMAS, dtypes())
 def test_objective_gradient(case, data, norms, gamma_b, gamma_d, dtype):
     net, X, y = case

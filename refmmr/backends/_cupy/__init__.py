@@ -7,7 +7,7 @@ and back; arrays of the device stay there.
 import os
 import warnings
 
-from refmmr.backends._cupy import adam, distances, loss, mmr, objective, pgd
+from refmmr.backends._cupy import adam, distances, logits, mmr, objective, pgd
 from refmmr.backends._cupy.arrays import to_device, to_host
 from refmmr.backends._cupy.network import device_network, host_network
 
@@ -16,7 +16,7 @@ __all__ = [
     "device_network",
     "distances",
     "host_network",
-    "loss",
+    "logits",
     "mmr",
     "objective",
     "pgd",

@@ -18,7 +18,6 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``hyperplanes.dual_norm_gradient``   ``norm_gradients``
 ``regularizers``: several norms      ``mmr.apply_hinges``, ``mmr_gradient.GradientWorker``
 ``border``: full filters             ``distances.Shared``
-``loss.loss_gradient``               ``loss.loss_gradient``
 ``loss.margin_gradients``            ``loss.margin_gradients``
 ``objective.objective_gradient``     ``objective.objective_gradient``
 ``adam.update``                      ``adam.update``

@@ -16,13 +16,6 @@ MIN_SAMPLES = 16
 """Samples of a thread at least: each has gradients of its own, which are added up in the end."""
 
 
-@implements("numba", reference.loss_gradient)
-def loss_gradient(net: Network, X: np.ndarray, y: np.ndarray) -> tuple[float, Gradients]:
-    """Twin of `refmmr.reference.loss.loss_gradient`."""
-    losses, gradients = losses_and_gradient(net, X, y)
-    return losses.mean(), gradients
-
-
 class Losses:
     """Cross-entropy of each sample, (n,), and whether it is misclassified, as passes go along."""
 

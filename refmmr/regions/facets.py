@@ -91,7 +91,7 @@ def _equal_sets(vertices: Ragged) -> tuple[np.ndarray, np.ndarray]:
     keys = [vertices.sizes.astype(np.uint64)]
     for _ in range(2):
         bits = rng.integers(0, 2**64, n, dtype=np.uint64)
-        keys.append(np.add.reduceat(bits[vertices.flat], vertices.starts[:-1]))
+        keys.append(vertices.sums(bits[vertices.flat]))
     order = np.lexsort(keys)
     changes = np.zeros(len(order), dtype=bool)
     for key in keys:

@@ -50,3 +50,17 @@ class Ragged(Sequence[np.ndarray]):
     def owners(self) -> np.ndarray:
         """The row of each entry of `flat`, (m,)."""
         return np.repeat(np.arange(len(self)), self.sizes)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum over each row of values (m, ...) of its entries, (n, ...); 0 where a row is empty.
+
+        Examples
+        --------
+        >>> Ragged(np.array([0, 2, 2, 3, 3]), np.array([5, 6, 7])).sums(np.array([1, 2, 4]))
+        array([3, 0, 4, 0])
+        """
+        found = np.zeros((len(self), *values.shape[1:]), values.dtype)
+        filled = self.sizes > 0
+        if filled.any():
+            found[filled] = np.add.reduceat(values, self.starts[:-1][filled])
+        return found

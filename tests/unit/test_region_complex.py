@@ -386,6 +386,18 @@ def test_exact_mode_keeps_what_floats_merge(n):
     assert 0 < exact.volumes.min() < 1e-15
 
 
+def test_verify_of_facets_without_vertices():
+    """Cells that rounding errors spoiled: no exception, here for the last facet of the last one."""
+    cx = rm.enumerate_regions(OCTANTS, box(3))
+    touches = cx.raw.touches.copy()
+    last = slice(*cx.raw.vertex_starts[-2:])
+    bit = int(np.diff(cx.raw.facet_starts)[-1]) - 1
+    touches[last] &= ~np.uint64(1 << bit)
+    report = tampered(cx, touches=touches).verify()
+    assert "1 facets have no vertices" in report.problems
+    assert "1 facets have no vertices" not in cx.verify().problems
+
+
 ALMOST_EQUAL = {
     3: ([(0.8, 0.2, 0.3), (0.80000000000008, 0.20000000000004003, 0.30000000000006)], 0.3),
     4: (

@@ -39,7 +39,7 @@ def test_it_runs(gpu, monkeypatch, capsys):
     (found,) = run(gpu, monkeypatch, "train", "--row", "mnist-fc1-l2-mmr+at", "--seconds", "3")
     assert len(found["deviations"]) == 8
     assert max(found["deviations"].values()) < 1e-5
-    assert len(found["calls"]) == 16
+    assert len(found["calls"]) == 12
     assert len(found["fit cupy"]) == 8
     assert found["machine"]["card"]
     assert found["train"]["epochs"].endswith("of 100")

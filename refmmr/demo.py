@@ -38,8 +38,8 @@ TRAINING: dict[str, Any] = {
     "rng": SEED,
 }
 REGULARIZER: dict[str, dict[str, float]] = {
-    "mmr": {"lam": 0.5, "gamma": 0.6},
-    "mmr+at": {"lam": 0.5, "gamma": 0.6},
+    "mmr": {"lam": 4.0, "gamma": 0.6},
+    "mmr+at": {"lam": 0.5, "gamma": 0.8},
 }
 BOUNDS = {"region": "the linear region", "crown": "CROWN"}
 """Methods whose radii are compared, and their names in figures."""

@@ -1,7 +1,7 @@
 """Write the demo's table and picture, and figures of the benchmarks, into the README.
 
 The demo is run anew (unless ``--no-demo``); the other figures are those of the last
-``make -C benchmarks backends`` and ``make -C benchmarks wk17a``.
+``make -C benchmarks`` with ``backends``, ``training`` and ``wk17a``, and of ``benchmarks/gpu.sh``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,16 @@ SHOWN = {
     "mmr-lenet-l2-trained": "MMR gradient, CNN, an image, trained",
     "pgd-fc1-l2-trained": "PGD, FC1, 64 images, 40 steps",
     "pgd-lenet-l2-trained": "PGD, CNN, 64 images, 40 steps",
-    "epoch-fc1-l2-init-mmr": "epoch of MNIST with MMR, FC1",
-    "epoch-fc1-l2-init-mmr+at": "epoch of MNIST with MMR+at, FC1",
-    "epoch-lenet-l2-init-mmr": "epoch of MNIST with MMR, CNN",
-    "epoch-lenet-l2-init-mmr+at": "epoch of MNIST with MMR+at, CNN",
 }
+# The trainings of results/training.json whose epochs are shown, and their names in gpu.json.
+EPOCHS = {
+    "fc1-mmr-linf-trained": "fc1-linf mmr",
+    "fc1-mmr+at-linf-trained": "fc1-linf mmr+at",
+    "lenet-mmr-linf-trained": "cnn-linf mmr",
+    "lenet-mmr+at-linf-trained": "cnn-linf mmr+at",
+}
+EPOCH = 468
+"""Batches of an epoch of MNIST."""
 IMPLEMENTATIONS = ("numpy", "numba", "torch (a)", "torch (b)", "torch (c)")
 
 
@@ -40,10 +45,14 @@ def main() -> None:
     parser.add_argument("--no-demo", action="store_true", help="leave the demo's table as it is")
     if not parser.parse_args().no_demo:
         replace("demo table", demo_table(run_demo()))
-    report = json.loads((ROOT / "benchmarks" / "results" / "backends.json").read_text())
-    replace("backends table", backends_table(report))
-    report = json.loads((ROOT / "benchmarks" / "results" / "wk17a.json").read_text())
-    replace("certification table", certification_table(report))
+    replace("backends table", backends_table(results("backends")))
+    replace("training table", training_table(results("training"), results("gpu")["runs"][-1]))
+    replace("certification table", certification_table(results("wk17a")))
+
+
+def results(name: str) -> dict:
+    """What a benchmark wrote."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
 
 
 def replace(name: str, text: str) -> None:
@@ -82,7 +91,7 @@ def demo_table(report: dict) -> str:
 
 
 def backends_table(report: dict) -> str:
-    """Some of the backends' figures in Markdown: milliseconds, seconds of an epoch."""
+    """Some of the backends' figures in Markdown, in milliseconds."""
     lines = [
         "",
         "| | " + " | ".join(IMPLEMENTATIONS) + " |",
@@ -98,7 +107,23 @@ def backends_table(report: dict) -> str:
         cells = [cell(job, found.get(name)) for name in IMPLEMENTATIONS]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     where = said(rows[next(iter(SHOWN))]["machine"])
-    what = f"float32, l_2; {where}. `*`: scaled up from some batches."
+    what = f"float32, l_2; {where}."
+    return "\n".join([*lines, "", what, ""])
+
+
+def training_table(report: dict, gpu: dict) -> str:
+    """Seconds of an epoch of MNIST on the processor, in PyTorch and on a GPU, in Markdown."""
+    card = gpu["machine"]["card"]
+    names = ("this", "torch (c)")
+    lines = ["", f"| | numba | torch (c) | cupy, {card} |", "| --- " * 4 + "|"]
+    for case, other in EPOCHS.items():
+        network, scheme, *_ = case.split("-")
+        row = report["rows"][case]
+        times = [EPOCH / 1000 * row[name]["median_ms"] for name in names]
+        times.append(EPOCH / 1000 * gpu["fit cupy"][other])
+        title = f"{'FC1' if network == 'fc1' else 'CNN'}, {scheme}"
+        lines.append(f"| {title} | " + " | ".join(f"{t:.1f} s" for t in times) + " |")
+    what = f"float32, l_inf, scaled up from some batches; {said(report['machine'])}."
     return "\n".join([*lines, "", what, ""])
 
 
@@ -126,8 +151,6 @@ def cell(job: str, found: dict | None) -> str:
     """Time of an implementation, if it was timed."""
     if found is None or "median_ms" not in found:
         return ""
-    if job.startswith("epoch"):
-        return f"{found['epoch_seconds']:.0f} s" + "*" * (found["batches"] < 468)
     per_image = "lenet" in job and job.startswith("mmr")
     return f"{found['ms_a_sample' if per_image else 'median_ms']:.3g} ms"
 

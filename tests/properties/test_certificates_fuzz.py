@@ -110,9 +110,9 @@ def problem(rng, kind):
         unit = 10.0 ** (rng.choice([1, 8, 19, 100, 160]) * rng.choice([-1, 1]))
     else:
         unit = 1.0
-    layers[0] = layers[0][0] / unit, layers[0][1]
-    with np.errstate(all="ignore"):
-        net = rm.Network([rm.Linear(W, b) for W, b in layers], 2)
+    with np.errstate(over="ignore"):
+        layers[0] = np.clip(layers[0][0] / unit, -1e300, 1e300), layers[0][1]
+    net = rm.Network([rm.Linear(W, b) for W, b in layers], 2)
     x = rng.integers(-4, 5, 2) / 4 if rng.random() < 0.3 else rng.uniform(-1, 1, 2)
     x = x * unit
     box = None

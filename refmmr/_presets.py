@@ -43,6 +43,8 @@ class Preset(NamedTuple):
     lr : float
         Learning rate of Adam.
     epochs : int
+    pgd_steps : int
+        Steps of the attack for the adversarial examples of "at" and "mmr+at".
     """
 
     data: str
@@ -54,6 +56,7 @@ class Preset(NamedTuple):
     gamma: float | tuple[float, float] | None = None
     lr: float = 1e-3
     epochs: int = 100
+    pgd_steps: int = 40
 
     def options(self) -> dict[str, Any]:
         """The arguments of `refmmr.fit`."""
@@ -62,6 +65,8 @@ class Preset(NamedTuple):
             options["p"] = self.p
         if self.scheme in ("at", "mmr+at", "kw"):
             options["eps"] = self.eps
+        if self.scheme in ("at", "mmr+at"):
+            options["pgd_steps"] = self.pgd_steps
         if "mmr" in self.scheme:
             options |= {"lam": self.lam, "gamma": self.gamma}
         return options
@@ -80,12 +85,12 @@ class Preset(NamedTuple):
 
 NORMS = {"linf": np.inf, "l2": 2}
 DATA = {
-    "mnist": ("mnist", {"linf": 0.1, "l2": 0.3}),
-    "fmnist": ("fashion-mnist", {"linf": 0.1, "l2": 0.3}),
-    "gts": ("gtsrb", {"linf": 4 / 255, "l2": 0.2}),
-    "cifar10": ("cifar10", {"linf": 2 / 255, "l2": 0.1}),
+    "mnist": ("mnist", {"linf": 0.1, "l2": 0.3}, 40),
+    "fmnist": ("fashion-mnist", {"linf": 0.1, "l2": 0.3}, 40),
+    "gts": ("gtsrb", {"linf": 4 / 255, "l2": 0.2}, 7),
+    "cifar10": ("cifar10", {"linf": 2 / 255, "l2": 0.1}, 7),
 }
-"""Name of the data set, and the radius for each norm."""
+"""Name of the data set, the radius for each norm, and the steps of the attack in training."""
 
 MMR = {
     "mnist-fc1-linf": ((2, 0.1, 1e-3), (1, 0.1, 1e-3)),
@@ -116,14 +121,14 @@ def _rows() -> dict[str, Preset]:
     rows = {}
     for block, settings in MMR.items():
         short, network, norm = block.split("-")
-        data, radii = DATA[short]
-        row = Preset(data, network, "plain", NORMS[norm], radii[norm])
+        data, radii, pgd_steps = DATA[short]
+        row = Preset(data, network, "plain", NORMS[norm], radii[norm], pgd_steps=pgd_steps)
         for scheme in ("plain", "at", "kw"):
             rows[f"{block}-{scheme}"] = row._replace(scheme=scheme)
         for scheme, (lam, gamma, lr) in zip(("mmr", "mmr+at"), settings, strict=True):
             rows[f"{block}-{scheme}"] = row._replace(scheme=scheme, lam=lam, gamma=gamma, lr=lr)
     for short, pairs in UNIVERSAL.items():
-        data, _ = DATA[short]
+        data, _, _ = DATA[short]
         row = Preset(data, "cnn", "mmr-universal", None, None, *pairs)
         rows[f"{short}-cnn-universal"] = row
     # The file name of the authors' model says that it was trained for half as long.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
@@ -87,15 +87,19 @@ def together(work: Callable[[int, threading.Barrier], None], count: int) -> None
             raise
 
     with one_blas_thread():
-        # A pool starts its tasks in order, so those of one call must be neighbours: if two calls
-        # had some of their threads each, both would wait for the rest.
-        with _submission:
-            others = [_pool(count - 1).submit(run, i) for i in range(1, count)]
+        others: list[Future[None]] = []
         failures: list[BaseException | None] = []
         try:
+            # A pool starts its tasks in order, so those of one call must be neighbours: if two
+            # calls had some of their threads each, both would wait for the rest.
+            with _submission:
+                others.extend(_pool(count - 1).submit(run, i) for i in range(1, count))
             run(0)
         except threading.BrokenBarrierError as error:
             failures.append(error)
+        except BaseException:
+            barrier.abort()  # Ctrl-C before this thread runs: those that do would wait forever
+            raise
         finally:
             wait(others)
         failures += [other.exception() for other in others]

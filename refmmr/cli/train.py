@@ -45,7 +45,7 @@ def demo(out: Path, epochs: int | None) -> None:
 
 DEFAULTS: dict[str, Any] = {
     "data": "digits", "scheme": "mmr", "hidden": "64", "p": "2", "eps": 0.3, "lam": 1.0,
-    "gamma": 0.6, "epochs": 50, "lr": 1e-3,
+    "gamma": 0.6, "epochs": 50, "lr": 1e-3, "pgd_steps": 40,
 }  # fmt: skip
 """Of the options that a preset sets too."""
 
@@ -117,7 +117,7 @@ def _one_or_two(ctx: click.Context, option: click.Parameter, text: str | None) -
     show_default=True,
     help="Boundaries that count for mmr-universal: the nearest in each norm, or in either.",
 )
-@click.option("--pgd-steps", type=int, default=40, show_default=True, help="Steps of the attack.")
+@click.option("--pgd-steps", type=int, help="Steps of the attack. [default: 40]")
 @click.option(
     "--random-start/--no-random-start",
     default=True,
@@ -145,7 +145,7 @@ def _one_or_two(ctx: click.Context, option: click.Parameter, text: str | None) -
 @interruptible
 def train(
     preset: str | None, k_b_shares: tuple[float, float] | None, k_d: int | None, border: str,
-    nearest: str, pgd_steps: int, random_start: bool, batch_size: int, seed: int, validate: bool,
+    nearest: str, random_start: bool, batch_size: int, seed: int, validate: bool,
     float32: bool | None, out: Path, **given: Any,
 ) -> None:  # fmt: skip
     """Train a network and save it.
@@ -164,8 +164,7 @@ def train(
     checkpoint = out.with_suffix(".checkpoint.npz")
     net, history = rm.fit(
         net, points.X_train, points.y_train, **settings, batch_size=batch_size, rng=seed,
-        k_b_shares=k_b_shares, k_d=k_d, border=border, nearest=nearest, pgd_steps=pgd_steps,
-        random_start=random_start,
+        k_b_shares=k_b_shares, k_d=k_d, border=border, nearest=nearest, random_start=random_start,
         validation=(points.X_test, points.y_test) if validate else None, checkpoint=checkpoint,
     )  # fmt: skip
     if history.interrupted:

@@ -3,11 +3,10 @@
 The schedules are those of the authors' released code, as functions of t = epoch / epochs, so that a
 short training goes through all of them.  Epochs count from 1, so the last one has t = 1.  Lambda
 rises linearly over the first tenth, ``lam min(1, 10 t)``; k_B falls linearly, 10% of the hidden
-units at t = 0 and 2% at t = 1 (20% and 5% for MMR-Universal); the learning rate is a tenth from
-t = 0.9 on.  The radius of the
-Wong-Kolter bound rises linearly from a tenth of its value to all of it over the first third, as in
-their scripts for MNIST (0.01 to 0.1 in 20 epochs of 60): on the whole ball the bounds of an
-untrained network are too loose to have a useful gradient.
+units at t = 0 and 2% at t = 1 (20% and 5% for MMR-Universal); the learning rate is a tenth from t =
+0.9 on.  The radius of the Wong-Kolter bound rises linearly from a tenth of its value to all of it
+over the first third, as in their scripts for MNIST (0.01 to 0.1 in 20 epochs of 60): on the whole
+ball the bounds of an untrained network are too loose to have a useful gradient.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class Plan:
         self.lr = check.check_number("lr", lr)
         self.seed, self.seed_is_given = check.check_seed(rng)
         self.pgd_steps = check.check_count("pgd_steps", pgd_steps, 1)
-        self.random_start = bool(random_start)
+        self.random_start = check.check_flag("random_start", random_start)
         usual = (0.2, 0.05) if universal else (0.1, 0.02)
         self.k_b_shares = _check_shares(usual if k_b_shares is None else k_b_shares)
         self.k_d = check.check_count("k_d", net.n_classes if k_d is None else k_d, 1, net.n_classes)

@@ -21,9 +21,9 @@ def test_every_scheme_trains(block, scheme):
     net = preset.new_network(BLOCKS[block], 10)
     assert net.n_hidden == {"fc1": 1024, "cnn": 4804}[preset.network]
     assert net.dtype == np.float32
-    X = np.random.default_rng(0).uniform(0, 1, (1, *net.input_shape)).astype(np.float32)
+    X = np.random.default_rng(0).uniform(0, 1, (2, *net.input_shape)).astype(np.float32)
     options = preset.options() | {"epochs": 1, "pgd_steps": 1}
-    trained, history = rm.fit(net, X, [3], **options)
+    trained, history = rm.fit(net, X, [3, 4], **options)
     assert np.isfinite(history["loss"]).all()
     assert not np.array_equal(trained.parameters[0][0], net.parameters[0][0])
 
@@ -35,6 +35,13 @@ def test_regularized_rows_have_their_own_settings():
     assert all(0 < row.gamma < 1 for row in mmr.values())
     with pytest.raises(TypeError):
         rm.presets["mnist-fc1-l2-mmr"] = None
+
+
+def test_attacks_have_fewer_steps_on_colour_images():
+    for name, row in rm.presets.items():
+        adversarial = row.scheme in ("at", "mmr+at")
+        steps = 40 if row.data in ("mnist", "fashion-mnist") else 7
+        assert row.options().get("pgd_steps") == (steps if adversarial else None), name
 
 
 def test_universal_rows_have_a_pair_for_both_norms():

@@ -7,6 +7,7 @@ import pytest
 from helpers import random_biases
 
 import refmmr as rm
+from refmmr.backends import threads
 
 
 @pytest.mark.parametrize("method", ["lp", "mip", "search"])
@@ -22,3 +23,30 @@ def test_threads_certify_what_one_does(method):
     alone = [one(i) for i in range(len(X))]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(one, range(len(X)))) == alone
+
+
+def test_interrupted_submission_leaves_no_thread_at_the_barrier(monkeypatch):
+    barriers = []
+
+    class Interrupted:
+        """Ctrl-C when all other threads are started, and this one is not."""
+
+        def __enter__(self):
+            pass
+
+        def __exit__(self, *_):
+            raise KeyboardInterrupt
+
+    def meet(i, barrier):
+        barriers.append(barrier)
+        barrier.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "_submission", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            threads.together(meet, 2)
+    try:
+        assert threads._pool(1).submit(int).result(timeout=60) == 0
+    finally:
+        for barrier in barriers:
+            barrier.abort()

@@ -777,6 +777,7 @@ BAD = {
     "rng text": ({"rng": "a"}, "rng: expected a seed, a numpy Generator or None, got 'a'"),
     "rng float": ({"rng": 0.5}, "rng: expected a seed, a numpy Generator or None, got 0.5"),
     "pgd_steps": ({"pgd_steps": 0}, "pgd_steps: expected an integer of at least 1, got 0"),
+    "random_start": ({"random_start": "no"}, "random_start: expected True or False, got 'no'"),
     "p": ({"p": 3}, "p: expected 1, 2 or inf, got 3"),
     "k_b large": ({"k_b_shares": (2, 0.1)}, r"k_b_shares: expected two shares .* got \(2, 0.1\)"),
     "k_b one": ({"k_b_shares": 0.1}, "k_b_shares: expected two shares .* got 0.1"),

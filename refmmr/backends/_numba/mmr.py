@@ -98,8 +98,8 @@ def apply_hinges(
 def _mean_hinge(values, norms, limits, gamma, k, active, terms):
     """``1/k sum_{j <= k} max(0, 1 - d^(j) / gamma)`` of the distances ``values / norms``.
 
-    Twin of `mmr._mean_hinge` and of the selection in `mmr._hinge_slope`: among hyperplanes at the
-    same distance the first are selected.  Only those nearer than gamma contribute, so the k-th
+    Twin of `mmr._mean_hinge` and `mmr.select_nearest`: among hyperplanes at the same
+    distance the first are selected.  Only those nearer than gamma contribute, so the k-th
     nearest is searched among them.  values, norms: (c, m).  limits: (c,), the k-th nearest is not
     farther away.  active: (c, m), set where a hyperplane is selected and nearer than gamma.  terms:
     (c,), the result.

@@ -261,14 +261,14 @@ def train(arguments: argparse.Namespace) -> None:
     problem = Problem(arguments.row, arguments.tiny)
     checkpoint = OUT / "table1" / f"{arguments.row}.npz"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    options = problem.preset.options() | {"pgd_steps": problem.steps}
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, arguments.seconds)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="training stopped by hand")
         net, history = rm.fit(
             problem.net, *problem.train, rng=0, checkpoint=checkpoint,
-            batch_size=problem.batch, progress=False, pgd_steps=problem.steps,
-            **problem.preset.options(),
+            batch_size=problem.batch, progress=False, **options,
         )  # fmt: skip
     signal.setitimer(signal.ITIMER_REAL, 0)
     if not len(history):

@@ -159,10 +159,14 @@ class Conv2d:
 
     def _windows(self, x: np.ndarray) -> np.ndarray:
         """The window of each output pixel: ``(..., n_in, h', w', kernel_height, kernel_width)``."""
-        vertical, horizontal = self.pads(*x.shape[-2:])
-        x = np.pad(x, [(0, 0)] * (x.ndim - 2) + [vertical, horizontal])
+        *front, height, width = x.shape
+        (top, bottom), (left, right) = self.pads(height, width)
+        # Not np.pad: among exact numbers, Python's integers, its zeros would be int64.
+        padded = np.zeros((*front, top + height + bottom, left + width + right), x.dtype)
+        padded[..., top : top + height, left : left + width] = x
+        windows = sliding_window_view(padded, self.W.shape[2:], axis=(-2, -1))
         down, across = self.stride
-        return sliding_window_view(x, self.W.shape[2:], axis=(-2, -1))[..., ::down, ::across, :, :]
+        return windows[..., ::down, ::across, :, :]
 
 
 @dataclass(frozen=True, eq=False)

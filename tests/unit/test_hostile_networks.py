@@ -253,3 +253,17 @@ def test_inputs_whose_squares_overflow(method, p):
     if method in ("search", "mip"):
         assert found.exact[0]
         assert Fraction(found.upper[0]) ** 2 >= square
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1.0, 1e150])
+def test_exact_classes_of_padded_images(scale):
+    """The zeros around an image are exact numbers too."""
+    rng = np.random.default_rng(0)
+    layers = [
+        rm.Conv2d(scale * rng.normal(size=(2, 1, 2, 2)), rng.normal(size=2), 1, 1),
+        rm.Conv2d(rng.normal(size=(2, 2, 2, 2)), rng.normal(size=2), 1, 1),
+        rm.Flatten(),
+        rm.Linear(rng.normal(size=(3, 40)), rng.normal(size=3)),
+    ]
+    net, X = rm.Network(layers, (1, 3, 2)), rng.normal(size=(3, 1, 3, 2))
+    np.testing.assert_array_equal(exact_classes(net, X), net.predict(X))

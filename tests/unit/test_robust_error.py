@@ -101,7 +101,8 @@ def test_expensive_methods_run_point_by_point_with_what_is_known(fake):
     rm.robust_error(LINE, X, Y, 2, eps=0.05, methods=["attack", "expensive"], max_seconds=3)
     assert [points for _, points, *_ in calls] == [[0.6], [0.7], [0.9]]
     for _, points, _, options in calls:
-        assert options["max_seconds"] == 3
+        # What the attack that looked for an example has left of it.
+        assert 0 < options["max_seconds"] <= 3
         # No attack at this radius gets there, so another one looked for an example.
         np.testing.assert_allclose(options["upper"], points[0] - 0.5, rtol=1e-6)
 

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 from _machine import machine
+from training import EPOCH
 from wk17a import PUBLISHED
 
 from refmmr import demo
@@ -34,8 +35,6 @@ EPOCHS = {
     "lenet-mmr-linf-trained": "cnn-linf mmr",
     "lenet-mmr+at-linf-trained": "cnn-linf mmr+at",
 }
-EPOCH = 468
-"""Batches of an epoch of MNIST."""
 IMPLEMENTATIONS = ("numpy", "numba", "torch (a)", "torch (b)", "torch (c)")
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from _machine import machine
 
 import refmmr as rm
+from refmmr import _files
 
 ROOT = Path(__file__).parent.parent
 ZOO, OUT = ROOT / "zoo", ROOT / "out" / "table1"
@@ -83,7 +84,8 @@ def train_row(row: str) -> None:
         "licence": "MIT",
         "history": history.records,
     }
-    (ZOO / f"{row}.json").write_text(json.dumps(card, indent=1) + "\n")
+    # Atomically: a row with a card counts as finished.
+    _files.write_text(ZOO / f"{row}.json", json.dumps(card, indent=1) + "\n")
     checkpoint.unlink()
 
 

@@ -54,7 +54,7 @@ extern "C" __global__ void margins_back(
 }
 
 // The gradient with respect to a layer's pre-activations f: what comes back through the ReLU, plus
-// (if any) what the loss feels of f itself, df[n, offset + i] of `units`.
+// (if any) the part that reads f directly, df[n, offset + i] of `units`.
 extern "C" __global__ void through_relu(
     i64 threads, const real *f, const real *df, real *gradient, int size, int offset, int units,
     int direct) {

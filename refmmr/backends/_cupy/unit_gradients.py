@@ -90,7 +90,7 @@ def add_back(
     D : cupy.ndarray, shape (n or 1, K, d)
         With respect to the gradients of the logits.
     add_direct : callable
-        ``add_direct(k, D)`` adds to D what the loss feels of layer k's V itself.
+        ``add_direct(k, D)`` adds to D the part that reads layer k's V directly.
     add_weights : callable
         ``add_weights(k, dW)`` takes derivatives with respect to the weights of layer k.
     """

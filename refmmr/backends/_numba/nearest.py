@@ -263,7 +263,7 @@ def _nearer(d, limit, near):
 
 @jit
 def _can_count(f, start, bounds, limits, can_count):
-    """Whether units may be as near as the limit: f (c, N), of which units start, ... are looked at.
+    """Whether units may be as near as the limit: f (c, N), of which units start, ... are compared.
 
     bounds, of the norms: (c, m).  limits: (c,).  can_count: (c, m), set where they may; also where
     f is NaN or the bound infinite.

@@ -87,7 +87,7 @@ class SecondConv:
         self._tables = np.concatenate([self._table(group.weights) for group in self.groups])
         # Where the filter begins at each position.
         row, column = np.divmod(np.arange(g2.positions), g2.columns)
-        self._corners = row * g2.down - g2.top, column * g2.across - g2.left
+        self._origins = row * g2.down - g2.top, column * g2.across - g2.left
 
     def _table(self, weights: np.ndarray) -> np.ndarray:
         """Sums of any of four rows: of each tap and chunk (4, 16, length), flat."""
@@ -100,7 +100,7 @@ class SecondConv:
         """Masks of the first convolution, (c, units), to `out`, (c, positions, patch, channels)."""
         codes = self._codes(masks, buffers)
         out = out.reshape(*out.shape[:2], -1)
-        _add_vectors(codes, self._taps, self._lengths, self._corners, self._tables, out)
+        _add_vectors(codes, self._taps, self._lengths, self._origins, self._tables, out)
 
     def _codes(self, masks, buffers):
         """The codes of the masks, (c, height, width, 4 * chunks)."""
@@ -126,7 +126,7 @@ class SecondConv:
         """
         codes = self._codes(masks, buffers)
         dpatches = dpatches.reshape(*dpatches.shape[:2], -1)
-        _add_to_vectors(codes, self._taps, self._lengths, self._corners, dpatches, total)
+        _add_to_vectors(codes, self._taps, self._lengths, self._origins, dpatches, total)
 
     def add_to_filters(self, total: np.ndarray, dW1: np.ndarray, dW2: np.ndarray) -> None:
         """Add the gradients with respect to both filters, from that of the tables.
@@ -206,15 +206,15 @@ def _encode(masks, codes):
 
 
 @jit
-def _add_vectors(codes, taps, lengths, corners, tables, out):
+def _add_vectors(codes, taps, lengths, origins, tables, out):
     """The patches: of each group the sum over taps and channels of the vectors of their codes.
 
     codes: (c, height, width, 4 * chunks).  taps: (groups, 4), first and last + 1 row and column of
-    each group's taps.  lengths: (groups,), of its vectors.  corners: row and column where the
+    each group's taps.  lengths: (groups,), of its vectors.  origins: row and column where the
     second filter begins, (positions,) each.  tables: flat, of each group, tap and chunk
     (4, 16, length).  out: (c, positions, sum of the lengths), the result.
     """
-    ys, xs = corners
+    ys, xs = origins
     start = begin = 0
     out[:] = 0
     for group in range(len(taps)):
@@ -238,12 +238,12 @@ def _add_vectors(codes, taps, lengths, corners, tables, out):
 
 
 @jit
-def _add_to_vectors(codes, taps, lengths, corners, dpatches, dtables):
+def _add_to_vectors(codes, taps, lengths, origins, dpatches, dtables):
     """Add the gradient of the patches to the vectors of their codes, in `dtables`.
 
     The transpose of `_add_vectors`, whose shapes it has.
     """
-    ys, xs = corners
+    ys, xs = origins
     start = begin = 0
     for group in range(len(taps)):
         length = lengths[group]

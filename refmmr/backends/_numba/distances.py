@@ -268,28 +268,54 @@ def _to_columns(values: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def row_norms(rows: np.ndarray, p: float) -> np.ndarray:
     """Dual norms of rows: (..., m) to (...)."""
-    norms = np.empty(rows.shape[:-1], rows.dtype)
-    _row_norms(np.ascontiguousarray(rows).reshape(-1, rows.shape[-1]), p, norms.reshape(-1))
+    norms, flat = np.empty(rows.shape[:-1], rows.dtype), np.ascontiguousarray(rows)
+    _row_norms(flat.reshape(-1, rows.shape[-1]), p, _smallest(rows), norms.reshape(-1))
     return norms
 
 
 def column_norms(columns: np.ndarray, p: float) -> np.ndarray:
     """Dual norms of columns: (..., m, u) to (..., u)."""
     norms = np.zeros((*columns.shape[:-2], columns.shape[-1]), columns.dtype)
-    _column_norms(columns.reshape(-1, *columns.shape[-2:]), p, norms.reshape(-1, norms.shape[-1]))
+    flat = columns.reshape(-1, *columns.shape[-2:])
+    _column_norms(flat, p, _smallest(columns), norms.reshape(-1, norms.shape[-1]))
     return norms
 
 
+def _smallest(array: np.ndarray) -> np.floating:
+    """The smallest length whose square is far above squares that underflow."""
+    number = np.finfo(array.dtype)
+    return np.sqrt(number.tiny) / number.eps
+
+
 @jit
-def _row_norms(rows, p, norms):
-    """Twin of `hyperplanes.dual_norm` along the last axis: rows (r, m), norms (r,), the result."""
+def _length(row, length, smallest):
+    """``||row||_2``; `length` is the plain value, kept unless squares underflow or overflow."""
+    if smallest <= length < np.inf:
+        return length
+    largest = row.dtype.type(0)
+    for j in range(len(row)):
+        largest = max(largest, abs(row[j]))
+    if not 0 < largest < np.inf:
+        return length
+    total = row.dtype.type(0)
+    for j in range(len(row)):
+        total += (row[j] / largest) * (row[j] / largest)
+    return largest * np.sqrt(total)
+
+
+@jit
+def _row_norms(rows, p, smallest, norms):
+    """Twin of `hyperplanes.dual_norm` along the last axis: rows (r, m), norms (r,), the result.
+
+    smallest: a number, see `_smallest`.
+    """
     for r in range(len(rows)):
         row = rows[r]
         total = rows.dtype.type(0)
         if p == 2:
             for j in range(len(row)):
                 total += row[j] * row[j]
-            total = np.sqrt(total)
+            total = _length(row, np.sqrt(total), smallest)
         elif p == 1:
             for j in range(len(row)):
                 total = max(total, abs(row[j]))
@@ -300,7 +326,7 @@ def _row_norms(rows, p, norms):
 
 
 @jit
-def _column_norms(columns, p, norms):
+def _column_norms(columns, p, smallest, norms):
     """The same along the last axis but one: columns (r, m, u), norms (r, u), 0 before."""
     for n in range(len(columns)):
         norm = norms[n]
@@ -317,7 +343,7 @@ def _column_norms(columns, p, norms):
                     norm[u] += abs(row[u])
         if p == 2:
             for u in range(len(norm)):
-                norm[u] = np.sqrt(norm[u])
+                norm[u] = _length(columns[n, :, u], np.sqrt(norm[u]), smallest)
 
 
 @jit

@@ -150,10 +150,16 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write an .npz file atomically, uncompressed and without pickles."""
 
     def write(file: IO[bytes]) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        try:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     npy.write_array(member, np.asanyarray(array), allow_pickle=False)
+            archive.close()
+        except BaseException:
+            # Not closed: amid an array it would raise an error of its own instead of Ctrl-C.
+            archive.fp = None
+            raise
 
     write_atomically(path, write)
 

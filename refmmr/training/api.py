@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def fit(
     nearest: str = "each",
     validation: tuple[ArrayLike, ArrayLike] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    callback: Callable[[Network, dict[str, float]], Any] | None = None,
     progress: bool | None = None,
 ) -> tuple[Network, History]:
     """Train a network with Adam, so that it is provably robust.
@@ -117,6 +119,10 @@ def fit(
     checkpoint : path-like, optional
         An ``.npz`` file, written after every epoch.  If it is there already, the training continues
         from it, to the same weights as without the interruption.
+    callback : callable, optional
+        Called after every epoch as ``callback(net, record)``, with the network as it is then and
+        the record of the epoch, both copies.  What it returns is ignored; an error in it ends the
+        training, and `KeyboardInterrupt` stops it as Ctrl-C does.
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
@@ -164,6 +170,8 @@ def fit(
         batch_size=batch_size, drop_last=drop_last, lr=lr, rng=rng, box=box, pgd_steps=pgd_steps,
         random_start=random_start, k_b_shares=k_b_shares, k_d=k_d, border=border, nearest=nearest,
     )  # fmt: skip
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback: expected a function of (net, record), got {callback!r}")
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise TypeError(f"validation: expected a pair (X, y), got {validation!r}")
@@ -196,6 +204,8 @@ def fit(
                     f"epoch {last['epoch']} of {plan.epochs}, loss {last['loss']:.4f}, "
                     f"error {100 * error:.2f} %"
                 )
+                if callback is not None:
+                    callback(run.network(), dict(last))
         except KeyboardInterrupt:
             run.end()
             run.history.interrupted = True

@@ -820,3 +820,33 @@ def test_points_outside_the_box_may_be_trained_on_without_attack():
         net, history = rm.fit(start(), OUTSIDE, Y, scheme, epochs=1, **options)
         assert bits(net) != bits(start())
         assert np.isfinite(history["loss"]).all()
+
+
+def test_a_callback_sees_every_epoch_and_changes_nothing():
+    seen = []
+
+    def spoil(net, record):
+        seen.append((bits(net), dict(record)))
+        for W, b in net.parameters:
+            if W.flags.writeable:
+                W[:] = 0
+                b[:] = 0
+        record.clear()
+
+    trained, history = train("mmr", callback=spoil)
+    assert bits(trained) == bits(train("mmr")[0]) == seen[-1][0]
+    assert [record for _, record in seen] == history.records
+    assert len({b"".join(arrays) for arrays, _ in seen}) == 3
+
+
+def test_a_callback_can_stop_the_training():
+    def stop(net, record):
+        if record["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="after 2 of 3 epochs"):
+        _, history = train("plain", callback=stop)
+    assert len(history) == 2
+    assert history.interrupted
+    with pytest.raises(TypeError, match="callback: expected a function"):
+        train("plain", callback=3)

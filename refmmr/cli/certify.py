@@ -31,8 +31,7 @@ from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, 
 )
 @click.option(
     "--methods",
-    default="region,attack,crown",
-    show_default=True,
+    show_default="crown,attack; with --eps none region,attack,crown",
     help="In this order: attack and any of " + ", ".join(METHODS) + ".",
 )
 @click.option(
@@ -63,7 +62,7 @@ from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, 
 @interruptible
 @geometry
 def certify(
-    net: rm.Network, data: str, p: str, eps: str, n: int | None, start: int, methods: str,
+    net: rm.Network, data: str, p: str, eps: str, n: int | None, start: int, methods: str | None,
     max_seconds: float | None, max_regions: int | None, seed: int, out: Path | None,
     keep_adversarial: bool, jobs: int, dask: str | None, picture: Path | None,
 ) -> None:  # fmt: skip
@@ -85,8 +84,8 @@ def certify(
     chosen = slice(start, None if n is None else start + n)
     X, y = points.X_test[chosen], points.y_test[chosen]
     options: dict[str, Any] = {
-        "methods": methods.split(","), "rng": seed, "max_seconds": max_seconds,
-        "max_regions": max_regions, "out": None if csv else out,
+        "methods": None if methods is None else methods.split(","), "rng": seed,
+        "max_seconds": max_seconds, "max_regions": max_regions, "out": None if csv else out,
         "keep_adversarial": keep_adversarial, "n_jobs": jobs, "dask": dask,
     }  # fmt: skip
     result: rm.RobustError | rm.RobustnessCurve | rm.MinimalPerturbations

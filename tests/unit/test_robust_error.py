@@ -129,6 +129,19 @@ def test_a_batched_method_may_follow_an_expensive_one(fake):
     assert [row["point"] for row in result.records] == list(range(70))
 
 
+def test_by_default_the_region_is_asked_for_minimal_perturbations_only():
+    assert rm.robust_error(LINE, X, Y, 2, eps=0.15).methods == ("crown", "attack")
+    assert rm.robustness_curve(LINE, X, Y, 2, radii=[0.15]).methods == ("crown", "attack")
+    assert rm.minimal_perturbations(LINE, X, Y, 2).methods == ("region", "attack", "crown")
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_the_attack_at_a_radius_begins_with_projections(p):
+    result = rm.robust_error(LINE, X, Y, p, eps=0.3, methods=["attack"], pgd_steps=1)
+    assert result.attacked.tolist() == [True, True, True, False, True]
+    np.testing.assert_allclose(result.certificates.upper, TRUTH, rtol=1e-6)
+
+
 def test_radius_methods_run_once_and_keep_the_radius(fake):
     calls = fake("radius", proves, goal=False)
     curve = rm.robustness_curve(LINE, X, Y, 2, radii=[0.01, 0.1, 0.15, 0.3], methods=["radius"])

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refmmr import _examples, _kernels
+from refmmr import _examples, _kernels, _minimal_attack
 from refmmr.attacks import minimal_attack
 from refmmr.certify import api
 from refmmr.certify.api import Method
@@ -155,7 +155,7 @@ def _call(problem, name, block, rows, goal):
 
 
 def _attack(problem: Problem, block: Block, rows: np.ndarray) -> None:
-    """PGD at the undecided radii; for minimal perturbations, the attack of minimal norm."""
+    """Projections and PGD at the undecided radii, or the attack of minimal norm without radii."""
     if block.eps is None:
         for i in rows:  # one by one, with a generator for each
             row, rng = slice(i, i + 1), np.random.default_rng([problem.seed, int(block.points[i])])
@@ -164,6 +164,7 @@ def _attack(problem: Problem, block: Block, rows: np.ndarray) -> None:
             )
             _merge(block, np.array([i]), ATTACK, 0, length, Z)
         return
+    _project(problem, block, rows)
     tried = np.zeros((len(rows), block.eps.shape[1]), dtype=bool)
     while True:
         active, pick = _next(_undecided_radii(block, rows), tried)
@@ -178,6 +179,19 @@ def _attack(problem: Problem, block: Block, rows: np.ndarray) -> None:
             # Where PGD fails at a radius, smaller ones are not tried.
             if block.eps[rows[i], j] < block.upper[rows[i]]:
                 tried[i, :j] = True
+
+
+def _project(problem: Problem, block: Block, rows: np.ndarray) -> None:
+    """Project onto the decision boundaries of the affine maps around the points.
+
+    The examples hold for all radii.  Those that lie in the linear region of their point are the
+    nearest ones, which PGD, at a radius hardly larger, mostly misses.
+    """
+    no_runs, rng = (0, 0), np.random.default_rng(problem.seed)
+    Z, length = _minimal_attack.minimal_attack(
+        problem.net, block.X[rows], block.y[rows], problem.p, problem.box, *no_runs, rng
+    )
+    _merge(block, rows, ATTACK, 0, length, Z)
 
 
 def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:

@@ -334,12 +334,18 @@ class RegionComplex(LinearRegions):
         self.check_plane("plot")
         return draw(self, color=color, ax=ax, **options)
 
-    def explore(self, path: str | os.PathLike[str] | None = None) -> Explorer:
+    def explore(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+    ) -> Explorer:
         """An interactive page of the regions of a plane; see `refmmr.regions.explore.explore`."""
         from refmmr.regions.explore import explore
 
         self.check_plane("explore")
-        return explore(self, path)
+        return explore(self, path, points=points, labels=labels)
 
     # ---- Files.
 

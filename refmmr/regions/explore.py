@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refmmr import _files
+from refmmr import _validate as check
+from refmmr.regions.domains import Box
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, DTypeLike
@@ -63,24 +65,44 @@ class Explorer:
         return f"Explorer({len(self.html) / 1e6:.1f} MB of HTML)"
 
 
-def explore(cx: RegionComplex, path: str | os.PathLike[str] | None = None) -> Explorer:
+def explore(
+    cx: RegionComplex,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    points: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+) -> Explorer:
     """Make an interactive page of all linear regions of a plane complex.
 
     It shows the regions, the bent hyperplanes of the hidden units and the decision boundary, and
-    for the region under the pointer its activation pattern, affine map and neighbours.  Regions
-    thinner than a pixel are marked by a dot.
+    for the region under the pointer its activation pattern, affine map and neighbours.  Around the
+    pointer lies the ball of radius min(d_B, d_D), in l_2 or, for a `Box`, also in l_1 and l_inf:
+    no point of the rectangle within it has another class.  (The page computes it in floats;
+    `certify` rounds down.)  Regions thinner than a pixel are marked by a dot.  Ctrl and the wheel,
+    two fingers, or plus and minus zoom; the wheel alone scrolls the page around the map.
 
     Parameters
     ----------
     cx : RegionComplex
     path : path-like, optional
         An ``.html`` file to write the page to.
+    points : array_like, shape (m, 2), optional
+        Points to show, in the coordinates of the plane, such as `Slice.points` or test data.
+    labels : array_like of int, shape (m,), optional
+        Their classes: they colour the points, and those that the network gets wrong are squares.
 
     Returns
     -------
     Explorer
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network.mlp([2, 8, 2], rng=0)
+    >>> cx = rm.enumerate_regions(net, rm.Box([-1, -1], [1, 1]))
+    >>> page = cx.explore(points=[[0.5, 0.5], [-0.5, 0.1]], labels=[0, 1])
     """
-    explorer = Explorer(page(payload(cx)))
+    explorer = Explorer(page(payload(cx, points, labels)))
     if path is not None:
         explorer.save(path)
     return explorer
@@ -95,23 +117,32 @@ def page(content: dict[str, Any]) -> str:
     return before + data + after
 
 
-def payload(cx: RegionComplex) -> dict[str, Any]:
+def payload(
+    cx: RegionComplex, points: ArrayLike | None = None, labels: ArrayLike | None = None
+) -> dict[str, Any]:
     """The data of the page, ready for JSON.
 
-    Points that vertices and segments share are stored once and referred to by number.
+    Vertices that vertices and segments share are stored once and referred to by number.
     """
     lo, hi = cx.domain.rectangle
     segments, units = cx.bent_lines()
     boundary = cx.decision_boundary()
     rings = np.concatenate([np.reshape(vertices, (-1, 2)) for vertices in cx.vertices])
-    points, (vertices, bent_ends, boundary_ends) = _pool(rings, segments, boundary.segments)
+    pool, (vertices, bent_ends, boundary_ends) = _pool(rings, segments, boundary.segments)
+    data, classes = _checked(points, labels, cx.net.n_classes)
+    in_box = isinstance(cx.domain, Box)
     return {
         "complete": bool(cx.complete),
         "rectangle": [float(bound) for bound in (*lo, *hi)],
         "layers": [int(np.prod(shape)) for shape in cx.net.unit_shapes],
         "regions": len(cx),
         "classes": int(cx.net.n_classes),
-        "points": encode(points, "<f8"),
+        # In a box the plane is the input space; in a slice only l_2 is the norm of that space.
+        "box": in_box,
+        "axes": ["input 1", "input 2"] if in_box else ["along", "across"],
+        "data": encode(data, "<f8"),
+        "labels": encode(classes, "<u4"),
+        "points": encode(pool, "<f8"),
         "vertices": encode(vertices, "<u4"),
         "sizes": encode([len(vertices) for vertices in cx.vertices], "<u4"),
         "areas": encode(cx.areas, "<f8"),
@@ -124,6 +155,22 @@ def payload(cx: RegionComplex) -> dict[str, Any]:
         "bentUnits": encode(units, "<u4"),
         "boundaryEnds": encode(boundary_ends, "<u4"),
     }
+
+
+def _checked(
+    points: ArrayLike | None, labels: ArrayLike | None, n_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Data points, (m, 2), and their classes, (m,) or (0,)."""
+    if points is None:
+        if labels is not None:
+            raise ValueError("labels: expected points with them, got labels alone; give points=")
+        points = np.zeros((0, 2))
+    data = check.check_array("points", points, 2)
+    check.check_shape("points", data, (len(data), 2))
+    classes = np.zeros(0, int) if labels is None else np.asarray(labels)
+    if labels is not None:
+        classes = check.check_labels(labels, len(data), n_classes, "labels", device=False)
+    return data, classes
 
 
 ARRAY_TYPES = {"<f8": "Float64Array", "<u4": "Uint32Array", "u1": "Uint8Array"}

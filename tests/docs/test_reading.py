@@ -114,4 +114,8 @@ def test_the_explorer_reacts(site, reader, name):
     assert frame.locator("#name").inner_text().endswith("pinned")
     stage.hover(position={"x": box["width"] / 3, "y": box["height"] / 3})
     assert frame.locator("#name").inner_text().endswith("pinned")
+    # The wheel on the map scrolls the page around it.
+    before = page.evaluate("scrollY")
+    page.mouse.wheel(0, -150)
+    page.wait_for_function(f"scrollY < {before}")
     assert reader.errors == []

@@ -313,6 +313,61 @@ def test_random_points_are_in_the_right_region(page, cx):
     assert page.run(f"{json.dumps(Z.tolist())}.map(regionAt)") == cx.region_of(Z).tolist()
 
 
+# ---- The ball around the pointer.
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_distances_are_those_of_the_network(page, cx, p):
+    norm = "Infinity" if p == np.inf else p
+    for i in large(cx)[:6]:
+        z = centre(cx, i)
+        c = int(cx.net.predict(z[None])[0])
+        script = f"Object.values(distancesAt({i}, {z.tolist()}, {norm})).slice(0, 3)"
+        boundary, decision, radius = (np.inf if v is None else v for v in page.run(script))
+        d = rm.distances(cx.net, z[None], [c], p=p)
+        # Hyperplanes beyond the rectangle bound no region of it.
+        assert boundary >= d.boundary.min() * (1 - 1e-9)
+        if boundary < np.min(2 - np.abs(z)):
+            assert boundary == pytest.approx(d.boundary.min(), rel=1e-9)
+        assert decision == pytest.approx(d.decision.min(), rel=1e-9)
+        assert radius == min(boundary, decision)
+
+
+def test_no_point_of_the_ball_has_another_class(page, cx):
+    rng = np.random.default_rng(1)
+    for z in rng.uniform(-2, 2, (20, 2)):
+        radius = page.run(f"distancesAt(regionAt({z.tolist()}), {z.tolist()}, 2).radius")
+        steps = rng.normal(size=(500, 2))
+        steps *= radius * np.sqrt(rng.random((500, 1))) / np.linalg.norm(steps, axis=1)[:, None]
+        around = np.clip(z + steps, -2, 2)
+        assert (cx.net.predict(around) == cx.net.predict(z[None])).all()
+
+
+def test_the_ball_is_drawn_and_told(page, cx):
+    place = pixel(page, centre(cx, large(cx)[0]))
+    hover(page, place)
+    with_ball = page.picture()
+    assert float(page.text("radius").split(",")[0]) > 0
+    page.run("document.querySelector('[name=ball][value=\"0\"]').click()")
+    page.frame()
+    assert not seen(page, "ball")
+    assert (page.picture() != with_ball).any()
+
+
+def test_data_points_are_drawn(browser, cx, tmp_path):
+    Z = np.array([[0.5, 0.5], [-1.0, 0.3]])
+    right = cx.net.predict(Z)
+    for name, labels in (("none", None), ("right", right), ("wrong", (right + 1) % 3)):
+        explore(cx, tmp_path / f"{name}.html", points=Z, labels=labels)
+    pictures = []
+    for name in ("none", "right", "wrong"):
+        browser.open((tmp_path / f"{name}.html").as_uri())
+        assert seen(browser, "data-key")
+        pictures.append(browser.run("$('map').toDataURL()"))
+        assert browser.run("[0, 1].map(isWrong)") == 2 * [name == "wrong"] or name == "none"
+    assert len(set(pictures)) == 3
+
+
 # ---- Pinning.
 
 
@@ -353,11 +408,15 @@ def test_regions_are_found_by_number(page, cx):
 # ---- Moving.
 
 
-def test_the_wheel_zooms_where_the_pointer_is(page):
+def test_ctrl_and_the_wheel_zoom_where_the_pointer_is(page):
     # Wheels come at whole pixels.
     place = np.rint(pixel(page, [0.7, -0.4])).tolist()
     z, scale = point(page, place), page.run("view.scale")
     page.mouse("mouseWheel", place, deltaX=0, deltaY=-240)
+    page.frame()
+    assert page.run("view.scale") == scale
+    assert seen(page, "wheel-hint")
+    page.mouse("mouseWheel", place, deltaX=0, deltaY=-240, modifiers=2)
     page.frame()
     assert page.run("view.scale") > 1.3 * scale
     np.testing.assert_allclose(point(page, place), z, atol=1e-9)
@@ -387,6 +446,12 @@ def test_keys_move_zoom_and_pin(page, cx):
     assert page.text("name") == f"Region {i}"
     page.press("0")
     assert page.run("view.fitted")
+
+
+def test_the_axes_have_numbers(page):
+    assert page.run("[[1.5, 0.5], [-0.25, 0.05], [0, 1]].map(([v, s]) => tickText(v, s))") == [
+        "1.5", "\u22120.25", "0",
+    ]  # fmt: skip
 
 
 def test_every_control_can_be_reached_by_tab(page):
@@ -537,13 +602,19 @@ def test_dark_and_light(page):
     assert light[1] != dark[1]
 
 
-@pytest.mark.parametrize("width", [320, 390, 761, 1200])
-def test_fits_the_window(browser, url, width):
-    browser.open(url, width, 800, phone=width < 500)
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(320, 800), (350, 640), (390, 800), (640, 640), (740, 640), (1200, 640), (1200, 800)],
+)
+def test_fits_the_window(browser, url, width, height):
+    browser.open(url, width, height, phone=width < 500)
     browser.run("goTo(0)")
     browser.frame()
-    assert browser.run("document.documentElement.scrollWidth") <= width
+    root = "document.documentElement"
+    assert browser.run(f"[{root}.scrollWidth, {root}.scrollHeight]") == [width, height]
     assert browser.run("Math.min(view.width, view.height)") > 200
+    # The map and what the panel says of the region are seen together.
+    assert browser.run("$('class').getBoundingClientRect().bottom") < height
     assert_silent(browser, url)
 
 

@@ -167,6 +167,37 @@ def test_says_whether_all_regions_are_there(cx):
     assert content(explorer.page(explorer.payload(Sized(partial, len(cx)))))["complete"] is False
 
 
+def test_points_and_labels(cx):
+    page = content(explore(cx, points=[[0.5, 1], [-1, 2]], labels=[2, 0]).html)
+    same_bits(numbers(page["data"]), [0.5, 1, -1, 2])
+    assert numbers(page["labels"]).tolist() == [2, 0]
+    assert page["box"]
+    assert len(numbers(content(explore(cx).html)["data"])) == 0
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "said"),
+    [
+        (None, [0], "labels: expected points with them"),
+        ([[0, 0, 0]], None, r"points: .*\(1, 2\)"),
+        ([[0, 0]], [0, 1], r"labels: expected shape \(1,\)"),
+        ([[0, 0]], [3], "labels: expected classes 0 to 2, got 3"),
+        ([[np.nan, 0]], None, "points"),
+    ],
+)
+def test_bad_points_are_refused(cx, points, labels, said):
+    with pytest.raises(ValueError, match=said):
+        explore(cx, points=points, labels=labels)
+
+
+def test_a_slice_has_its_own_axes():
+    plane = rm.Slice([0.0, 0, 0], [1.0, 0, 0], [0, 1.0, 0])
+    cx = rm.enumerate_regions(random_biases(3, 5, 2), plane, progress=False)
+    page = content(cx.explore(points=plane.points).html)
+    assert not page["box"]
+    assert page["axes"] == ["along", "across"]
+
+
 SHOWN = (
     "net", "domain", "patterns", "vertices", "areas", "bent_lines", "decision_boundary",
     "affine_maps", "classes", "neighbours",

@@ -34,6 +34,7 @@ adam_update = kernel(adam.update, "numba", "cupy")
 pgd = kernel(_pgd.pgd, "numba", "cupy")
 layer_bounds = kernel(backward_bound.layer_bounds, "numba")
 margin_bounds = kernel(backward_bound.margin_bounds, "numba")
+row_bounds = kernel(backward_bound.row_bounds, "numba")
 enumerate_regions = kernel(enumeration.enumerate_regions, "numba")
 volumes = kernel(_volumes.volumes, "numba")
 

@@ -10,9 +10,9 @@ The result is ``<A, z> + constant``, whose minimum over the ball is known
 (`refmmr.reference.ball`).
 The relaxations need bounds of the layers before layer k, so layers are bounded in order.
 
-Methods differ in the lower slopes alone (`refmmr.reference.relaxation`).  In a *subproblem*, where
-some units are fixed active (f >= 0) or inactive (f <= 0), the constraints of these units are added
-with multipliers, as in beta-CROWN (Wang et al. 2021): for any ``beta >= 0``
+Methods differ in the lower slopes alone (`refmmr.reference.relaxation`).  In a *subproblem* some
+units are fixed active (f >= 0) or inactive (f <= 0).  These constraints are added with multipliers,
+as in beta-CROWN (Wang et al. 2021): for any ``beta >= 0``
 
     A f_k  >=  A f_k - sum_active beta_j f_j + sum_inactive beta_j f_j.
 
@@ -128,7 +128,7 @@ def layer_bounds(
     p : {1, 2, inf}
     eps : ndarray, shape (n,)
     box : (lo, hi) or None
-        Arrays of the shape of an input, with X inside.
+        Arrays of the shape of an input, or of X for a box of each point, with X inside.
     method : {"ibp", "fast-lin", "crown"}
 
     Returns
@@ -150,23 +150,34 @@ def margin_bounds(
 ) -> np.ndarray:
     """Lower bounds of the margins ``f_y - f_s`` on the balls: (n, K), infinite in column y.
 
-    Arguments are those of `layer_bounds`, and the classes y, (n,).  If the bounds of a ball are
-    positive for all s, every point of it has class y.
+    Arguments are those of `layer_bounds`, and the classes y, (n,).  All points of a ball have class
+    y if its bounds are positive for all s.
     """
-    balls = ball(X, eps, p, box)
-    hidden = _layer_bounds(net, balls, method, len(net.affine) - 1)
     unit = np.eye(net.n_classes)
-    rows = (unit[y][:, None, :] - unit).reshape(len(X), net.n_classes, *net.logits_shape)
-    margins = _lowest(net, balls, rows, hidden, method)
+    margins = row_bounds(net, X, unit[y][:, None, :] - unit, p, eps, box, method)
     margins[np.arange(len(X)), y] = np.inf
     return margins
 
 
+def row_bounds(
+    net: Network,
+    X: np.ndarray,
+    rows: np.ndarray,
+    p: float,
+    eps: np.ndarray,
+    box: tuple[np.ndarray, np.ndarray] | None,
+    method: str,
+) -> np.ndarray:
+    """Lower bounds of functions of the logits, rows (n or 1, m, K): (n, m); see `layer_bounds`."""
+    balls = ball(X, eps, p, box)
+    hidden = _layer_bounds(net, balls, method, len(net.affine) - 1)
+    return _lowest(net, balls, rows.reshape(*rows.shape[:2], *net.logits_shape), hidden, method)
+
+
 def _layer_bounds(net, ball, method, layers):
     """Bounds of the first `layers` affine layers."""
-    shape = (len(ball.x), *net.input_shape)
     bounds: list[Bounds] = []
-    lower, upper = ball.lowest.reshape(shape), ball.highest.reshape(shape)
+    lower, upper = (end.reshape(-1, *net.input_shape) for end in (ball.lowest, ball.highest))
     for k in range(layers):
         lower, upper = through(net, k, lower, upper)
         # In l_inf intervals are exact for the first layer; for later layers IBP has nothing else.
@@ -197,18 +208,18 @@ def _lowest(net, ball, rows, bounds, method):
     found = np.empty((n, m))
     for i in range(0, n, max(1, size // m)):
         points = slice(i, i + max(1, size // m))
-        part = ball._replace(x=ball.x[points], radius=ball.radius[points])
+        part = ball.take(points)
         near = [(lower[points], upper[points]) for lower, upper in bounds]
-        sizes = [Magnitude(*(array[points] for array in pair)) for pair in magnitudes]
+        sizes = [Magnitude(*(part[points] for part in pair)) for pair in magnitudes]
         own = rows[points] if len(rows) == n else rows
         for j in range(0, m, size):
             some = own[:, j : j + size]
             if intervals:
                 found[points, j : j + size] = _interval_minimum(net, some, near, sizes)
-            else:
-                slope = [array[points] for array in slopes]
-                bound = backward_bound(net, part, some, near, slope, None, sizes)
-                found[points, j : j + size] = bound.minimum(part)
+                continue
+            slope = [array[points] for array in slopes]
+            bound = backward_bound(net, part, some, near, slope, None, sizes)
+            found[points, j : j + size] = bound.minimum(part)
     return found
 
 
@@ -222,8 +233,7 @@ def _interval_minimum(net, rows, bounds, magnitudes):
 
 def _affine_step(net, k, rows):
     """``A W_k`` and ``A b_k``."""
-    # The pixels of a channel share a bias.
-    sums = rows.sum(axis=(-2, -1)) if rows.ndim == 5 else rows
+    sums = rows.sum(axis=(-2, -1)) if rows.ndim == 5 else rows  # a channel's pixels share a bias
     bias = sums @ net.affine_layers[k].b
     for i in reversed(net.span(k)):
         rows = net.layers[i].transpose(rows, net.shapes[i])
@@ -232,8 +242,7 @@ def _affine_step(net, k, rows):
 
 def _dot(rows, values):
     """Sum over the units of a layer: two arrays (n, m, *unit_shape) to (n, m)."""
-    products = rows * values
-    return products.reshape(*products.shape[:2], -1).sum(axis=-1)
+    return (rows * values).sum(axis=tuple(range(2, rows.ndim)))
 
 
 def _finite_or_minus_inf(values):

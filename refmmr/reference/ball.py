@@ -36,7 +36,14 @@ class Ball(NamedTuple):
     x: np.ndarray  # (n, d), the centers
     radius: np.ndarray  # (n,)
     p: float
-    box: tuple[np.ndarray, np.ndarray] | None  # (lo, hi), each (d,)
+    box: tuple[np.ndarray, np.ndarray] | None  # (lo, hi), each (d,), or (n, d) for one each
+
+    def take(self, rows: slice) -> Ball:
+        """Some of the balls."""
+        box = self.box
+        if box is not None and box[0].ndim == 2:
+            box = box[0][rows], box[1][rows]
+        return Ball(self.x[rows], self.radius[rows], self.p, box)
 
     @property
     def lowest(self) -> np.ndarray:
@@ -54,9 +61,16 @@ class Ball(NamedTuple):
 def ball(
     X: np.ndarray, radius: np.ndarray, p: float, box: tuple[np.ndarray, np.ndarray] | None
 ) -> Ball:
-    """Balls around inputs of any shape: X (n, *input_shape), radius (n,), box of that shape."""
-    flat_box = None if box is None else (box[0].reshape(-1), box[1].reshape(-1))
-    return Ball(X.reshape(len(X), -1), radius, p, flat_box)
+    """Balls around inputs of any shape: X (n, *input_shape), radius (n,).
+
+    The ends of the box have the shape of an input, or of X: then each point has its own.
+    """
+    d = X[0].size
+    flat_box = None
+    if box is not None:
+        lo, hi = (end.reshape((-1, d) if end.shape == X.shape else d) for end in box)
+        flat_box = lo, hi
+    return Ball(X.reshape(len(X), d), radius, p, flat_box)
 
 
 def largest_gain(ball: Ball, w: np.ndarray) -> np.ndarray:
@@ -77,7 +91,7 @@ def largest_gain(ball: Ball, w: np.ndarray) -> np.ndarray:
     radius = ball.radius[:, None]
     if ball.box is None:
         return radius * (norm(w, 2) if ball.p == 2 else dual_norm(w, ball.p))
-    lo, hi = ball.box
+    lo, hi = (end if end.ndim == 1 else end[:, None] for end in ball.box)
     x = ball.x[:, None, :]
     reach = np.where(w > 0, hi - x, x - lo)
     slopes = np.broadcast_to(np.abs(w), reach.shape)

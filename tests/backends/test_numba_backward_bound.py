@@ -14,6 +14,7 @@ pytest.importorskip("numba", reason="the numba backend needs numba")
 
 RUN_LAYERS = kernel(backward_bound.layer_bounds)
 RUN_MARGINS = kernel(backward_bound.margin_bounds)
+RUN_ROWS = kernel(backward_bound.row_bounds)
 NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
 RADII = st.sampled_from([1e-6, 1e-2, 0.3, 2.0, 100.0])
 
@@ -35,12 +36,21 @@ def test_same_bounds(method, data):
     X, y = data.draw(testing.batches(net))
     p = data.draw(testing.norms())
     radii = np.array([data.draw(RADII) for _ in X])
-    box = None
-    if data.draw(st.booleans()):
-        box = tuple(np.full(net.input_shape, side) for side in (X.min() - 0.1, X.max() + 0.1))
+    box = data.draw(
+        st.sampled_from(
+            [
+                None,
+                tuple(np.full(net.input_shape, side) for side in (X.min() - 0.1, X.max() + 0.1)),
+                # One for each point, in which some coordinates are fixed.
+                (X - 0.1 * (X > X.min()), X + 0.2 * (X < X.max())),
+            ]
+        )
+    )
+    rows = np.random.default_rng(len(X)).normal(size=(1, 3, net.n_classes))
     with rm.use_backend("numba"):
         layers = RUN_LAYERS(net, X, p, radii, box, method)
         margins = RUN_MARGINS(net, X, y, p, radii, box, method)
+        linear = RUN_ROWS(net, X, rows, p, radii, box, method)
     sizes = list(scale(net, X, radii))
     for size, found, expected in zip(
         sizes, layers, backward_bound.layer_bounds(net, X, p, radii, box, method), strict=True
@@ -54,6 +64,8 @@ def test_same_bounds(method, data):
     finite = np.isfinite(expected)
     off = np.where(finite, margins, 0) - np.where(finite, expected, 0)
     assert (np.abs(off).max(axis=1) <= 1e-9 * sizes[-1]).all()
+    off = np.abs(linear - backward_bound.row_bounds(net, X, rows, p, radii, box, method))
+    assert (off.max(axis=1) <= 1e-9 * np.abs(rows).sum() * sizes[-1]).all()
 
 
 @pytest.mark.parametrize("p", [1, 2, np.inf])

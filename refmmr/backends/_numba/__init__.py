@@ -27,6 +27,7 @@ function of the reference            its twin, in `refmmr.backends._numba`
                                      one hidden layer: ``wong_kolter_rows``
 ``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
 ``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
+``backward_bound.row_bounds``        ``backward_bound.row_bounds``
 ``enumeration.enumerate_regions``    ``enumeration.enumerate_regions``
 ``enumeration.next_maps``            ``maps.Maps``
 ``vertices.VertexTable``             ``vertices``; on the edges of a cell: ``pieces``

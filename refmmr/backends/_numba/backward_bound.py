@@ -52,6 +52,20 @@ def margin_bounds(
     return _Bounds(net, X, p, eps, box, method).margins(y)
 
 
+@implements("numba", reference.row_bounds)
+def row_bounds(
+    net: Network,
+    X: np.ndarray,
+    rows: np.ndarray,
+    p: float,
+    eps: np.ndarray,
+    box: tuple[np.ndarray, np.ndarray] | None,
+    method: str,
+) -> np.ndarray:
+    """Twin of `refmmr.reference.backward_bound.row_bounds`."""
+    return _Bounds(net, X, p, eps, box, method).rows(rows)
+
+
 @implements("numba", reference.layer_bounds)
 def layer_bounds(
     net: Network,
@@ -82,10 +96,10 @@ class _Bounds:
         self.factor = backward_factor(net)
         self.n = len(X)
         x, radius = layout.inputs(X), np.ascontiguousarray(eps, dtype=np.float64)
-        lo, hi = np.full(x.shape[1], -np.inf), np.full(x.shape[1], np.inf)
-        if box is not None:
-            sides = (np.broadcast_to(side, net.input_shape)[None] for side in box)
-            lo, hi = (layout.inputs(side)[0] for side in sides)
+        lo, hi = np.full((1, x.shape[1]), -np.inf), np.full((1, x.shape[1]), np.inf)
+        if box is not None:  # one for all, or one for each point
+            sides = (side if side.shape == X.shape else side[None] for side in box)
+            lo, hi = (layout.inputs(side) for side in sides)
         self.balls = Balls(x, radius, p == 1, box is not None, lo, hi)
         self.lowest = np.maximum(x - radius[:, None], lo)
         self.highest = np.minimum(x + radius[:, None], hi)
@@ -122,6 +136,24 @@ class _Bounds:
 
         margins[wanted] = self._in_blocks(last, wanted, start)
         return margins.reshape(self.n, classes)
+
+    def rows(self, rows: np.ndarray) -> np.ndarray:
+        """Lower bounds of linear functions of the logits, rows (n or 1, m, K): (n, m)."""
+        last = len(self.layers) - 1
+        self.bound(last)
+        layer = self.layers[last]
+        terms, inputs = self._magnitude(
+            layer, np.abs(layer.W), layer.b, *self._before(last, slice(None))
+        )
+        m = rows.shape[1]
+
+        def start(some):
+            i, j = np.divmod(some, m)
+            C = rows[i if len(rows) > 1 else 0, j]
+            error = self._error((terms[i] * np.abs(C)).sum(axis=1), inputs[i])
+            return self._whole(last, i, C @ layer.W, C @ layer.b, error)
+
+        return self._in_blocks(last, np.arange(self.n * m), start).reshape(self.n, m)
 
     def bound(self, count: int) -> None:
         """Bounds of the first affine layers."""

@@ -50,7 +50,7 @@ class Balls(NamedTuple):
     radius: np.ndarray  # (n,)
     l1: bool  # else l_2; boxes of l_inf are intervals
     boxed: bool
-    lo: np.ndarray  # (d,), infinite without a box
+    lo: np.ndarray  # (n, d), or (1, d) for one box; infinite without a box
     hi: np.ndarray
 
 
@@ -198,11 +198,13 @@ def ball_minimum(rows, balls):
     """
     height, width, channels = rows.window
     image_height, image_width, _ = rows.image
-    A, x, lo, hi = rows.A, balls.x, balls.lo, balls.hi
+    A, x = rows.A, balls.x
     values = np.zeros(len(A))
     slopes, reach = np.empty(A.shape[1]), np.empty(A.shape[1])
     for t in range(len(A)):
         i = rows.owner[t]
+        own = i if len(balls.lo) > 1 else 0
+        lo, hi = balls.lo[own], balls.hi[own]
         total = 0.0
         count = 0
         for y in range(height):

@@ -34,6 +34,7 @@ from refmmr.geometry import (
     mmr,
     mmr_gradient,
 )
+from refmmr.interop.vnnlib import Property, read_vnnlib
 from refmmr.io import load, save
 from refmmr.network import Conv2d, Flatten, Linear, Network
 from refmmr.regions import (
@@ -67,6 +68,7 @@ __all__ = [
     "MMRClassifier",
     "MinimalPerturbations",
     "Network",
+    "Property",
     "RegionComplex",
     "RegionGraph",
     "RobustError",
@@ -94,6 +96,7 @@ __all__ = [
     "pgd",
     "plot",
     "presets",
+    "read_vnnlib",
     "robust_error",
     "robustness_curve",
     "save",

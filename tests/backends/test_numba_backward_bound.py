@@ -42,7 +42,7 @@ def test_same_bounds(method, data):
                 None,
                 tuple(np.full(net.input_shape, side) for side in (X.min() - 0.1, X.max() + 0.1)),
                 # One for each point, in which some coordinates are fixed.
-                (X - 0.1 * (X > X.min()), X + 0.2 * (X < X.max())),
+                (X - 0.1 * (X.min() < X), X + 0.2 * (X.max() > X)),
             ]
         )
     )

@@ -18,12 +18,14 @@ from refmmr.certify import (
     MinimalPerturbations,
     RobustError,
     RobustnessCurve,
+    Verification,
     certify,
     certify_universal,
     latex_table,
     minimal_perturbations,
     robust_error,
     robustness_curve,
+    verify,
 )
 from refmmr.geometry import (
     MMR,
@@ -75,6 +77,7 @@ __all__ = [
     "RobustnessCurve",
     "Segment",
     "Slice",
+    "Verification",
     "available_backends",
     "certified_accuracy_scorer",
     "certify",
@@ -104,6 +107,7 @@ __all__ = [
     "testing",
     "to_torch",
     "use_backend",
+    "verify",
 ]
 
 _LAZY = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 from refmmr.reference.layers import Flatten
 from refmmr.reference.network import Network
 
-__all__ = ["exact_classes", "exact_network", "fractions"]
+__all__ = ["exact_classes", "exact_logits", "exact_network", "fractions"]
 
 
 def fractions(array: Any) -> np.ndarray:
@@ -72,7 +74,48 @@ def exact_classes(net: Network, X: np.ndarray) -> np.ndarray:
     >>> net.predict(X), exact_classes(net, X)
     (array([0]), array([1]))
     """
-    first = power = _fraction_bits(X)
+    first = _fraction_bits(X)
+    exact, _ = _integer_network(net, first)
+    classes = [exact.logits(_integers(x[None], first)).argmax() for x in X]
+    return np.array(classes, dtype=int)
+
+
+def exact_logits(net: Network, x: Sequence[Fraction]) -> list[Fraction]:
+    """The logits of one input, computed without rounding.
+
+    With the common denominator of the inputs taken out, all is done by integers, as in
+    `exact_classes`.
+
+    Parameters
+    ----------
+    net : Network
+        Of floats.
+    x : sequence of Fraction
+        The numbers of one input, flattened.
+
+    Returns
+    -------
+    list of Fraction, length K
+
+    Examples
+    --------
+    >>> import refmmr as rm
+    >>> net = rm.Network([rm.Linear([[0.5, 0.25]], [1]), rm.Linear([[1], [2]], [0, 0])], 2)
+    >>> exact_logits(net, [Fraction(1, 3), Fraction(0)])
+    [Fraction(7, 6), Fraction(7, 3)]
+    """
+    denominator = math.lcm(*(number.denominator for number in x))
+    wholes = np.array([int(number * denominator) for number in x], dtype=object)
+    exact, power = _integer_network(net, 0, denominator)
+    logits = exact.logits(wholes.reshape(1, *net.input_shape))[0]
+    return [Fraction(int(value), denominator << power) for value in logits]
+
+
+def _integer_network(net: Network, power: int, factor: int = 1) -> tuple[Network, int]:
+    """A network of integers, for inputs that were multiplied by ``2^power * factor``.
+
+    Its logits are those of the network times ``2^k * factor``; k is returned too.
+    """
     layers = []
     for layer in net.layers:
         if not isinstance(layer, Flatten):
@@ -80,11 +123,10 @@ def exact_classes(net: Network, X: np.ndarray) -> np.ndarray:
             power += own
             # `map` gives a layer of the reference, which takes numbers of any kind.
             plain = layer.map(np.asarray)
-            layer = plain.with_weights(_integers(layer.W, own), _integers(layer.b, power))
+            b = _integers(layer.b, power) * factor
+            layer = plain.with_weights(_integers(layer.W, own), b)
         layers.append(layer)
-    exact = Network(layers, net.input_shape)
-    classes = [exact.logits(_integers(x[None], first)).argmax() for x in X]
-    return np.array(classes, dtype=int)
+    return Network(layers, net.input_shape), power
 
 
 MANTISSA = 53

@@ -13,6 +13,7 @@ from refmmr.certify.evaluation.results import (
     latex_table,
 )
 from refmmr.certify.universal import certify_universal
+from refmmr.certify.verification import Verification, verify
 
 __all__ = [
     "METHODS",
@@ -20,10 +21,12 @@ __all__ = [
     "MinimalPerturbations",
     "RobustError",
     "RobustnessCurve",
+    "Verification",
     "certify",
     "certify_universal",
     "latex_table",
     "minimal_perturbations",
     "robust_error",
     "robustness_curve",
+    "verify",
 ]

@@ -63,7 +63,7 @@ class Clause(NamedTuple):
 
 @dataclass(frozen=True)
 class Property:
-    """The counterexamples of a property, in disjunctive normal form; see `read_vnnlib`.
+    """The counterexamples of a property, in disjunctive normal form.  Returned by `read_vnnlib`.
 
     Attributes
     ----------

@@ -42,7 +42,7 @@ def moons(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", ["demo", "train", "certify", "regions", "info"])
+@pytest.mark.parametrize("name", ["demo", "train", "certify", "verify", "regions", "info"])
 def test_help_tells_what_a_command_does(name):
     result = run(name, "--help")
     assert result.exit_code == 0

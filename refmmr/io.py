@@ -63,8 +63,9 @@ def load(
 ) -> Network:
     """Read a network from a file.
 
-    Nothing in the file is executed: pickled objects are refused.  An operation outside of the
-    networks of this library (a max-pool, a branch) is an error that names it.
+    Nothing in the file is executed: pickled objects are refused.  What is affine besides layers is
+    folded into them, and what is piecewise linear besides ReLUs (max-pooling, LeakyReLU, skip
+    connections) is written as ReLUs, exactly; any other operation is an error that names it.
 
     Parameters
     ----------
@@ -74,8 +75,7 @@ def load(
         ``.npz``
             What `save` wrote; or the arrays of a state dict, by PyTorch's names.
         ``.onnx``
-            A chain of Gemm, MatMul, Add, Conv, Relu, Flatten and the like, see
-            `refmmr.interop.onnx_files`.
+            Affine and piecewise linear operators, see `refmmr.interop.onnx_files`.
         ``.safetensors``
             A state dict, see `refmmr.interop.state_dicts`.
         ``.mat``

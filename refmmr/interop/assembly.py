@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from refmmr._validate import check_array
+from refmmr.interop.linear_maps import Filters
 from refmmr.network import Conv2d, Flatten, Linear, Network
 from refmmr.reference.layers import Layer
 
@@ -67,6 +68,14 @@ class Assembly:
         # Whether the finished layers give a vector, and whether a Flatten follows the open layer.
         self._flat = len(self.input_shape) == 1
         self._flatten_after = False
+
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Shape of the image that the layers so far give; None for a vector."""
+        if self._flat or self._flatten_after or len(self.shape) != 3:
+            return None
+        channels, height, width = self.shape
+        return channels, height, width
 
     def linear(self, W: ArrayLike, b: ArrayLike, where: str) -> None:
         """Add ``W x + b``: W (n_out, n_in), b (n_out,)."""
@@ -240,7 +249,7 @@ class Assembly:
             "two layers; it is the same network, but slower",
             stacklevel=2,
         )
-        W = _matrix(layer, shape).reshape(outputs, inputs)
+        W = Filters(layer).matrix(shape, layer.output_shape(shape)).toarray()
         return Linear(W, np.repeat(layer.b.astype(np.float64), outputs // len(layer.b)))
 
     def _check_matrix(self, rows: int, columns: int, where: str) -> None:
@@ -293,26 +302,3 @@ def _at_least_float32(array: ArrayLike) -> ArrayLike:
 def _by_channel(image: np.ndarray) -> bool:
     """Whether an image has one value per channel."""
     return bool((image == image[:, :1, :1]).all())
-
-
-def _matrix(layer: Conv2d, shape: tuple[int, ...]) -> np.ndarray:
-    """A convolution as a matrix: ``(*output shape, *input shape)``, float64.
-
-    Each filter tap reads one pixel for each output pixel, or a zero outside the image.
-    """
-    outputs = layer.output_shape(shape)
-    W = np.zeros((*outputs, *shape))
-    (top, _), (left, _) = layer.pads(*shape[1:])
-    for i, j in np.ndindex(*layer.W.shape[2:]):
-        y, row = _pixels(outputs[1], shape[1], layer.stride[0], i - top)
-        x, column = _pixels(outputs[2], shape[2], layer.stride[1], j - left)
-        W[:, y[:, None], x, :, row[:, None], column] = layer.W[:, :, i, j]
-    return W
-
-
-def _pixels(outputs: int, inputs: int, stride: int, offset: int) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs that read a pixel of the image along one axis, and the pixel that each reads."""
-    output = np.arange(outputs)
-    pixel = output * stride + offset
-    inside = (pixel >= 0) & (pixel < inputs)
-    return output[inside], pixel[inside]

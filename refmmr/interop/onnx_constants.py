@@ -1,26 +1,23 @@
-"""Constants of an ONNX graph: weights, and the shapes that the graph computes for a Reshape."""
+"""Constants of an ONNX graph: weights, and what the graph computes from them and from shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from refmmr.interop.onnx_nodes import CONSTANTS, Node
-from refmmr.interop.onnx_tensors import Tensors, quote
+from refmmr.interop.onnx_nodes import Node
+from refmmr.interop.onnx_tensors import KINDS, Tensors, quote
 
-__all__ = ["Constants", "Sizes", "shape_text"]
+__all__ = ["Constants", "axes_of", "slices"]
 
-MAX_SHAPE_LENGTH = 8
-"""Numbers of a shape that a graph computes: without a limit they could double in every node."""
-
-
-class Sizes(NamedTuple):
-    """A shape that the graph computes, or one number of it; None is the size of the batch."""
-
-    numbers: tuple[int | None, ...]
-    scalar: bool = False
+MAX_LIST = 10_000
+"""Largest number of integers in a list of axes, indices or sizes."""
+TYPES = {1: np.float32, 6: np.int64, 7: np.int64, 9: np.int64, 11: np.float64}
+"""Types that a constant may be cast to, by the numbers of TensorProto.DataType; integers are int64
+here, which holds all of them."""
 
 
 class Constants:
@@ -35,120 +32,215 @@ class Constants:
 
     def __init__(self, tensors: Tensors, initializers: Mapping[str, Any]) -> None:
         self.tensors = tensors
-        # A TensorProto, an array of weights, or Sizes.
+        # A TensorProto, which is read where it is used, or an array that was computed.
         self.values: dict[str, Any] = dict(initializers)
+
+    def array(self, node: Node, k: int) -> np.ndarray:
+        """The constant that is input k of a node: float32, float64 or int64."""
+        value = self.values[node.inputs[k]]
+        if isinstance(value, np.ndarray):
+            return value
+        where = f"{node.where}: tensor {quote(node.inputs[k])}"
+        kind = KINDS.get(value.data_type)
+        if kind is None or kind.real:
+            return self.tensors.reals(value, where)
+        return self.tensors.integers(value, where)
 
     def reals(self, node: Node, k: int) -> np.ndarray:
         """The weights that are input k of a node."""
-        value = self.values[node.inputs[k]]
-        if isinstance(value, Sizes):
-            node.refuse(f"expected weights, got a computed shape, {quote(node.inputs[k])}")
-        if isinstance(value, np.ndarray):
-            return value
-        return self.tensors.reals(value, self._place(node, k))
+        array = self.array(node, k)
+        if array.dtype == np.int64:
+            node.refuse(f"expected real numbers, got the integers {quote(node.inputs[k])}")
+        return array
 
-    def _place(self, node: Node, k: int) -> str:
-        """Name of a constant, for errors."""
-        return f"{node.where}: tensor {quote(node.inputs[k])}"
-
-    def sizes(self, node: Node, k: int) -> Sizes:
-        """The shape, or a number of one, that is input k of a node."""
-        value = self.values[node.inputs[k]]
-        if isinstance(value, Sizes):
-            return value
-        if (
-            isinstance(value, np.ndarray)
-            or len(value.dims) > 1
-            or max(value.dims, default=0) > MAX_SHAPE_LENGTH
-        ):
+    def integers(self, node: Node, k: int) -> list[int]:
+        """The integers (axes, sizes) that are input k of a node."""
+        array = self.array(node, k)
+        if array.dtype != np.int64 or array.ndim > 1 or array.size > MAX_LIST:
             node.refuse(
-                f"expected at most {MAX_SHAPE_LENGTH} integers as shape or index, got another "
-                f"constant, {quote(node.inputs[k])}",
+                f"expected at most {MAX_LIST} integers, got another constant, "
+                f"{quote(node.inputs[k])}",
             )
-        numbers = self.tensors.integers(value, self._place(node, k))
-        return Sizes(tuple(numbers.reshape(-1).tolist()), numbers.ndim == 0)
+        return [int(number) for number in array.reshape(-1).tolist()]
 
-    def add(self, node: Node, shapes: Mapping[str, tuple[int, ...]], batch: int | None) -> None:
+    def listed(self, node: Node, name: str, k: int) -> list[int] | None:
+        """Integers that are an attribute, or, in newer versions, input k; None if neither is."""
+        if name in node.attributes:
+            return list(node.attributes[name])
+        has_input = len(node.inputs) > k and node.inputs[k]
+        return self.integers(node, k) if has_input else None
+
+    def add(self, node: Node, shape: tuple[int, ...] | None) -> None:
         """Add the output of a node that does not depend on the numbers of the input.
 
         Parameters
         ----------
         node : Node
-        shapes : mapping of str to tuple of int
-            Shapes of the values that depend on the input, of one sample.
-        batch : int or None
-            Size of the batch, where it is fixed.
+        shape : tuple of int or None
+            For Shape, that of a value that depends on the input.
         """
         if node.kind == "Shape":
-            self.values[node.outputs[0]] = _shape_of(node, shapes.get(node.inputs[0]), batch)
-        else:
-            self.values[node.outputs[0]] = self._compute(node)
-
-    def _compute(self, node: Node) -> Any:
-        if node.kind not in CONSTANTS:
-            node.refuse("expected one input that depends on the input of the network, got none")
-        given = node.attributes
-        if node.kind == "Constant":
-            return _written(node)
+            shape = self.array(node, 0).shape if shape is None else shape
+            start, end = node.attributes.get("start", 0), node.attributes.get("end")
+            self.values[node.outputs[0]] = np.array(shape[start:end], dtype=np.int64)
+            return
         if node.kind == "Identity":
-            return self.values[node.inputs[0]]
-        if node.kind == "Cast":
-            if given.get("to") not in (6, 7):
-                node.refuse(f"expected a shape made int32 or int64, got {given.get('to')}")
-            return self.sizes(node, 0)
-        parts = [self.sizes(node, k) for k in range(len(node.inputs))]
-        axis = given.get("axis", 0)
-        if axis not in (0, -1):
-            node.refuse(f"expected axis = 0 of a shape, got {axis}")
-        if node.kind == "Concat":
-            return _joined(node, parts)
-        if node.kind == "Gather":
-            return _gathered(node, *parts)
-        axes = given.get("axes") if len(parts) == 1 else list(parts[1].numbers)
-        if not parts[0].scalar or axes not in ([0], [-1]):
-            node.refuse(f"expected axes [0] of a number, got {axes}")
-        return Sizes(parts[0].numbers)
+            self.values[node.outputs[0]] = self.values[node.inputs[0]]
+            return
+        if node.kind not in COMPUTED:
+            node.refuse("expected an input that depends on the input of the network, got constants")
+        try:
+            result = np.asarray(COMPUTED[node.kind](self, node))
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
+            if str(error).startswith(node.source):
+                raise
+            node.refuse(f"expected constants that fit, got {str(error).splitlines()[0][:200]}")
+        self.values[node.outputs[0]] = result
+
+    def take(self, shape: tuple[int, ...], node: Node) -> None:
+        """Count the memory of an array that is about to be made."""
+        self.tensors.take(8 * math.prod(shape), node.where)
 
 
-def _written(node: Node) -> Any:
+def axes_of(node: Node, axes: list[int] | None, rank: int) -> tuple[int, ...]:
+    """Axes from 0 on, each once; all if there are none."""
+    axes = list(range(rank)) if axes is None else axes
+    found = tuple(axis + rank if axis < 0 else axis for axis in axes)
+    if any(not 0 <= axis < rank for axis in found) or len(set(found)) < len(found):
+        node.refuse(f"expected different axes from {-rank} to {rank - 1}, got {axes[:9]}")
+    return found
+
+
+def slices(constants: Constants, node: Node, rank: int) -> tuple[slice, ...]:
+    """What a Slice takes of an array."""
+    names = ("starts", "ends", "axes", "steps")
+    starts, ends, axes, steps = (constants.listed(node, n, k) for k, n in enumerate(names, 1))
+    if starts is None or ends is None:
+        node.refuse("expected starts and ends, got none")
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        node.refuse(f"expected lists of one length, and steps other than 0, got steps {steps[:9]}")
+    found = [slice(None)] * rank
+    for axis, start, end, step in zip(axes_of(node, axes, rank), starts, ends, steps, strict=True):
+        # Behind the end of a negative step lies everything, which NumPy writes as None.
+        low = None if step < 0 and end < -(2**31) else end
+        found[axis] = slice(start, low, step)
+    return tuple(found)
+
+
+def _written(constants: Constants, node: Node) -> Any:
     """The value of a Constant."""
     if len(node.attributes) != 1:
         node.refuse(f"expected one value, got {sorted(node.attributes)}")
     [(name, value)] = node.attributes.items()
     if name == "value":
-        return value
-    if name in ("value_float", "value_floats"):
-        return np.array(value, dtype=np.float32)
-    if name == "value_int":
-        return Sizes((value,), scalar=True)
-    if len(value) > MAX_SHAPE_LENGTH:
-        node.refuse(f"expected at most {MAX_SHAPE_LENGTH} integers, got {len(value)}")
-    return Sizes(tuple(value))
+        where = f"{node.where}: value"
+        kind = KINDS.get(value.data_type)
+        real = kind is None or kind.real
+        return constants.tensors.reals(value, where) if real else constants.tensors.integers(
+            value, where
+        )  # fmt: skip
+    return np.array(value, np.float32 if "float" in name else np.int64)
 
 
-def _shape_of(node: Node, shape: tuple[int, ...] | None, batch: int | None) -> Sizes:
-    if shape is None:
-        node.refuse("expected what depends on the input of the network, got a constant")
-    start, end = node.attributes.get("start", 0), node.attributes.get("end")
-    return Sizes((batch, *shape)[start:end])
+def _filled(constants: Constants, node: Node) -> np.ndarray:
+    """The value of a ConstantOfShape."""
+    shape = tuple(constants.integers(node, 0))
+    if any(size < 0 for size in shape):
+        node.refuse(f"expected sizes of at least 0, got {shape[:9]}")
+    constants.take(shape, node)
+    if "value" not in node.attributes:
+        return np.zeros(shape, np.float32)
+    value = _written(constants, node).reshape(-1)
+    return np.full(shape, value[0], value.dtype)
 
 
-def _joined(node: Node, parts: Sequence[Sizes]) -> Sizes:
-    if any(part.scalar for part in parts) or sum(len(p.numbers) for p in parts) > MAX_SHAPE_LENGTH:
-        node.refuse(f"expected shapes of at most {MAX_SHAPE_LENGTH} numbers together")
-    return Sizes(tuple(number for part in parts for number in part.numbers))
+def _cast(constants: Constants, node: Node) -> np.ndarray:
+    to = node.attributes.get("to")
+    if to not in TYPES:
+        node.refuse(f"expected a cast to float32, float64, int32, int64 or bool, got type {to}")
+    array = constants.array(node, 0)
+    return array != 0 if to == 9 else array.astype(TYPES[to])
 
 
-def _gathered(node: Node, shape: Sizes, indices: Sizes) -> Sizes:
-    length = len(shape.numbers)
-    if shape.scalar or any(i is None or not -length <= i < length for i in indices.numbers):
-        node.refuse(
-            f"expected indices of a shape of {length} numbers, got {shape_text(indices.numbers)}",
-        )
-    picked = tuple(shape.numbers[i] for i in indices.numbers if i is not None)
-    return Sizes(picked, indices.scalar)
+def _expanded(constants: Constants, node: Node) -> np.ndarray:
+    array, target = constants.array(node, 0), tuple(constants.integers(node, 1))
+    shape = np.broadcast_shapes(array.shape, target)
+    constants.take(shape, node)
+    return np.broadcast_to(array, shape).copy()
 
 
-def shape_text(sizes: Sequence[int | None]) -> str:
-    """A shape, for an error."""
-    return "(" + ", ".join("batch" if size is None else str(size) for size in sizes) + ")"
+def _reshaped(constants: Constants, node: Node) -> np.ndarray:
+    array, target = constants.array(node, 0), constants.integers(node, 1)
+    if not node.attributes.get("allowzero", 0):
+        target = [
+            array.shape[k] if size == 0 and k < array.ndim else size
+            for k, size in enumerate(target)
+        ]
+    return array.reshape(target)
+
+
+def _taken(constants: Constants, node: Node) -> np.ndarray:
+    array, indices = constants.array(node, 0), constants.array(node, 1)
+    if indices.dtype != np.int64:
+        node.refuse("expected integers as indices, got other numbers")
+    constants.take((indices.size, array.size // max(1, array.shape[0] if array.ndim else 1)), node)
+    return np.take(array, indices, axis=node.attributes.get("axis", 0))
+
+
+def _concatenated(constants: Constants, node: Node) -> np.ndarray:
+    arrays = [constants.array(node, k) for k in range(len(node.inputs))]
+    constants.take((sum(array.size for array in arrays),), node)
+    return np.concatenate(arrays, axis=node.attributes.get("axis", 0))
+
+
+def _unsqueezed(constants: Constants, node: Node) -> np.ndarray:
+    array, axes = constants.array(node, 0), constants.listed(node, "axes", 1)
+    return np.expand_dims(array, axes_of(node, axes or [], array.ndim + len(axes or [])))
+
+
+def _squeezed(constants: Constants, node: Node) -> np.ndarray:
+    array, axes = constants.array(node, 0), constants.listed(node, "axes", 1)
+    return array.squeeze(None if axes is None else axes_of(node, axes, array.ndim))
+
+
+def _elementwise(f: Callable[..., Any]) -> Callable[[Constants, Node], np.ndarray]:
+    def computed(constants: Constants, node: Node) -> np.ndarray:
+        arrays = [constants.array(node, k) for k in range(len(node.inputs))]
+        if len({array.dtype for array in arrays}) > 1:
+            node.refuse("expected numbers of one type, got several")
+        constants.take(np.broadcast_shapes(*(array.shape for array in arrays)), node)
+        return np.asarray(f(*arrays))
+
+    return computed
+
+
+def _quotient(a: np.ndarray, b: np.ndarray) -> Any:
+    """``a / b``; for integers rounded to 0, as in C."""
+    if not b.all():
+        raise ValueError("a division by 0")
+    if a.dtype != np.int64:
+        return a / b
+    return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
+
+
+COMPUTED: Mapping[str, Callable[[Constants, Node], Any]] = {
+    "Add": _elementwise(np.add),
+    "Cast": _cast,
+    "Concat": _concatenated,
+    "Constant": _written,
+    "ConstantOfShape": _filled,
+    "Div": _elementwise(_quotient),
+    "Expand": _expanded,
+    "Gather": _taken,
+    "Mul": _elementwise(np.multiply),
+    "Neg": _elementwise(np.negative),
+    "Reshape": _reshaped,
+    "Slice": lambda c, n: c.array(n, 0)[slices(c, n, c.array(n, 0).ndim)],
+    "Squeeze": _squeezed,
+    "Sub": _elementwise(np.subtract),
+    "Transpose": lambda c, n: c.array(n, 0).transpose(n.attributes.get("perm")),
+    "Unsqueeze": _unsqueezed,
+}
+"""Operators on constants."""

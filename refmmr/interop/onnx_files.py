@@ -1,16 +1,22 @@
 """Networks from and to ONNX files.
 
-A model that can be read is one chain of operators, from one input ``(n, d)`` or ``(n, channels,
-height, width)`` to one output:
+A model that can be read has one input, with a batch of any size or without one, and one output, the
+logits.  Its operators are
 
-Layers
-    Gemm, MatMul, Conv (2-D, one group, no dilations), Relu, Flatten, and Reshape where it flattens,
-    also to a shape that the graph computes from that of the batch.
-Folded into the layers beside them, in float64
-    BatchNormalization, and Add, Sub, Mul and Div with constants: biases, normalised inputs.
-Left out
-    Identity, Dropout, and a Softmax or LogSoftmax at the very end: the network gives the logits
-    before it, which are largest for the same class.
+Affine, and folded into layers
+    Gemm, MatMul, Conv and ConvTranspose (2-D, with groups and dilations), BatchNormalization, Add,
+    Sub, Mul, Div, Sum, Mean and Neg with at most one factor that depends on the input,
+    AveragePool, GlobalAveragePool, ReduceMean, ReduceSum, Pad, Slice, Gather, Split, Concat,
+    Expand, Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity, Cast, Dropout.
+Piecewise linear, and written exactly as ReLUs
+    Relu, LeakyRelu, PRelu, Clip, HardSigmoid, Abs, Max, Min, MaxPool, GlobalMaxPool, ReduceMax,
+    ReduceMin; and skip connections, whose values are carried through the layers between.
+Left out at the very end, with a warning
+    Softmax, LogSoftmax, Sigmoid and ArgMax: the network gives the logits before them, which are
+    largest for the same class.
+
+An image with the channels as its last axis (NHWC) that goes to a convolution becomes the (channels,
+height, width) of this library; `read_model` tells the order.
 
 Everything else is refused by the name of the operator and of its node.  Weights may be float16,
 bfloat16 (both become float32), float32 or float64; they may lie in a file in the model's folder.
@@ -31,11 +37,11 @@ from refmmr import _validate as check
 from refmmr._files import write_atomically
 from refmmr._optional import require
 from refmmr._version import __version__
-from refmmr.interop.onnx_reader import read_graph
+from refmmr.interop.onnx_reader import Model, read_graph
 from refmmr.interop.onnx_tensors import MAX_BYTES, Tensors, check_fields, read_file
 from refmmr.network import Conv2d, Linear, Network
 
-__all__ = ["from_bytes", "read", "write"]
+__all__ = ["Model", "from_bytes", "read", "read_model", "write"]
 
 OPSET, IR_VERSION = 17, 8
 """Versions of the files written: of 2022, which current runtimes read."""
@@ -65,8 +71,32 @@ def read(path: str | os.PathLike[str], input_shape: Sequence[int] | None = None)
     ImportError
         Where the package onnx is missing.
     """
+    return read_model(path, input_shape).network
+
+
+def read_model(path: str | os.PathLike[str], input_shape: Sequence[int] | None = None) -> Model:
+    """Read a network from an ONNX file, and how it differs from the file's model.
+
+    Parameters
+    ----------
+    path : path-like
+    input_shape : tuple of int, optional
+        As in `read`.
+
+    Returns
+    -------
+    Model
+        With fields `network`; `input_order`, which gives for each entry of the model's flattened
+        input its index in the network's, or None where they are the same; `left_out`, the operator
+        at the end that the network does without, or None; and the model's own `input_shape`.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, ImportError
+        As in `read`.
+    """
     path = Path(path)
-    return from_bytes(read_file(path), str(path), input_shape, path.parent)
+    return model_from_bytes(read_file(path), str(path), input_shape, path.parent)
 
 
 def from_bytes(
@@ -96,15 +126,21 @@ def from_bytes(
     ValueError, FileNotFoundError, ImportError
         As in `read`.
     """
+    return model_from_bytes(content, source, input_shape, folder).network
+
+
+def model_from_bytes(
+    content: bytes,
+    source: str = "model",
+    input_shape: Sequence[int] | None = None,
+    folder: Path | None = None,
+) -> Model:
+    """As `from_bytes`, with what `read_model` gives."""
     onnx = require("onnx", "load")
     shape = None
     if input_shape is not None:
         sizes = check.check_sequence("input_shape", input_shape, "integers")
         shape = tuple(check.check_count("input_shape", size, 1) for size in sizes)
-        if len(shape) not in (1, 3):
-            raise ValueError(
-                f"input_shape: expected (d,) or (channels, height, width), got {shape}"
-            )
     check_fields(content, onnx.ModelProto.DESCRIPTOR, source)
     model = onnx.ModelProto()
     try:

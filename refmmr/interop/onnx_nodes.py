@@ -7,18 +7,40 @@ from typing import Any, NamedTuple, NoReturn
 
 from refmmr.interop.onnx_tensors import quote, refuse
 
-__all__ = ["CONSTANTS", "OPERATORS", "Node", "parse"]
+__all__ = ["OPERATORS", "Node", "parse"]
 
+INSTEAD = "Gemm, MatMul, Conv, pooling, ReLU, LeakyRelu, Clip, Max and reshapes alone"
+NOT_LINEAR = (
+    "it is not piecewise linear; instead: train with ReLU, LeakyReLU, HardTanh or another "
+    "piecewise linear activation in its place"
+)
+SUBGRAPH = (
+    "it has graphs inside it; instead: export the model without branches and loops, such as with "
+    "torch.onnx.export on an example input"
+)
+QUANTISED = "its numbers are rounded; instead: export the model before it is quantised"
 REASONS = {
-    "MaxPool": "a maximum of units is no ReLU of them: the regions have other hyperplanes",
-    "GlobalMaxPool": "a maximum of units is no ReLU of them: the regions have other hyperplanes",
-    "Max": "a maximum of units is no ReLU of them: the regions have other hyperplanes",
-    "Transpose": "images have to be (n, channels, height, width) from the input on",
-    "If": "it has graphs inside it",
-    "Loop": "it has graphs inside it",
-    "Scan": "it has graphs inside it",
-}
-"""Reasons for which some common operators are refused."""
+    **dict.fromkeys(
+        ("Tanh", "Elu", "Celu", "Selu", "Gelu", "Softplus", "Softsign", "Mish", "Swish", "Erf",
+         "Exp", "Log", "Pow", "Sqrt", "HardSwish", "Sin", "Cos", "Atan", "LayerNormalization",
+         "InstanceNormalization", "GroupNormalization", "LpPool", "LRN"),
+        NOT_LINEAR,
+    ),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), "it multiplies values that depend on the input"),
+    **dict.fromkeys(("If", "Loop", "Scan"), SUBGRAPH),
+    **dict.fromkeys(
+        ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
+         "MatMulInteger", "DynamicQuantizeLinear"),
+        QUANTISED,
+    ),
+    **dict.fromkeys(
+        ("Floor", "Ceil", "Round", "Sign", "Where", "Equal", "Less", "Greater", "ThresholdedRelu"),
+        "it is not continuous",
+    ),
+    "Resize": "instead: a ConvTranspose with filters of ones",
+    "Upsample": "instead: a ConvTranspose with filters of ones",
+}  # fmt: skip
+"""Reasons for which some common operators are refused, and what to export in their place."""
 
 
 class Node(NamedTuple):
@@ -43,58 +65,76 @@ class _Operator(NamedTuple):
     attributes: Mapping[str, str]  # name to type, a name of AttributeProto.AttributeType
 
 
-OPERATORS = {
-    "Add": _Operator((2, 2), {}),
-    "BatchNormalization": _Operator(
-        (5, 5), {"epsilon": "FLOAT", "momentum": "FLOAT", "training_mode": "INT", "spatial": "INT"}
+_POOL = "auto_pad:STRING ceil_mode:INT dilations:INTS kernel_shape:INTS pads:INTS strides:INTS"
+_CONV = "auto_pad:STRING dilations:INTS group:INT kernel_shape:INTS pads:INTS strides:INTS"
+_REDUCE = "axes:INTS keepdims:INT noop_with_empty_axes:INT"
+_TABLE = {
+    # Name: smallest and largest number of inputs, attributes.
+    "Abs": (1, 1, ""),
+    "Add": (2, 2, ""),
+    "ArgMax": (1, 1, "axis:INT keepdims:INT select_last_index:INT"),
+    "AveragePool": (1, 1, _POOL + " count_include_pad:INT"),
+    "BatchNormalization": (5, 5, "epsilon:FLOAT momentum:FLOAT training_mode:INT spatial:INT"),
+    "Cast": (1, 1, "to:INT saturate:INT"),
+    "Clip": (1, 3, "min:FLOAT max:FLOAT"),
+    "Concat": (1, 1000, "axis:INT"),
+    "Constant": (
+        0, 0,
+        "value:TENSOR value_float:FLOAT value_floats:FLOATS value_int:INT value_ints:INTS",
     ),
-    "Conv": _Operator(
-        (2, 3),
-        {
-            "auto_pad": "STRING",
-            "dilations": "INTS",
-            "group": "INT",
-            "kernel_shape": "INTS",
-            "pads": "INTS",
-            "strides": "INTS",
-        },
-    ),
-    "Div": _Operator((2, 2), {}),
-    "Dropout": _Operator((1, 3), {"ratio": "FLOAT", "seed": "INT"}),
-    "Flatten": _Operator((1, 1), {"axis": "INT"}),
-    "Gemm": _Operator(
-        (2, 3), {"alpha": "FLOAT", "beta": "FLOAT", "transA": "INT", "transB": "INT"}
-    ),
-    "Identity": _Operator((1, 1), {}),
-    "LogSoftmax": _Operator((1, 1), {"axis": "INT"}),
-    "MatMul": _Operator((2, 2), {}),
-    "Mul": _Operator((2, 2), {}),
-    "Relu": _Operator((1, 1), {}),
-    "Reshape": _Operator((2, 2), {"allowzero": "INT"}),
-    "Softmax": _Operator((1, 1), {"axis": "INT"}),
-    "Sub": _Operator((2, 2), {}),
-}
-"""Operators on values that depend on the input of the network."""
+    "ConstantOfShape": (1, 1, "value:TENSOR"),
+    "Conv": (2, 3, _CONV),
+    "ConvTranspose": (2, 3, _CONV + " output_padding:INTS output_shape:INTS"),
+    "Div": (2, 2, ""),
+    "Dropout": (1, 3, "ratio:FLOAT seed:INT"),
+    "Expand": (2, 2, ""),
+    "Flatten": (1, 1, "axis:INT"),
+    "Gather": (2, 2, "axis:INT"),
+    "Gemm": (2, 3, "alpha:FLOAT beta:FLOAT transA:INT transB:INT"),
+    "GlobalAveragePool": (1, 1, ""),
+    "GlobalMaxPool": (1, 1, ""),
+    "HardSigmoid": (1, 1, "alpha:FLOAT beta:FLOAT"),
+    "Identity": (1, 1, ""),
+    "LeakyRelu": (1, 1, "alpha:FLOAT"),
+    "LogSoftmax": (1, 1, "axis:INT"),
+    "MatMul": (2, 2, ""),
+    "Max": (1, 1000, ""),
+    "MaxPool": (1, 1, _POOL + " storage_order:INT"),
+    "Mean": (1, 1000, ""),
+    "Min": (1, 1000, ""),
+    "Mul": (2, 2, ""),
+    "Neg": (1, 1, ""),
+    "PRelu": (2, 2, ""),
+    "Pad": (1, 4, "mode:STRING pads:INTS value:FLOAT"),
+    "ReduceMax": (1, 2, _REDUCE),
+    "ReduceMean": (1, 2, _REDUCE),
+    "ReduceMin": (1, 2, _REDUCE),
+    "ReduceSum": (1, 2, _REDUCE),
+    "Relu": (1, 1, ""),
+    "Reshape": (2, 2, "allowzero:INT"),
+    "Shape": (1, 1, "start:INT end:INT"),
+    "Sigmoid": (1, 1, ""),
+    "Slice": (1, 5, "axes:INTS ends:INTS starts:INTS"),
+    "Softmax": (1, 1, "axis:INT"),
+    "Split": (1, 2, "axis:INT num_outputs:INT split:INTS"),
+    "Squeeze": (1, 2, "axes:INTS"),
+    "Sub": (2, 2, ""),
+    "Sum": (1, 1000, ""),
+    "Transpose": (1, 1, "perm:INTS"),
+    "Unsqueeze": (1, 2, "axes:INTS"),
+}  # fmt: skip
 
-CONSTANTS = {
-    "Cast": _Operator((1, 1), {"to": "INT"}),
-    "Concat": _Operator((1, 2**31), {"axis": "INT"}),
-    "Constant": _Operator(
-        (0, 0),
-        {
-            "value": "TENSOR",
-            "value_float": "FLOAT",
-            "value_floats": "FLOATS",
-            "value_int": "INT",
-            "value_ints": "INTS",
-        },
-    ),
-    "Gather": _Operator((2, 2), {"axis": "INT"}),
-    "Identity": _Operator((1, 1), {}),
-    "Shape": _Operator((1, 1), {"start": "INT", "end": "INT"}),
-    "Unsqueeze": _Operator((1, 2), {"axes": "INTS"}),
+OPERATORS = {
+    name: _Operator((low, high), dict(part.split(":") for part in attributes.split()))
+    for name, (low, high, attributes) in _TABLE.items()
 }
-"""Operators that give constants: weights, and the shapes for Reshape."""
+"""Operators that are read, on values that depend on the input of the network or on constants."""
+
+MANY_OUTPUTS = ("Dropout", "Split")
+"""Operators whose further outputs may be named; nothing may read the mask of Dropout."""
+
+OPTIONAL_INPUTS = {"Clip": 1, "Dropout": 1, "Pad": 2, "Slice": 1, "ReduceSum": 1, "ReduceMean": 1}
+"""Operators that may leave inputs empty before others that they have, and how many they need."""
 
 
 def parse(i: int, proto: Any, source: str) -> Node:
@@ -108,28 +148,25 @@ def parse(i: int, proto: Any, source: str) -> Node:
             where,
             f"expected an operator of ONNX itself, got one of {quote(proto.domain)}",
         )
-    if kind not in OPERATORS and kind not in CONSTANTS:
-        reason = REASONS.get(kind)
-        known = ", ".join(OPERATORS)
+    if kind not in OPERATORS:
         refuse(
             source,
             where,
-            f"expected one of {known}, got {text}" + (f": {reason}" if reason else ""),
+            f"expected an operator that is affine or piecewise linear, got {text}: "
+            + REASONS.get(kind, "it is not known; instead: export the model with " + INSTEAD),
         )
-    operator = OPERATORS[kind] if kind in OPERATORS else CONSTANTS[kind]
+    operator = OPERATORS[kind]
     attributes = _attributes(proto, operator, source, where)
     node = Node(source, where, kind, list(proto.input), list(proto.output), attributes)
     low, high = operator.inputs
     while len(node.inputs) > low and not node.inputs[-1]:
         node.inputs.pop()
-    # Dropout may have training_mode without ratio.
-    needed = node.inputs[:low] if kind == "Dropout" else node.inputs
+    needed = node.inputs[: OPTIONAL_INPUTS.get(kind, len(node.inputs))]
     if not low <= len(node.inputs) <= high or "" in needed:
         node.refuse(f"expected {low} to {high} inputs, got {len(node.inputs)}")
     if not node.outputs or not node.outputs[0]:
         node.refuse("expected an output, got none")
-    # The second one of Dropout is the mask, all ones here; the chain does not read it.
-    if any(node.outputs[1:]) and kind != "Dropout":
+    if any(node.outputs[1:]) and kind not in MANY_OUTPUTS:
         node.refuse(f"expected one output, got {len(node.outputs)} (as for training?)")
     return node
 

@@ -179,7 +179,7 @@ class Tensors:
         shape = self._shape(tensor, where)
         return self._data(tensor, kind, math.prod(shape), where).reshape(shape)
 
-    def _take(self, size: int, where: str) -> None:
+    def take(self, size: int, where: str) -> None:
         """Subtract the bytes of an array from those left."""
         self._left -= size
         if self._left < 0:
@@ -210,13 +210,13 @@ class Tensors:
         if not (raw or external):
             if len(stored) != count:
                 self._refuse_length(where, tensor, count, len(stored), "numbers")
-            self._take(size, where)
+            self.take(size, where)
             return self._narrow(np.fromiter(stored, kind.field_code, count), kind, where)
         content = self._external(tensor, size, where) if external else tensor.raw_data
         if len(content) != size:
             self._refuse_length(where, tensor, size, len(content), "bytes")
         if not external:
-            self._take(size, where)
+            self.take(size, where)
         return np.frombuffer(content, kind.code)
 
     def _narrow(self, numbers: np.ndarray, kind: _Kind, where: str) -> np.ndarray:
@@ -242,7 +242,7 @@ class Tensors:
         length = self._number(entries.get("length", str(size)), "length", where)
         if length != size:
             self._refuse_length(where, tensor, size, length, "bytes")
-        self._take(size, where)
+        self.take(size, where)
         try:
             folder = self.folder.resolve()
             path = (folder / location).resolve()

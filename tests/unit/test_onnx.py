@@ -262,8 +262,7 @@ def test_reshape_to_a_batch_of_one(target):
     steps = [("Reshape", ["", "s"]), ("Gemm", ["", "W"])]
     weights = {"s": np.int64(target), "W": f4(20, 3)}
     assert_same(model(steps, weights, (1, 1, 5, 4)), (1, 5, 4), samples=1)
-    with pytest.raises(ValueError, match="Reshape node 0: expected a flattening"):
-        read(model(steps, weights, IMAGE))
+    assert read(model(steps, weights, IMAGE)).input_shape == (1, 5, 4)
 
 
 def test_reshape_to_the_same_shape():
@@ -317,13 +316,16 @@ def test_dropout_with_inputs():
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
 @pytest.mark.parametrize(("opset", "attributes"), [(11, {}), (13, {}), (13, {"axis": 1})])
 def test_softmax_at_the_end_is_left_out(operator, opset, attributes):
-    net = read(model([*GEMMS, (operator, [], attributes)], opset=opset))
+    with pytest.warns(
+        UserWarning, match=f"m.onnx: {operator} node 3 is left out: the network gives"
+    ):
+        net = read(model([*GEMMS, (operator, [], attributes)], opset=opset))
     X = f4(6, 3)
     assert_array_equal(net(X), read(model(GEMMS))(X))
     with pytest.raises(ValueError, match=f"Relu node 4: expected nothing behind {operator} node 3"):
         read(model([*GEMMS, (operator, []), ("Relu", [])]))
-    with pytest.raises(ValueError, match=f"{operator} node 3: expected the classes"):
-        read(model([*GEMMS, (operator, [], {"axis": 0})]))
+    with pytest.raises(ValueError, match=f"{operator} node 3: expected the axis of the classes"):
+        read(model([*GEMMS, (operator, [], {"axis": 0})], opset=13))
 
 
 def test_initializers_listed_as_inputs():
@@ -372,8 +374,6 @@ def test_open_shapes_need_input_shape():
         read(model(steps, weights, ("n", 1, None, 4)), input_shape=(1, 5, 5))
     with pytest.raises(ValueError, match="input_shape: expected one that fits"):
         read(model(steps, weights, IMAGE), input_shape=(20,))
-    with pytest.raises(ValueError, match=r"input_shape: expected \(d,\) or"):
-        read(model(steps, weights, IMAGE), input_shape=(5, 4))
     with pytest.raises(TypeError, match="input_shape: expected an integer"):
         read(model(steps, weights, IMAGE), input_shape=(1, 5, 4.0))
 
@@ -450,33 +450,52 @@ IMAGES = {"F": F1, "c": C1, "W": f4(18, 2), "s": np.int64([-1, 18])}
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (("MaxPool", [], {"kernel_shape": [1, 1]}), "regions have other hyperplanes"),
-        (("AveragePool", [], {"kernel_shape": [1, 1]}), "expected one of Add, .*got AveragePool"),
-        (("Transpose", [], {"perm": [0, 2, 3, 1]}), r"\(n, channels, height, width\)"),
-        (("Sigmoid", []), "got Sigmoid"),
-        (("LeakyRelu", []), "got LeakyRelu"),
-        (("Conv", ["", "D"], {"group": 2}), r"expected group = 1, got 2"),
-        (("Conv", ["", "D"], {"dilations": [2, 1]}), r"dilations = \[1, 1\], got \[2, 1\]"),
-        (("Conv", ["", "D"], {"auto_pad": "SAME_LOWER"}), "auto_pad NOTSET, .* got 'SAME_LOWER'"),
-        (("Conv", ["", "D"], {"pads": [0, -1, 0, 0]}), r"at least 0, got \[0, -1, 0, 0\]"),
+        (("MaxPool", [], {"kernel_shape": [1, 1, 1]}), "kernel_shape of two sizes"),
+        (
+            ("MaxPool", [], {"kernel_shape": [2, 2], "strides": [9, 9], "pads": [0, 9, 0, 9]}),
+            "meet",
+        ),
+        (("AveragePool", [], {"kernel_shape": [2, 2], "ceil_mode": 1}), "ceil_mode = 0, got 1"),
+        (("Tanh", []), "got Tanh: it is not piecewise linear; instead: train with ReLU"),
+        (("Elu", []), "got Elu: it is not piecewise linear; instead"),
+        (("QuantizeLinear", ["", "c"]), "its numbers are rounded; instead"),
+        (("Foo", []), "got Foo: it is not known; instead: export the model with Gemm"),
+        (("Transpose", [], {"perm": [0, 2, 3, 3]}), r"a permutation of 4 axes, got \[0, 2, 3, 3\]"),
+        (("Mul", ["", ""]), "their product is not piecewise linear"),
+        (("Clip", ["", "m"]), r"numbers as bounds, got shape \(2,\)"),
+        (("PRelu", ["", "wide"]), "numbers that broadcast"),
+        (("Pad", ["", "s"], {"mode": "wrap"}), "constant, reflect or edge, got wrap"),
+        (("Gather", ["", "s"], {"axis": 1}), "expected indices of 2 entries"),
+        (("Squeeze", ["", "i2"]), r"axes of size 1, got \[2\] of \(1, 2, 3, 3\)"),
+        (("Slice", ["", "i2", "i2", "i2", "zeros"]), "steps other than 0"),
+        (("Split", ["", "i2"], {"axis": 2}), "sizes above 0 that sum to 3"),
+        (("Cast", [], {"to": 6}), "a cast to float32 or float64, got type 6"),
+        (("ReduceMean", ["", "i9"]), "different axes from -4 to 3"),
+        (("Concat", ["", "c"], {"axis": 1}), "shapes that fit along axis 1"),
+        (("Expand", ["", "s"]), "a shape to which"),
+        (("Conv", ["", "D"], {"group": 2}), r"groups that fit, got group = 2"),
+        (("Conv", ["", "D"], {"dilations": [2, 0]}), r"two strides and dilations from 1 on"),
+        (("Conv", ["", "D"], {"auto_pad": "SAME"}), "auto_pad NOTSET, .* got 'SAME'"),
+        (("Conv", ["", "D"], {"pads": [0, -1, 0, 0]}), r"at least 0, .*got \[0, -1, 0, 0\]"),
         (("Conv", ["", "D"], {"pads": [0, 0]}), r"four pads"),
-        (("Conv", ["", "D"], {"pads": [0, 0, 2**40, 0]}), r"at most \d+ units with pads"),
+        (("Conv", ["", "D"], {"pads": [0, 0, 2**40, 0]}), r"four pads of at least 0, at most"),
+        (("Conv", ["", "D"], {"pads": [0, 0, 2**24, 0]}), r"at most \d+ units with pads"),
         (("Conv", ["", "D"], {"pads": [1, 1, 1, 1], "auto_pad": "VALID"}), "beside auto_pad VALID"),
-        (("Conv", ["", "D"], {"strides": [0, 1]}), "stride: expected an integer of at least 1"),
+        (("Conv", ["", "D"], {"strides": [0, 1]}), "two strides"),
         (("Conv", ["", "D"], {"strides": [1]}), "two strides"),
         (("Conv", ["", "D"], {"kernel_shape": [2, 2]}), r"kernel_shape = \[1, 1\], got \[2, 2\]"),
         (("Conv", ["", "W"]), "filters with 4 axes"),
-        (("Flatten", [], {"axis": 2}), "axis = 1, which keeps the batch, got 2"),
-        (("Flatten", [], {"axis": 0}), "axis = 1"),
-        (("Reshape", ["", "s3"]), r"expected a flattening .* got \(-1, 3, 6\)"),
-        (("Reshape", ["", "s0"], {"allowzero": 1}), "no axis of size 0"),
-        (("Reshape", ["", "W"]), "at most 8 integers as shape"),
-        (("Gemm", ["", "W"]), r"expected inputs of shape \(18,\), got \(2, 3, 3\)"),
-        (("Add", ["", "wide"]), r"a constant that broadcasts to \(batch, 2, 3, 3\), got shape"),
+        (("ConvTranspose", ["", "D"], {"auto_pad": "SAME_UPPER"}), "pads, got auto_pad"),
+        (("Flatten", [], {"axis": 5}), "an axis from -4 to 4, got 5"),
+        (("Reshape", ["", "s3"]), r"a shape of the 18 entries of \(1, 2, 3, 3\), got \(-1, 4, 6\)"),
+        (("Reshape", ["", "s0"], {"allowzero": 1}), r"got \(0, 18\)"),
+        (("Reshape", ["", "W"]), "at most 10000 integers, got another constant"),
+        (("Gemm", ["", "W"]), r"a matrix of weights and one of inputs, got \(18, 2\)"),
+        (("Add", ["", "wide"]), r"numbers that broadcast to shape \(2, 3, 3\), got shape"),
         (("Div", ["", "zero"]), "by numbers other than 0"),
         (("Div", ["zero", ""]), "a division by a constant"),
         (("Mul", ["", "nan"]), "expected finite numbers, got nan"),
-        (("Mul", ["", "s"]), "float16, bfloat16, float32 or float64, got data type INT64"),
+        (("Mul", ["", "s"]), "expected real numbers, got the integers 's'"),
         (("BatchNormalization", ["", *"mmmm"], {"training_mode": 1}), "training_mode = 0, got 1"),
         (("BatchNormalization", ["", *"mmm", "v"]), "variances above 0"),
         (("BatchNormalization", ["", *"mmm", "zero"]), r"constants of shape \(2,\), got \(\)"),
@@ -485,15 +504,17 @@ IMAGES = {"F": F1, "c": C1, "W": f4(18, 2), "s": np.int64([-1, 18])}
         (("Relu", ["", "F"]), "expected 1 to 1 inputs, got 2"),
         (("Add", ["", "missing"]), "got 'missing', which neither they nor the initializers give"),
         (("Add", ["", "y"]), "or the graph is not sorted, or has a cycle"),
-        (("Softmax", []), r"expected the classes of \(batch, classes\)"),
+        (("Softmax", []), r"the axis of the classes, got axis 3 of shape \(1, 2, 3, 3\)"),
+        (("ArgMax", [], {"select_last_index": 1}), "the first of equal classes"),
     ],
 )
 @pytest.mark.parametrize("named", [True, False])
 def test_refused_steps(step, message, named):
     extra = {
-        "D": f4(2, 2, 1, 1), "s3": np.int64([-1, 3, 6]), "s0": np.int64([0, 18]),
+        "D": f4(2, 2, 1, 1), "s3": np.int64([-1, 4, 6]), "s0": np.int64([0, 18]),
         "wide": f4(3, 2, 3, 3), "zero": np.float32(0), "nan": np.float32(np.nan),
-        "m": f4(2), "v": np.float32([-1, 1]),
+        "m": f4(2), "v": np.float32([-1, 1]), "i2": np.int64([2]), "i9": np.int64([9]),
+        "zeros": np.int64([0]),
     }  # fmt: skip
     kind, inputs, *attributes = step
     step = (kind, inputs, {**(attributes[0] if attributes else {}), "name": "bad" * named})
@@ -507,20 +528,20 @@ def test_refused_steps(step, message, named):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (("Gemm", ["", "W1"], {"transA": 1}), "transA = 0, got 1: the batch"),
-        (("Gemm", ["W1", ""]), "as its first input, the others constant"),
+        (("Gemm", ["", "W1"], {"transA": 1}), r"expected matrices that fit, got shapes \(3, 1\)"),
+        (("Gemm", ["W1", ""]), r"matrices that fit, got shapes \(1, 3\) and \(4, 3\)"),
         (("Gemm", ["", "W1", "m"], {"transB": 1}), r"biases of shape \(4,\), got \(2, 4\)"),
-        (("Gemm", ["", "b1"]), r"a matrix of weights, got shape \(4,\)"),
-        (("MatMul", ["", "b1"]), r"a matrix of weights, got shape \(4,\)"),
-        (("MatMul", ["W1", ""]), "as its first input, the others constant"),
-        (("Gather", ["", "i"]), "expected constants, got what depends on the input"),
-        (("Reshape", ["", "image"]), r"expected a flattening"),
-        (("Conv", ["", "F"]), r"expected images .* got shapes \(3,\)"),
+        (("Gemm", ["", "b1"]), r"a matrix of weights and one of inputs, got \(4,\)"),
+        (("MatMul", ["", "b1"]), r"matrices that fit, got shapes \(1, 3\) and \(4,\)"),
+        (("MatMul", ["W1", ""]), r"matrices that fit, got shapes \(1, 3\) and \(4, 3\)"),
+        (("Reshape", ["", "image"]), r"a shape of the 3 entries"),
+        (("Conv", ["", "F"]), r"expected images .* got shape \(1, 3\)"),
+        (("ConstantOfShape", [""]), "expected constants, got what depends on the input"),
     ],
 )
 def test_refused_steps_on_vectors(step, message):
     weights = {
-        **WEIGHTS, "m": f4(2, 4), "i": np.int64([0]), "image": np.int64([-1, 1, 1, 3]), "F": F1
+        **WEIGHTS, "m": f4(2, 4), "image": np.int64([-1, 1, 1, 4]), "F": F1
     }  # fmt: skip
     with pytest.raises(ValueError, match=f"m.onnx: {step[0]} node 0: .*{message}"):
         read(model([step, *GEMMS[1:]], weights))
@@ -538,22 +559,20 @@ def gemms(*extra):
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (node("Add", ["y", "x"], ["z"], name="sum"), r"Add node 'sum': .*residual connections"),
-        (node("Add", ["y", "y"], ["z"], name="sum"), r"Add node 'sum': .*residual connections"),
-        (node("Relu", ["a"], ["z"]), r"Relu node 3: expected a chain, .* Relu node 1 reads 'a'"),
+        (node("Add", ["y", "x"], ["z"], name="sum"), r"Add node 'sum': expected shapes that fit"),
         (node("Relu", ["y"], ["a"]), r"Relu node 3: expected an output with a new name, got 'a'"),
         (node("Relu", ["y"], ["W1"]), r"Relu node 3: .*new name, got 'W1'"),
-        (node("Relu", ["y"], ["z"]), r"output 'y': expected the end of the chain, which is 'z'"),
         (node("Relu", ["y"], [""]), r"Relu node 3: expected an output, got none"),
         (node("Relu", ["y"], ["z", "u"]), r"Relu node 3: expected one output, got 2"),
         (node("Relu", ["y"], ["z"], domain="com.acme"), "ONNX itself, got one of 'com.acme'"),
         (node("Relu", ["W1"], ["z"]), r"Relu node 3: .*depends on the input of the network"),
-        (node("Shape", ["W1"], ["z"]), r"Shape node 3: .* got a constant"),
         (node("Constant", [], ["z"], value_string="s"), r"Constant node 3: .*'value_string'"),
         (node("Constant", [], ["z"]), r"Constant node 3: expected one value, got \[\]"),
-        (node("Constant", [], ["z"], value_ints=[1] * 9), "at most 8 integers, got 9"),
-        (node("Concat", ["W1"], ["z"], axis=0), "Concat node 3: .*integers as shape or index"),
-        (node("Transpose", ["W1"], ["z"]), "Transpose node 3: "),
+        (node("Concat", ["W1", "b1"], ["z"], axis=0), "Concat node 3: expected constants that fit"),
+        (
+            node("Transpose", ["W1"], ["z"], perm=[0, 0]),
+            "Transpose node 3: expected constants that",
+        ),
     ],
 )
 def test_refused_graphs(extra, message):
@@ -564,22 +583,25 @@ def test_refused_graphs(extra, message):
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ([("Shape", "x", "s"), ("Concat", "s s s s s", "t")], "shapes of at most 8 numbers"),
-        ([("Shape", "x", "s"), ("Gather", "s i", "t")], "indices of a shape of 2 numbers, got"),
-        ([("Shape", "x", "s"), ("Gather", "s s", "t")], "indices of a shape of 2 numbers, got"),
-        ([("Shape", "x", "s"), ("Concat", "s", "t", {"axis": 1})], "axis = 0 of a shape, got 1"),
-        ([("Shape", "x", "s"), ("Cast", "s", "t", {"to": 1})], "int32 or int64, got 1"),
-        ([("Shape", "x", "s"), ("Unsqueeze", "s", "t", {"axes": [0]})], "of a number, got"),
-        ([("Shape", "x", "s"), ("Gemm", "x s", "t")], "expected weights, got a computed shape"),
-        ([("Dropout", "x r s", "t")], "integers as shape or index"),
+        ([("Shape", "x", "s"), ("Gather", "s i", "t")], "constants that fit, got index 5"),
+        (
+            [("Shape", "x", "s"), ("Concat", "s", "t", {"axis": 1})],
+            "constants that fit, got axis 1",
+        ),
+        ([("Shape", "x", "s"), ("Cast", "s", "t", {"to": 2})], "int64 or bool, got type 2"),
+        ([("Shape", "x", "s"), ("Unsqueeze", "s", "t", {"axes": [5]})], "different axes from"),
+        ([("Shape", "x", "s"), ("Gemm", "x s", "t")], "expected real numbers, got the integers"),
+        ([("Shape", "x", "s"), ("ConstantOfShape", "big", "t")], "at most 1073741824 bytes"),
+        ([("Shape", "x", "s"), ("Expand", "s big", "t")], "at most 1073741824 bytes"),
+        ([("Shape", "x", "s"), ("Div", "s o", "t")], "a division by 0"),
+        ([("Shape", "x", "s"), ("Add", "s r", "t")], "numbers of one type"),
     ],
 )
 def test_refused_shapes(nodes, message):
     made = [node(k, i.split(), [o], **(a[0] if a else {"axis": 0} if k == "Concat" else {}))
             for k, i, o, *a in nodes]  # fmt: skip
-    weights = {**WEIGHTS, "i": np.int64([5]), "r": np.float32(0), "s": np.float32([0] * 9)}
-    if nodes[0][0] == "Shape":
-        del weights["s"]
+    weights = {**WEIGHTS, "i": np.int64([5]), "r": np.float32(0), "o": np.int64([0]),
+               "big": np.int64([2**40, 2])}  # fmt: skip
     with pytest.raises(ValueError, match=rf"m.onnx: {nodes[-1][0]} node \d: .*{message}"):
         read(graph_model([*made, *gemms()], weights))
 
@@ -594,10 +616,9 @@ def value(name, shape=("n", 3), kind=1):
         ({"inputs": [value("x"), value("z")]}, r"expected one input, got 2 \('x', 'z'\)"),
         ({"inputs": []}, "expected one input, got 0"),
         ({"outputs": [value("y"), value("a")]}, r"expected one output, got 2 \('y', 'a'\)"),
-        ({"outputs": [value("a")]}, "output 'a': expected the end of the chain"),
-        ({"shape": (3,)}, "the first axis has to be that of the batch"),
-        ({"shape": (1, 3, 1)}, r"expected shape \(n, d\)"),
-        ({"shape": (7, 3)}, r"expected a batch of any size or 1, got \(7, 3\)"),
+        ({"outputs": [value("W1")]}, "output 'W1': expected one that depends on the input"),
+        ({"shape": (3,)}, r"Gemm node 'first': expected a matrix .* got \(4, 3\) and \(3,\)"),
+        ({"shape": ()}, "expected 1 to 8 axes, got"),
         ({"shape": ("n", 2**50)}, r"at most \d+ in all, got"),
         ({"kind": TensorProto.UINT8}, "input 'x': expected float16, .* got data type 2"),
         ({"opset": 6}, "one operator set, of a version from 7"),
@@ -713,14 +734,14 @@ def long_name(proto, graph):
         (no_data, r"tensor 'W1': expected 12 numbers for shape \(4, 3\), got 0"),
         (large_halves, "tensor 'W1': expected numbers of 2 bytes"),
         (elsewhere, "tensor 'W1': expected its data in the model"),
-        (long_name, r"'A\\n.*\.\.\.' node 1: expected one of"),
+        (long_name, r"'A\\n.*\.\.\.' node 1: expected an operator"),
     ],
 )
 def test_refused_details(change, message):
     with pytest.raises(ValueError, match=f"m.onnx: .*{message}") as caught:
         read(changed(change))
     assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 500
 
 
 # Hostile files.

@@ -1,0 +1,463 @@
+"""Operators of ONNX that are folded into layers or written as ReLUs, against onnxruntime."""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import refmmr as rm
+from refmmr.interop import onnx_files
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 'refmmr[interop]'")
+ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+IMAGE = (1, 4, 6, 5)  # with a batch of 1
+
+
+def f4(*shape, seed=2):
+    return np.random.default_rng(seed).normal(size=shape).astype("f4")
+
+
+def model(steps, weights=(), shape=IMAGE, output=None, opset=17):
+    """Steps are (operator, inputs, attributes[, outputs]); "x" goes in, "y" comes out."""
+    nodes = []
+    for operator, inputs, attributes, *outputs in steps:
+        made = outputs[0].split() if outputs else [f"t{len(nodes)}"]
+        nodes.append(helper.make_node(operator, inputs.split(), made, **attributes))
+    nodes[-1].output[0] = "y"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
+        [numpy_helper.from_array(np.asarray(a), name) for name, a in dict(weights).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def run(proto, X):
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"x": X})[0]
+
+
+def read(proto):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*(written as|is left out)")
+        return onnx_files.model_from_bytes(proto.SerializeToString(), "m.onnx")
+
+
+def assert_same(proto, shape=IMAGE, samples=5):
+    """The network gives the outputs of onnxruntime, sample by sample."""
+    found = read(proto)
+    net = found.network
+    for x in np.random.default_rng(1).normal(size=(samples, *shape)).astype("f4"):
+        expected = run(proto, x).reshape(1, -1)
+        flat = np.empty(x.size, "f4")
+        order = slice(None) if found.input_order is None else found.input_order
+        flat[order] = x.reshape(-1)
+        logits = net(flat.reshape(1, *net.input_shape))
+        assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
+    return net
+
+
+def before_dense(step, size, weights=(), shape=IMAGE, opset=17):
+    """A convolution and a ReLU, the step from "r" to "s", and a dense layer at the end."""
+    steps = [
+        ("Conv", "x F c", {"pads": [1, 1, 1, 1]}, "h"),
+        ("Relu", "h", {}, "r"),
+        *(step if isinstance(step, list) else [step]),
+        ("Flatten", "s", {}, "f"),
+        ("MatMul", "f W", {}),
+    ]
+    weights = {"F": f4(4, 4, 3, 3) / 3, "c": f4(4), "W": f4(size, 3, seed=5), **dict(weights)}
+    return model(steps, weights, shape, opset=opset)
+
+
+STEPS = {
+    "AveragePool": (("AveragePool", "r", {"kernel_shape": [2, 3]}, "s"), 4 * 5 * 3, {}),
+    "AveragePool, padded": (
+        (
+            "AveragePool",
+            "r",
+            {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]},
+            "s",
+        ),
+        4 * 3 * 3,
+        {},
+    ),
+    "AveragePool, pads counted": (
+        (
+            "AveragePool",
+            "r",
+            {"kernel_shape": [2, 2], "pads": [1, 0, 0, 1], "count_include_pad": 1},
+            "s",
+        ),
+        4 * 6 * 5,
+        {},
+    ),
+    "AveragePool, SAME_LOWER": (
+        ("AveragePool", "r", {"kernel_shape": [2, 2], "auto_pad": "SAME_LOWER"}, "s"),
+        120,
+        {},
+    ),
+    "GlobalAveragePool": (("GlobalAveragePool", "r", {}, "s"), 4, {}),
+    "GlobalMaxPool": (("GlobalMaxPool", "r", {}, "s"), 4, {}),
+    "ReduceMean": (("ReduceMean", "r", {"axes": [2, 3]}, "s"), 4, {}),
+    "ReduceMean, one axis": (("ReduceMean", "r", {"axes": [-1], "keepdims": 0}, "s"), 24, {}),
+    "ReduceSum": (("ReduceSum", "r a", {"keepdims": 0}, "s"), 20, {"a": np.int64([2])}),
+    "ReduceMax": (("ReduceMax", "r", {"axes": [1]}, "s"), 30, {}),
+    "ReduceMin": (("ReduceMin", "h", {"axes": [1], "keepdims": 0}, "s"), 30, {}),
+    "MaxPool": (("MaxPool", "r", {"kernel_shape": [2, 2], "strides": [2, 2]}, "s"), 4 * 3 * 2, {}),
+    "MaxPool of all signs": (
+        ("MaxPool", "h", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}, "s"),
+        4 * 3 * 3,
+        {},
+    ),
+    "MaxPool, ceil": (
+        ("MaxPool", "r", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "s"),
+        4 * 3 * 3,
+        {},
+    ),
+    "MaxPool, dilations": (
+        ("MaxPool", "r", {"kernel_shape": [2, 2], "dilations": [3, 2]}, "s"),
+        4 * 3 * 3,
+        {},
+    ),
+    "Pad": (
+        ("Pad", "r p v", {}, "s"),
+        4 * 8 * 7,
+        {"p": np.int64([0, 0, 1, 2, 0, 0, 1, 0]), "v": np.float32(0.5)},
+    ),
+    "Pad, negative": (
+        ("Pad", "r p", {}, "s"),
+        4 * 5 * 6,
+        {"p": np.int64([0, 0, -1, 0, 0, 0, 0, 1])},
+    ),
+    "Pad, reflect": (
+        ("Pad", "r p", {"mode": "reflect"}, "s"),
+        4 * 8 * 8,
+        {"p": np.int64([0, 0, 1, 2, 0, 0, 1, 1])},
+    ),
+    "Slice": (
+        ("Slice", "r a b k t", {}, "s"),
+        4 * 2 * 5,
+        {
+            "a": np.int64([5, 0]),
+            "b": np.int64([1, 9]),
+            "k": np.int64([2, 3]),
+            "t": np.int64([-2, 1]),
+        },
+    ),
+    "Gather": (("Gather", "r i", {"axis": 2}, "s"), 4 * 2 * 5, {"i": np.int64([3, -1])}),
+    "Concat": (
+        ("Concat", "r k h", {"axis": 1}, "s"),
+        9 * 30,
+        {"k": f4(1, 1, 6, 5)},
+    ),
+    "Split": (
+        [("Split", "r z", {"axis": 1}, "a b"), ("Sub", "a b", {}, "s")],
+        2 * 30,
+        {"z": np.int64([2, 2])},
+    ),
+    "Squeeze and Unsqueeze": (
+        [("Unsqueeze", "r u", {}, "a"), ("Squeeze", "a u", {}, "s")],
+        120,
+        {"u": np.int64([2])},
+    ),
+    "Transpose": (("Transpose", "r", {"perm": [0, 2, 3, 1]}, "s"), 120, {}),
+    "Expand": (
+        [("Unsqueeze", "r u", {}, "a"), ("Expand", "a e", {}, "s")],
+        240,
+        {"u": np.int64([1]), "e": np.int64([1, 2, 4, 6, 5])},
+    ),
+    "Neg, Cast, Identity": (
+        [("Neg", "r", {}, "a"), ("Cast", "a", {"to": 1}, "b"), ("Identity", "b", {}, "s")],
+        120,
+        {},
+    ),
+    "Sum": (("Sum", "r h r", {}, "s"), 120, {}),
+    "Mean": (("Mean", "r h", {}, "s"), 120, {}),
+    "LeakyRelu": (("LeakyRelu", "h", {"alpha": 0.1}, "s"), 120, {}),
+    "PRelu": (("PRelu", "h q", {}, "s"), 120, {"q": f4(4, 1, 1)}),
+    "Clip": (
+        ("Clip", "h low high", {}, "s"),
+        120,
+        {"low": np.float32(-0.5), "high": np.float32(0.75)},
+    ),
+    "Clip, as ReLU6": (
+        ("Clip", "h low high", {}, "s"),
+        120,
+        {"low": np.float32(0), "high": np.float32(1)},
+    ),
+    "HardSigmoid": (("HardSigmoid", "h", {"alpha": 0.5}, "s"), 120, {}),
+    "Abs": (("Abs", "h", {}, "s"), 120, {}),
+    "Max": (("Max", "h k r", {}, "s"), 120, {"k": f4(1, 4, 1, 1)}),
+    "Min": (("Min", "h k r", {}, "s"), 120, {"k": f4(1, 4, 1, 1)}),
+    "a branch": (
+        [("Conv", "r F c", {"pads": [1, 1, 1, 1]}, "a"), ("Add", "a r", {}, "s")],
+        120,
+        {},
+    ),
+    "ConvTranspose": (
+        (
+            "ConvTranspose",
+            "r T e",
+            {"strides": [2, 1], "pads": [1, 0, 0, 1], "output_padding": [1, 0]},
+            "s",
+        ),
+        2 * 13 * 6,
+        {"T": f4(4, 2, 3, 3), "e": f4(2)},
+    ),
+    "ConvTranspose, groups": (
+        ("ConvTranspose", "r T", {"group": 2, "dilations": [1, 2]}, "s"),
+        6 * 7 * 7,
+        {"T": f4(4, 3, 2, 2)},
+    ),
+    "Conv, depthwise": (
+        ("Conv", "r D", {"group": 4, "pads": [1, 1, 1, 1]}, "s"),
+        8 * 30,
+        {"D": f4(8, 1, 3, 3)},
+    ),
+    "Conv, dilated": (
+        ("Conv", "r D", {"dilations": [2, 3], "strides": [2, 1]}, "s"),
+        3 * 2 * 2,
+        {"D": f4(3, 4, 2, 2)},
+    ),
+    "Conv, SAME_LOWER": (
+        ("Conv", "r D", {"auto_pad": "SAME_LOWER", "strides": [2, 2]}, "s"),
+        27,
+        {"D": f4(3, 4, 2, 2)},
+    ),
+    "BatchNormalization": (
+        ("BatchNormalization", "r q q q w", {}, "s"),
+        120,
+        {"q": f4(4), "w": 0.5 + f4(4) ** 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps(name):
+    step, size, weights = STEPS[name]
+    assert_same(before_dense(step, size, weights))
+
+
+@pytest.mark.parametrize(
+    ("step", "size", "opset"),
+    [
+        (("Slice", "r", {"starts": [1], "ends": [3], "axes": [2]}, "s"), 40, 9),
+        (("Pad", "r", {"pads": [0, 0, 1, 1, 0, 0, 0, 0], "value": 0.5}, "s"), 4 * 7 * 6, 10),
+        (("Clip", "h", {"min": -0.5, "max": 0.5}, "s"), 120, 10),
+        (("Clip", "h", {"min": 0.0, "max": 3.4028234e38}, "s"), 120, 10),
+        (("ReduceSum", "r", {"axes": [1]}, "s"), 30, 12),
+        ([("Split", "r", {"axis": 3, "split": [2, 3]}, "a b"), ("Neg", "b", {}, "s")], 72, 12),
+        ([("Unsqueeze", "r", {"axes": [1]}, "a"), ("Squeeze", "a", {"axes": [1]}, "s")], 120, 12),
+        ([("Split", "r", {"axis": 1, "num_outputs": 2}, "a b"), ("Neg", "b", {}, "s")], 60, 18),
+    ],
+)
+def test_older_and_newer_forms(step, size, opset):
+    assert_same(before_dense(step, size, opset=opset))
+
+
+def test_layers_stay_convolutions():
+    """Pooling, skip connections and turned axes do not make a layer dense."""
+    steps = [
+        ("Transpose", "x", {"perm": [0, 3, 1, 2]}, "i"),
+        ("Conv", "i F", {"pads": [1, 1, 1, 1]}, "a"),
+        ("Relu", "a", {}, "b"),
+        ("MaxPool", "b", {"kernel_shape": [2, 2], "strides": [2, 2]}, "p"),
+        ("Conv", "p G", {"pads": [1, 1, 1, 1]}, "c"),
+        ("LeakyRelu", "c", {"alpha": 0.25}, "d"),
+        ("Add", "d p", {}, "e"),
+        ("AveragePool", "e", {"kernel_shape": [2, 2], "strides": [2, 2]}, "f"),
+        ("Conv", "f G", {"auto_pad": "SAME_UPPER"}, "g"),
+        ("Relu", "g", {}, "h"),
+        ("Transpose", "h", {"perm": [0, 2, 3, 1]}, "j"),
+        ("Reshape", "j n", {}, "k"),
+        ("MatMul", "k W", {}),
+    ]
+    weights = {"F": f4(4, 3, 3, 3), "G": f4(4, 4, 3, 3), "W": f4(16, 2), "n": np.int64([-1, 16])}
+    net = assert_same(model(steps, weights, ("n", 8, 8, 3)), (1, 8, 8, 3))
+    assert [type(layer) for layer in net.layers] == [rm.Conv2d] * 5 + [rm.Flatten, rm.Linear]
+    assert net.input_shape == (3, 8, 8)
+
+
+GEMM = {"W": f4(12, 3), "b": f4(3)}
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "steps", "weights"),
+    [
+        ((12,), (3,), [("MatMul", "x W", {}), ("Add", "t0 b", {})], GEMM),
+        ((1, 12, 1), (1, 3), [("Flatten", "x", {}), ("Gemm", "t0 W b", {})], GEMM),
+        (
+            ("n", 4, 3),
+            None,
+            [("Reshape", "x s", {}), ("Gemm", "t0 W b", {})],
+            {**GEMM, "s": np.int64([-1, 12])},
+        ),
+        (
+            (12, 1),
+            (3, 1),
+            [("MatMul", "V x", {}), ("Add", "t0 c", {})],
+            {"V": f4(3, 12), "c": f4(3, 1)},
+        ),
+        ((12, 1), (3, 1), [("Gemm", "V x c", {"alpha": 0.5})], {"V": f4(3, 12), "c": f4(3, 1)}),
+        ((12, 1), (1, 3), [("Gemm", "x W b", {"transA": 1})], GEMM),
+        ((1, 3, 4), (1, 3, 1), [("MatMul", "x V", {})], {"V": f4(4, 1)}),
+        (
+            (2, 2, 3),
+            (3,),
+            [("Reshape", "x s", {}), ("MatMul", "t0 W", {})],
+            {**GEMM, "s": np.int64([12])},
+        ),
+        ((12,), (3,), [("MatMul", "V x", {})], {"V": f4(3, 12)}),
+        (
+            (1, 12),
+            (1, 3),
+            [("Unsqueeze", "x a", {}), ("MatMul", "t0 W", {}), ("Squeeze", "t1 a", {})],
+            {**GEMM, "a": np.int64([1])},
+        ),
+    ],
+)
+def test_shapes_of_inputs(shape, output, steps, weights):
+    size = tuple(1 if isinstance(side, str) else side for side in shape)
+    assert_same(model(steps, weights, shape, output), size)
+
+
+def test_a_batch_of_several_has_equal_rows():
+    steps = [
+        ("Reshape", "x s", {}), ("Gemm", "t0 W C", {}), ("Relu", "t1", {}), ("Add", "t2 c", {}),
+    ]  # fmt: skip
+    row, c = f4(1, 3), f4(5, 3)
+    weights = {"W": f4(12, 3), "C": np.repeat(row, 5, axis=0), "c": np.repeat(f4(1, 3), 5, axis=0)}
+    weights["s"] = np.int64([5, 12])
+    proto = model(steps, weights, (5, 4, 3), (5, 3))
+    found = read(proto)
+    assert (found.input_shape, found.network.input_shape) == ((4, 3), (12,))
+    X = f4(5, 4, 3)
+    assert_allclose(found.network(X.reshape(5, 12)), run(proto, X), rtol=1e-5, atol=1e-5)
+    weights["c"] = c
+    with pytest.raises(ValueError, match="Add node 3: expected equal rows for all 5 inputs"):
+        read(model(steps, weights, (5, 4, 3), (5, 3)))
+    turned = [
+        ("Transpose", "x", {"perm": [1, 0, 2]}),
+        ("Reshape", "t0 s", {}),
+        ("Gemm", "t1 W", {}),
+    ]
+    with pytest.raises(ValueError, match=r"Transpose node 0: .*that of a batch of 5; instead"):
+        read(model(turned, weights, (5, 4, 3), (5, 3)))
+
+
+@pytest.mark.parametrize("operator", ["Sigmoid", "ArgMax"])
+def test_what_is_left_out_at_the_end(operator):
+    attributes = {"axis": 1, "keepdims": 0} if operator == "ArgMax" else {}
+    proto = model([("Gemm", "x W b", {}), (operator, "t0", attributes)], GEMM, ("n", 12))
+    if operator == "ArgMax":
+        proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    with pytest.warns(UserWarning, match=f"m.onnx: {operator} node 1 is left out: the network"):
+        net = onnx_files.from_bytes(proto.SerializeToString(), "m.onnx")
+    X = f4(9, 12)
+    result = run(proto, X)
+    assert_array_equal(net.predict(X), result if operator == "ArgMax" else result.argmax(axis=1))
+    assert read(proto).left_out == f"{operator} node 1"
+
+
+def test_one_sigmoid_is_a_classifier_of_two():
+    proto = model([("Gemm", "x W", {}), ("Sigmoid", "t0", {})], {"W": f4(12, 1)}, ("n", 12))
+    X = f4(9, 12)
+    assert_array_equal(read(proto).network.predict(X), run(proto, X)[:, 0] > 0.5)
+
+
+def test_two_entries_of_one_operator_set():
+    proto = model([("Gemm", "x W b", {})], GEMM, ("n", 12))
+    proto.opset_import.append(helper.make_opsetid("ai.onnx", 17))
+    assert read(proto).network.n_classes == 3
+    proto.opset_import[1].version = 16
+    with pytest.raises(ValueError, match=r"expected one operator set, .* got \[16, 17\]"):
+        read(proto)
+
+
+def test_computed_constants():
+    """Weights and shapes that the graph computes, as some exporters write them."""
+    steps = [
+        ("Transpose", "V", {}, "W0"),
+        ("Mul", "W0 h", {}, "W"),
+        ("Shape", "x", {}, "shape"),
+        ("Slice", "shape zero one", {}, "batch"),
+        ("ConstantOfShape", "one", {"value": helper.make_tensor("", 7, [1], [-1])}, "rest"),
+        ("Concat", "batch rest", {"axis": 0}, "target"),
+        ("Reshape", "x target", {}, "flat"),
+        ("MatMul", "flat W", {}),
+    ]
+    weights = {"V": f4(3, 12), "h": np.float32(0.5), "zero": np.int64([0]), "one": np.int64([1])}
+    net = assert_same(model(steps, weights, ("n", 3, 4)), (1, 3, 4))
+    assert_array_equal(net.parameters[0][0], weights["V"] / 2)
+
+
+def residual_network():
+    """As in VNN-COMP's cifar10_resnet: two blocks, the second with a stride."""
+    rng = np.random.default_rng(0)
+    weights, steps = {}, []
+
+    def conv(into, out, n_in, n_out, size, stride):
+        name = f"F{len(weights)}"
+        weights[name] = (rng.normal(size=(n_out, n_in, size, size)) / np.sqrt(n_in) / size).astype(
+            "f4"
+        )
+        weights[name + "b"] = rng.normal(size=n_out).astype("f4") / 4
+        pads = [size // 2] * 4
+        options = {"strides": [stride, stride], "pads": pads, "kernel_shape": [size, size]}
+        steps.append(("Conv", f"{into} {name} {name}b", options, out))
+
+    conv("x", "a0", 3, 4, 3, 2)
+    steps.append(("Relu", "a0", {}, "a"))
+    for source, target, n_in, n_out, stride in (("a", "b", 4, 4, 1), ("b", "c", 4, 8, 2)):
+        conv(source, target + "1", n_in, n_out, 3, stride)
+        steps.append(("Relu", target + "1", {}, target + "2"))
+        conv(target + "2", target + "3", n_out, n_out, 3, 1)
+        skip = source
+        if stride > 1:
+            skip = target + "4"
+            conv(source, skip, n_in, n_out, 1, stride)
+        steps.append(("Add", f"{target}3 {skip}", {}, target + "5"))
+        steps.append(("Relu", target + "5", {}, target))
+    weights.update(W=f4(8 * 4 * 4, 10), w=f4(10))
+    return model(
+        [*steps, ("Flatten", "c", {}, "f"), ("Gemm", "f W w", {})], weights, (1, 3, 16, 16)
+    )
+
+
+def test_residual_network():
+    net = assert_same(residual_network(), (1, 3, 16, 16), samples=3)
+    assert [type(layer) for layer in net.layers] == [rm.Conv2d] * 5 + [rm.Flatten, rm.Linear]
+    units = sum(4 * 64 for _ in "abb") + 2 * 8 * 16  # those of the model's ReLUs
+    assert net.n_hidden == units + 4 * 64 + 4 * 64  # the values a and b are carried once
+
+
+FOLDER = os.environ.get("REFMMR_VNNCOMP")
+
+
+@pytest.mark.skipif(not FOLDER, reason="REFMMR_VNNCOMP is not set: networks of VNN-COMP")
+def test_networks_of_vnncomp():
+    paths = sorted(Path(FOLDER).glob("*/*.onnx"))
+    assert paths
+    for path in paths:
+        found = onnx_files.read_model(path)
+        net = found.network
+        assert net.dtype == np.float32
+        session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        for x in np.random.default_rng(0).random((3, *found.input_shape), dtype=np.float32):
+            expected = session.run(None, {session.get_inputs()[0].name: x[None]})[0]
+            logits = net(x.reshape(1, *net.input_shape))
+            assert_allclose(logits, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())

@@ -142,26 +142,48 @@ def verify(
     deadline = begin + check.check_number("max_seconds", max_seconds)
     rng = check.check_rng(rng)
     path = Path(net) if isinstance(net, (str, os.PathLike)) else None
-    network = load(path) if path is not None else net
+    order = None
+    if path is not None and path.suffix == ".onnx":
+        network, order = _of_onnx(path)
+    else:
+        network = load(path) if path is not None else net
     check.check_network(network)
     if not isinstance(property, Property):
         property = read_vnnlib(property)
     _check_sizes(network, property)
+    asked = property if order is None else property.reordered(order.tolist())
     try:
-        found = _decide(network.astype(np.float64), property, rng, begin, deadline)
+        found = _decide(network.astype(np.float64), asked, rng, begin, deadline)
     except Exception as error:
         # No proof and no counterexample came of it.
         reason = f"{type(error).__name__}: {error}"
         return Verification("unknown", seconds=time.monotonic() - begin, reason=reason)
     replayed = None
+    own = found  # with the inputs as the network has them
+    if isinstance(found, Counterexample) and order is not None:
+        found = found._replace(x=tuple(found.x[i] for i in order.tolist()))
     if isinstance(found, Counterexample) and path is not None and path.suffix == ".onnx":
         replayed = _replay(path, property, found)
     seconds = time.monotonic() - begin
-    if not isinstance(found, Counterexample):
-        return Verification("unknown" if found else "holds", seconds=seconds, reason=found)
-    x = np.array([nearest(number) for number in found.x]).reshape(network.input_shape)
+    if not isinstance(found, Counterexample) or not isinstance(own, Counterexample):
+        return Verification("unknown" if found else "holds", seconds=seconds, reason=str(found))
+    x = np.array([nearest(number) for number in own.x]).reshape(network.input_shape)
     y = np.array([nearest(number) for number in found.y])
     return Verification("violated", x, y, found, replayed, seconds)
+
+
+def _of_onnx(path: Path) -> tuple[Network, np.ndarray | None]:
+    """The network of an ONNX file, and the place of each of the file's inputs in the network's."""
+    from refmmr.interop.onnx_files import read_model
+
+    model = read_model(path)
+    if model.left_out is not None:
+        raise ValueError(
+            f"net: expected a model whose outputs are those of its last layer, got {path}, which "
+            f"ends in {model.left_out}; instead: export it without, as properties of its outputs "
+            "are none of the logits"
+        )
+    return model.network, model.input_order
 
 
 def _check_sizes(net: Network, property: Property) -> None:

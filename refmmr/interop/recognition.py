@@ -126,7 +126,7 @@ def _blocks(part: Rows, grid: tuple[int, int]) -> Iterator[Block]:
 def _strides(image: Image, grid: tuple[int, int]) -> list[tuple[int, int]]:
     """Strides to try, the likely ones first."""
     sides = [
-        range(1, -(-size // cells) + 2) if cells > 1 else range(1, 2)
+        range(1, -(-size // cells) + 1) if cells > 1 else range(1, 2)
         for size, cells in zip(image[1:], grid, strict=True)
     ]
 

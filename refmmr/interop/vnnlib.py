@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -79,6 +79,21 @@ class Property:
     n_outputs: int
     clauses: tuple[Clause, ...]
     name: str = ""
+
+    def reordered(self, order: Sequence[int]) -> Property:
+        """The same property where input j has the index ``order[j]``."""
+        before = sorted(range(len(order)), key=order.__getitem__)
+        clauses = tuple(
+            Clause(
+                tuple(clause.lo[j] for j in before),
+                tuple(clause.hi[j] for j in before),
+                tuple(
+                    row._replace(x={order[j]: c for j, c in row.x.items()}) for row in clause.rows
+                ),
+            )
+            for clause in self.clauses
+        )
+        return replace(self, clauses=clauses)
 
     def __repr__(self) -> str:
         rows = sum(len(clause.rows) for clause in self.clauses)

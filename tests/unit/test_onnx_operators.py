@@ -445,6 +445,48 @@ def test_residual_network():
     assert net.n_hidden == units + 4 * 64 + 4 * 64  # the values a and b are carried once
 
 
+def question(lo, hi, output):
+    """Counterexamples: inputs within bounds for which output 0 is at least output 1."""
+    lines = [f"(declare-const X_{j} Real)" for j in range(len(lo))]
+    lines += [f"(declare-const Y_{k} Real)" for k in range(2)]
+    for j, (low, high) in enumerate(zip(lo, hi, strict=True)):
+        lines += [f"(assert (>= X_{j} {low}))", f"(assert (<= X_{j} {high}))"]
+    return "\n".join([*lines, output])
+
+
+def test_properties_of_a_network_with_channels_last(tmp_path):
+    """X_j counts the model's inputs, not those of the network, whose channels are first."""
+    steps = [
+        ("Transpose", "x", {"perm": [0, 3, 1, 2]}), ("Conv", "t0 F", {}), ("Relu", "t1", {}),
+        ("Flatten", "t2", {}), ("MatMul", "t3 W", {}),
+    ]  # fmt: skip
+    F = np.zeros((1, 3, 2, 2), "f4")
+    F[0, 2, 0, 0] = 1  # reads channel 2 alone
+    weights = {"F": F, "W": np.eye(6, 2, dtype="f4")[[0, 2, 3, 4, 5, 1]]}
+    path = tmp_path / "m.onnx"
+    proto = model(steps, weights, (1, 3, 4, 3), (1, 2))
+    path.write_bytes(proto.SerializeToString())
+    assert read(proto).input_order is not None
+    # f_0 - f_1 = x[0, 0, 2] - x[1, 2, 2]: the entries 2 and 20 of the flattened input.
+    lo, hi = np.zeros(36), np.ones(36)
+    lo[20], hi[2] = 0.5, 0.25
+    for limit, status in ((hi[2], "holds"), (0.75, "violated")):
+        hi[2] = limit
+        (tmp_path / "p.vnnlib").write_text(question(lo, hi, "(assert (>= Y_0 Y_1))"))
+        found = rm.verify(path, tmp_path / "p.vnnlib", max_seconds=20)
+        assert found.status == status
+    assert found.replayed
+    assert found.exact.x[2] >= found.exact.x[20]
+    proto.graph.node[-1].output[0] = "t4"
+    proto.graph.node.append(helper.make_node("Softmax", ["t4"], ["y"]))
+    path.write_bytes(proto.SerializeToString())
+    with (
+        pytest.warns(UserWarning, match="is left out"),
+        pytest.raises(ValueError, match=r"net: expected a model whose outputs .*Softmax node 5"),
+    ):
+        rm.verify(path, tmp_path / "p.vnnlib")
+
+
 FOLDER = os.environ.get("REFMMR_VNNCOMP")
 
 

@@ -3,6 +3,10 @@
 import numpy as np
 
 import refmmr as rm
+from refmmr.certify.bounds import region
+from refmmr.reference import rounding
+from refmmr.reference.distances import hyperplanes_around
+from refmmr.reference.hyperplanes import dual_norm
 
 
 def network(*parameters):
@@ -47,6 +51,42 @@ RADII_OF_SIMPLE = [
 def length(delta, p):
     """The l_p norm of each sample."""
     return np.linalg.norm(delta.reshape(len(delta), -1), p, axis=1)
+
+
+def value_errors(net, X):
+    """How far the outputs of each layer at X, in float64, may be from those in real arithmetic.
+
+    Two ways to compute them are at most twice as far from each other.  Arrays (n, units).
+    """
+    return [error.reshape(len(X), -1) for error in rounding.value_errors(net, X)]
+
+
+def margin_errors(net, X):
+    """The same for differences of two logits, (n, 1)."""
+    return 4 * value_errors(net, X)[-1].max(axis=1, keepdims=True)
+
+
+def region_errors(net, X, y, p):
+    """How far two sound computations of the radius of a region may be from each other, (n,).
+
+    An error of a hyperplane's value is divided by its slope.  Only hyperplanes near the radius
+    count; a factor of 8 covers the rounding of the allowances that are subtracted.
+    """
+    around = hyperplanes_around(net, X, y)
+    errors = region.hyperplane_errors(net, X, y, around)
+    lower = region.region_bounds(net, X, y, p, None).lower
+    found = np.zeros(len(X))
+    for i, radius in enumerate(lower):
+        other = np.arange(net.n_classes) != y[i]
+        values = np.concatenate([np.abs(around.f[i]), around.margin[i, other]])
+        norms = dual_norm(np.concatenate([around.boundary_gradients[i], around.R[i].T[other]]), p)
+        off = np.concatenate([errors.f[i], errors.margin[i, other]])
+        turned = np.concatenate([errors.V[i], errors.R[i, other]])
+        real = norms > turned
+        distances = values[real] / norms[real]
+        slack = 8 * (off[real] + distances * turned[real]) / norms[real]
+        found[i] = slack[distances - slack <= radius].max(initial=0)
+    return found
 
 
 def bits(net):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import margin_errors, region_errors
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -9,10 +10,15 @@ import refmmr as rm
 from refmmr import testing
 from refmmr.certify.bounds import region
 from refmmr.certify.bounds.search import point_searches, search
+from refmmr.reference import loss
 
 NORMS = [1, 2, np.inf]
 BUDGET = 150
 """Regions a point: enough for nearly all of these networks."""
+
+VERTICES = 1e-9
+"""Vertices of the enumeration are nearer than this to where they should be: rounding errors of
+about 1e-15 are divided by the sines of the angles at which lines meet."""
 
 
 @st.composite
@@ -41,7 +47,7 @@ def check(net, X, y, p, box, budget=BUDGET):
     assert (lower <= upper).all()
     assert (result.regions <= budget).all()
     plain = region.region_bounds(net, X, y, p, box)
-    assert (plain.lower <= lower * (1 + 1e-9)).all()
+    assert (plain.lower <= lower + region_errors(net, X, y, p)).all()
     found = np.isfinite(upper)
     assert np.isnan(adversarial[~found]).all()
     assert not found.any() or (net.predict(adversarial[found]) != y[found]).all()
@@ -101,13 +107,13 @@ def test_against_enumeration(p, dyadic, data):
     distance = rm.enumerate_regions(net, rm.Box(*box)).boundary_distance(X, p).distance
     result = search(net, X, y, p, box)
     lower, upper, _ = result.bounds
-    assert (lower <= distance * (1 + 1e-9)).all()
+    assert (lower <= distance + VERTICES).all()
     logits = np.sort(net(X), axis=1)
     tied = logits[:, -1] - logits[:, -2] < 1e-9
-    assert (upper >= distance * (1 - 1e-9))[~tied].all()
+    assert (upper >= distance - VERTICES)[~tied].all()
     if not dyadic:
         # In general position bounds meet, at the distance.
-        np.testing.assert_allclose(upper[~tied], distance[~tied], rtol=1e-5)
+        np.testing.assert_allclose(upper[~tied], distance[~tied], rtol=1e-5, atol=VERTICES)
         np.testing.assert_allclose(lower[~tied], upper[~tied], rtol=1e-5)
 
 
@@ -139,4 +145,6 @@ def test_scaled_weights(case, factor):
     assert (other.bounds.lower <= one.bounds.upper).all()
     assert (one.bounds.lower <= other.bounds.upper).all()
     finished = (one.regions < BUDGET) & (other.regions < BUDGET) & np.isfinite(one.bounds.upper)
-    np.testing.assert_allclose(other.bounds.lower[finished], one.bounds.lower[finished], rtol=1e-5)
+    # A distance is no better known than the margin, whose error is divided by a slope.
+    known = finished & (loss.margins(net(X), y) > 1e6 * margin_errors(net, X)[:, 0])
+    np.testing.assert_allclose(other.bounds.lower[known], one.bounds.lower[known], rtol=1e-5)

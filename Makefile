@@ -36,8 +36,8 @@ pytest: export OPENBLAS_NUM_THREADS = 1
 pytest: export OMP_NUM_THREADS = 1
 pytest: export MPLBACKEND = Agg
 pytest: $(READY) ## run the tests, then those of tests/unit on Numba (PYTEST_ARGS="-k name" picks some)
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
-	$(if $(PYTEST_ARGS),,REFMMR_BACKEND=numba $(BIN)/pytest -n 2 tests/unit)
+	$(BIN)/pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,REFMMR_BACKEND=numba $(BIN)/pytest -n 2 --dist worksteal tests/unit)
 
 CASES ?= 1000
 fuzz: export OPENBLAS_NUM_THREADS = 1

@@ -5,10 +5,24 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from refmmr.certify import api
+
 # Always the same cases: a failure belongs to a change, not to chance.
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With a backend chosen from outside, leave out tests that choose one themselves.
+
+    They do the same with any, and have run without.
+    """
+    if "REFMMR_BACKEND" not in os.environ:
+        return
+    chosen = [i for i in items if hasattr(i, "callspec") and "backend" in i.callspec.params]
+    config.hook.pytest_deselected(items=chosen)
+    items[:] = [item for item in items if item not in set(chosen)]
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +34,16 @@ def data_folder():
     if not Path(folder).is_dir():
         pytest.fail(f"REFMMR_DATA: expected a folder, got {folder!r}")
     return Path(folder)
+
+
+@pytest.fixture
+def short_attack(monkeypatch):
+    """The attack before a search or a program is short.
+
+    On small networks it takes most of their time, and what it misses is left to the method.
+    """
+    monkeypatch.setattr(api, "STEPS", 10)
+    monkeypatch.setattr(api, "RESTARTS", 1)
 
 
 @pytest.fixture

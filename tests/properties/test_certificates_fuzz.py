@@ -8,7 +8,6 @@ number of new ones.
 import os
 from fractions import Fraction
 from itertools import pairwise
-from unittest.mock import patch
 
 import numpy as np
 import oracle
@@ -17,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import refmmr as rm
-from refmmr.certify import api
 from refmmr.certify.api import METHODS
 
 CASES = int(os.environ.get("REFMMR_FUZZ_CASES", "32"))
@@ -28,10 +26,6 @@ BUDGETS = {
     "lp": {"max_seconds": 2},
     "mip": {"max_seconds": 2},
 }
-
-ATTACK = {"STEPS": 10, "RESTARTS": 1}
-"""A short attack before a search or a program: it would take half of the time, and what it misses
-is left to the method that is tried."""
 
 
 def plane(rng, sizes=None):
@@ -106,6 +100,8 @@ def sparse(rng):
     return layers
 
 
+pytestmark = pytest.mark.usefixtures("short_attack")
+
 KINDS = [ordinary, rounded, dyadic, scaled, wild, cancelling, twins, sparse]
 
 
@@ -174,11 +170,7 @@ def test_certificates_hold(seed, kind, backend):
     ):
         eps = root(squares[p]) * (1 + rng.choice([-1, 1]) * 10.0 ** -rng.integers(1, 15))
     methods = [method for method, known in METHODS.items() if p in known.norms]
-    with (
-        rm.use_backend(backend),
-        np.errstate(all="ignore"),
-        patch.multiple(api, **ATTACK),
-    ):
+    with rm.use_backend(backend), np.errstate(all="ignore"):
         for method in methods:
             check(net, x, y, p, box, squares, method)
             if METHODS[method].goal and 0 < eps < 1e300:

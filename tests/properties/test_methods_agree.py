@@ -4,19 +4,26 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from helpers import margin_errors
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import refmmr as rm
 from refmmr import _examples, testing
 from refmmr.attacks import minimal_attack
-from refmmr.reference import pgd
+from refmmr.reference import loss, pgd
+
+pytestmark = pytest.mark.usefixtures("short_attack")
 
 NORMS = [1, 2, np.inf]
 BOUNDS = ("region", "ibp", "fast-lin", "crown")
 EXACT = {1: ("search", "mip"), 2: ("search",), np.inf: ("search", "mip")}
 SLACK = 1e-5
 """Exact distances of two methods agree to this, relative to the distance."""
+
+VERTICES = 1e-9
+"""Vertices of the enumeration, in the unit square, are nearer than this to where they should be:
+rounding errors of about 1e-15 are divided by the sines of the angles at which lines meet."""
 
 LARGE = 1e6
 """No order is checked of larger lower bounds: there, hardly any point is of another class."""
@@ -62,14 +69,16 @@ def check_order(found, net, X, y, p, box):
     lower = largest_lower(found)
     upper = np.min([c.upper for c in found.values()], axis=0)
     _, attacked = minimal_attack(net, X, y, p, box=box, steps=10, restarts=2)
-    assert (lower <= np.minimum(upper, attacked) * (1 + 1e-12)).all()
+    assert (lower <= np.minimum(upper, attacked)).all()
+    # Methods subtract different bounds on their rounding errors, which decide about ties.
+    clear = loss.margins(net(X), y) > 1e6 * margin_errors(net, X)[:, 0]
     for better in ("fast-lin", "crown"):
-        assert (found["region"].lower <= found[better].lower * (1 + 3e-6)).all()
+        assert (found["region"].lower <= found[better].lower * (1 + 3e-6))[clear].all()
     if "lp" in found:
-        assert (found["crown"].lower <= found["lp"].lower * (1 + 1e-4)).all()
+        assert (found["crown"].lower <= found["lp"].lower * (1 + 1e-4))[clear].all()
     for method in EXACT[p]:
         for name in BOUNDS:
-            ended = found[method].exact
+            ended = found[method].exact & clear
             above = found[name].lower <= found[method].lower * (1 + SLACK)
             assert above[ended].all(), (name, method)
 
@@ -83,6 +92,7 @@ def check_adversarial(found, net, X, y, p, box):
         Z = c.adversarial[some]
         assert _examples.surely_misclassified(net, Z, y[some]).all(), method
         for i, z in zip(some, Z, strict=True):
+            # The upper bound is that distance, perhaps of the same point in other coordinates.
             assert _examples.distance_rounded_up(X[[i]], z[None], p) <= c.upper[i] * (1 + 1e-12)
         assert box is None or ((box[0] <= Z) & (box[1] >= Z)).all()
 
@@ -112,14 +122,15 @@ def check_by_sampling(found, net, X, y, p, box, count=300):
 @given(st.data())
 @settings(deadline=None, max_examples=12)
 def test_random_networks(p, data):
-    net = data.draw(st.one_of(testing.networks(), testing.conv_networks(max_size=4)))
-    X, _ = data.draw(testing.batches(net))
+    net = data.draw(st.one_of(testing.networks(), testing.conv_networks(max_size=3)))
+    X, _ = data.draw(testing.batches(net, max_samples=2))
     y = net.predict(X)
     box = data.draw(st.sampled_from([None, (float(X.min()) - 0.1, float(X.max()) + 0.2)]))
+    # Points with an example and a radius: tried by cheap methods, before the dear ones.
+    attacked = minimal_attack(net, X, y, p, box=box, steps=10, restarts=2)[1]
+    near = rm.certify(net, X, y, p, box=box, method="crown", progress=False).lower
+    assume((np.isfinite(attacked) & (near > 0)).any())
     found = certify_all(net, X, y, p, box)
-    lower = largest_lower(found)
-    assume(((lower > 0) & (lower < LARGE)).any())
-    assume(any(map(len, examples(found).values())))
     check_order(found, net, X, y, p, box)
     check_adversarial(found, net, X, y, p, box)
     check_by_sampling(found, net, X, y, p, box, 100)
@@ -135,7 +146,7 @@ def test_exact_distances_agree_with_the_enumeration(p, seed):
         [(W, b + 0.2 * rng.standard_normal(b.shape)) for W, b in net.parameters]
     )
     cx = rm.enumerate_regions(net, rm.Box([0, 0], [1, 1]))
-    X = rng.uniform(0, 1, (6, 2))
+    X = rng.uniform(0, 1, (4, 2))
     y = net.predict(X)
     true = cx.boundary_distance(X, p).distance
     finite = np.isfinite(true)
@@ -143,9 +154,9 @@ def test_exact_distances_agree_with_the_enumeration(p, seed):
     for method in EXACT[p]:
         found = rm.certify(net, X, y, p, box=(0, 1), method=method, progress=False)
         np.testing.assert_array_equal(np.isfinite(found.lower), finite)
-        np.testing.assert_allclose(found.lower[finite], true[finite], rtol=SLACK)
-        np.testing.assert_allclose(found.upper[finite], true[finite], rtol=SLACK)
-        assert (found.lower <= true * (1 + 1e-12)).all()
+        np.testing.assert_allclose(found.lower[finite], true[finite], rtol=SLACK, atol=VERTICES)
+        np.testing.assert_allclose(found.upper[finite], true[finite], rtol=SLACK, atol=VERTICES)
+        assert (found.lower <= true + VERTICES).all()
         assert found.exact[finite].all()
 
 
@@ -156,7 +167,7 @@ def test_adversarially_scaled_weights(p, scale):
     net = rm.Network.mlp([4, 6, 6, 3], rng=rng)
     (W0, b0), (W1, b1), last = net.parameters
     scaled = net.with_parameters([(scale * W0, scale * b0), (W1 / scale, b1), last])
-    X = rng.uniform(0.2, 0.8, (3, 4))
+    X = rng.uniform(0.2, 0.8, (2, 4))
     y = net.predict(X)
     plain, found = (certify_all(n, X, y, p, (0, 1)) for n in (net, scaled))
     check_order(found, scaled, X, y, p, (0, 1))

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from helpers import region_errors
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import refmmr as rm
@@ -219,6 +219,7 @@ def test_constant_units_of_unknown_sign(p):
             assert holds(lower, exact_square(net, np.array([0.5]), 0, p, box))
 
 
+@settings(max_examples=25)
 @given(problems(), testing.norms())
 def test_points_close_to_hyperplanes(problem, p):
     """Points moved onto a hyperplane and a few ulps off it."""

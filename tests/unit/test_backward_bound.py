@@ -211,6 +211,7 @@ UNDERFLOW = {
 }
 
 
+@pytest.mark.usefixtures("short_attack")
 @pytest.mark.parametrize("name", UNDERFLOW)
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize(

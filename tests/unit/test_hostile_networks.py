@@ -16,6 +16,8 @@ from refmmr.certify.api import METHODS
 from refmmr.exact import exact_classes
 from refmmr.testing import exact_network, fractions
 
+pytestmark = pytest.mark.usefixtures("short_attack")
+
 CASES = [(method, p) for method, known in METHODS.items() for p in known.norms]
 every_method = pytest.mark.parametrize(("method", "p"), CASES)
 

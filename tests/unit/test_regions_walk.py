@@ -136,13 +136,13 @@ def halfspaces(net, x, half):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "half"), [([8, 10, 10, 2], 0.06), ([5, 8, 8, 2], 0.2), ([20, 7, 2], 0.3)]
+    ("sizes", "half"), [([8, 10, 10, 2], 0.05), ([5, 8, 8, 2], 0.2), ([20, 7, 2], 0.3)]
 )
 def test_sampling_finds_nothing_new(sizes, half):
     net = random_net(sizes, 0, bias=0.1)
     found = go(net, half)
     check(net, found)
-    X = np.random.default_rng(1).uniform(-half, half, (100_000, sizes[0]))
+    X = np.random.default_rng(1).uniform(-half, half, (30_000, sizes[0]))
     sampled = keys(np.unique(net.activation_pattern(X), axis=0))
     assert len(sampled) > 100
     assert sampled <= keys(found.patterns)
@@ -366,7 +366,7 @@ def test_start_on_hyperplanes_and_in_a_vertex():
 
 
 def test_max_regions():
-    net = random_net([4, 8, 8, 2], 0)
+    net = random_net([4, 6, 6, 2], 0)
     whole, part = go(net), go(net, max_regions=7)
     assert not part.complete
     assert len(part.radii) == 7
@@ -378,7 +378,7 @@ def test_max_regions():
     everything = go(net, max_regions=len(whole.radii))
     assert everything.complete
     nothing = go(net, max_regions=0)
-    assert nothing.patterns.shape == (0, 16)
+    assert nothing.patterns.shape == (0, 12)
     assert nothing.centers.shape == (0, 4)
     assert not nothing.complete
 

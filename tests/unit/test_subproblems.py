@@ -23,7 +23,7 @@ def network(sizes, seed, spread=1 / 3):
     ).astype(np.float64)
 
 
-def points(net, n=8):
+def points(net, n=4):
     X = np.random.default_rng(9).uniform(-0.9, 0.9, (n, 2))
     return X, net.predict(X)
 
@@ -117,7 +117,7 @@ def test_stable_units_keep_their_activation(sizes, p):
 def test_cuts_keep_the_examples(sizes, p):
     """Each cut holds at all points of the class in the subproblem, within the ball."""
     net = network(sizes, seed=8)
-    X, y = points(net)
+    X, y = points(net, 6)
     ticks = np.linspace(-1, 1, 201)
     Z = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     classes, patterns = net.predict(Z), net.activation_pattern(Z)

@@ -10,6 +10,7 @@ import refmmr as rm
 from refmmr.backends import threads
 
 
+@pytest.mark.usefixtures("short_attack")
 @pytest.mark.parametrize("method", ["lp", "mip", "search"])
 def test_threads_certify_what_one_does(method):
     net = random_biases(3, 8, 8, 2)

@@ -114,7 +114,8 @@ class MMRClassifier(ClassifierMixin, BaseEstimator):
     --------
     >>> from sklearn.datasets import make_moons
     >>> X, y = make_moons(200, noise=0.1, random_state=0)
-    >>> model = MMRClassifier((16,), lam=0.1, epochs=100, lr=0.01, random_state=0).fit(X, y)
+    >>> model = MMRClassifier((16,), lam=0.1, epochs=100, lr=0.01, random_state=0)
+    >>> model = model.fit(X, y)
     >>> model.score(X, y) > 0.9
     True
     >>> model.certify(X[:3], y[:3]).lower.shape

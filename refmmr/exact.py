@@ -43,7 +43,8 @@ def exact_network(net: Network) -> Network:
     Examples
     --------
     >>> import refmmr as rm
-    >>> net = rm.Network([rm.Linear([[0.5, 0.25]], [1]), rm.Linear([[1], [2]], [0, 0])], 2)
+    >>> hidden, last = rm.Linear([[0.5, 0.25]], [1]), rm.Linear([[1], [2]], [0, 0])
+    >>> net = rm.Network([hidden, last], 2)
     >>> exact_network(net).logits(fractions([[1.0, 1.0]]))
     array([[Fraction(7, 4), Fraction(7, 2)]], dtype=object)
     """

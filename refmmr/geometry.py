@@ -50,7 +50,8 @@ def linear_region(net: Network, x: ArrayLike) -> LinearRegion:
     Examples
     --------
     >>> import refmmr as rm
-    >>> net = rm.Network([rm.Linear([[1, 0], [0, 1]], [0, 0]), rm.Linear([[1, -1]], [0])], 2)
+    >>> hidden, last = rm.Linear([[1, 0], [0, 1]], [0, 0]), rm.Linear([[1, -1]], [0])
+    >>> net = rm.Network([hidden, last], 2)
     >>> region = rm.linear_region(net, [1.0, -2.0])
     >>> region.pattern
     array([ True, False])
@@ -212,7 +213,9 @@ def mmr_gradient(
     --------
     >>> import refmmr as rm
     >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
-    >>> value, gradients = rm.mmr_gradient(net, [[1.0, 0.5]], [0], p=2, gamma_b=2, gamma_d=1)
+    >>> value, gradients = rm.mmr_gradient(
+    ...     net, [[1.0, 0.5]], [0], p=2, gamma_b=2, gamma_d=1
+    ... )
     >>> [(dW.shape, db.shape) for dW, db in gradients]
     [((1, 2), (1,)), ((2, 1), (2,))]
     """

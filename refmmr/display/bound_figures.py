@@ -248,7 +248,8 @@ def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:
        >>> net = rm.Network.mlp([64, 32, 10], rng=0)
        >>> net, _ = rm.fit(net, data.X_train, data.y_train, epochs=5, progress=False)
        >>> curve = rm.robustness_curve(
-       ...     net, data.X_test[:60], data.y_test[:60], p=2, radii=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6],
+       ...     net, data.X_test[:60], data.y_test[:60], p=2,
+       ...     radii=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6],
        ...     methods=("attack", "crown"), progress=False
        ... )
        >>> ax = rm.plot.robustness_curve(curve)

@@ -18,6 +18,17 @@ figure { margin: 2rem 0; }
 img { max-width: 100%; background: white; }
 figcaption { font-size: .95rem; opacity: .85; }
 .scroll { overflow-x: auto; }
+/* On a phone a row becomes a card: nothing of the comparison is out of sight. */
+@media (max-width: 56rem) {
+  thead { position: absolute; clip-path: inset(50%); }
+  tbody { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; }
+  tr { display: block; border-top: 3px solid #8886; padding-top: .3rem; }
+  td { display: flex; justify-content: space-between; gap: .6rem; padding: .2rem 0; }
+  td { font-size: .85rem; }
+  td::before { content: attr(data-name); text-align: left; opacity: .85; }
+  td:first-child { font-weight: 700; font-size: 1rem; }
+  td:first-child::before { content: none; }
+}
 """
 
 FIGURES = (
@@ -107,19 +118,21 @@ def _claim(plain: Mapping[str, Any], mmr: Mapping[str, Any]) -> str:
     )
 
 
+COLUMNS = (
+    "training",
+    "test error",
+    "robust error",
+    "not certified by the region",
+    "not certified by CROWN",
+    "mean radius by the region",
+    "mean radius by CROWN",
+    "minimal change in the region",
+    "training time",
+)
+
+
 def _table(rows: list[Mapping[str, Any]]) -> str:
-    names = (
-        "training",
-        "test error",
-        "robust error",
-        "not certified by the region",
-        "not certified by CROWN",
-        "mean radius by the region",
-        "mean radius by CROWN",
-        "minimal change in the region",
-        "training time",
-    )
-    head = "".join(f"<th>{name}</th>" for name in names)
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
 
 
@@ -134,7 +147,8 @@ def _row(row: Mapping[str, Any]) -> str:
         _percent(row["exact_share"]),
         f"{row['training_seconds']:.0f}&nbsp;s",
     ]
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    named = zip(COLUMNS, cells, strict=True)
+    return "<tr>" + "".join(f'<td data-name="{name}">{cell}</td>' for name, cell in named) + "</tr>"
 
 
 def _percent(share: float) -> str:

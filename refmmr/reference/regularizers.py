@@ -5,7 +5,8 @@ Hein 2020, "Provable robustness against all adversarial l_p-perturbations for p 
 l_1 and l_inf, with their own weights and target distances:
 
     R = sum_{p in {1, inf}} lam_p [ 1/k_B sum_{j <= k_B} h(d_B^(p,j) / gamma_p)
-                                  + 1/K sum_s h(d_D^(p,s) / gamma_p) ],     h(t) = max(0, 1 - t),
+                                  + 1/K sum_s h(d_D^(p,s) / gamma_p) ],
+    h(t) = max(0, 1 - t),
 
 with ``d_B^(p,j)`` the j-th smallest of the distances in l_p.  A region that contains an l_1 ball
 and an l_inf ball contains their convex hull, and so an l_p ball for every p between

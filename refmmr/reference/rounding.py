@@ -7,8 +7,8 @@ sections 3.1 and 3.5).  A ReLU does not add to it: with the right masks it is an
 0 or 1.  So one forward pass through the network of absolute weights bounds the error of a forward
 pass, at every unit:
 
-    |computed f_k - f_k|          <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... (|W_1| |x| + |b_1|) ...
-    ||computed V_k - V_k||_q      <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... |W_1| 1
+    |computed f_k - f_k|      <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... (|W_1| |x| + |b_1|) ...
+    ||computed V_k - V_k||_q  <=  gamma * |W_k| s_{k-1} |W_{k-1}| ... |W_1| 1
 
 (the second is the l_1 norm of the row, which is at least its l_q norm).
 

@@ -28,7 +28,8 @@ contains the other, is replaced by d.  If ``e_1 < e_inf`` the l_inf ball contain
 **The union.**  The smallest vector outside of both balls has one entry ``a >= e_inf`` and an l_1
 norm of ``e_1``, the rest of which is spread evenly over the other entries:
 
-    r^p  =  a^p + (d - 1) (rest / (d - 1))^p,    a = max(e_inf, e_1 / d),   rest = max(e_1 - a, 0).
+    r^p  =  a^p + (d - 1) (rest / (d - 1))^p,
+    a = max(e_inf, e_1 / d),   rest = max(e_1 - a, 0).
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ class Ragged(Sequence[np.ndarray]):
 
         Examples
         --------
-        >>> Ragged(np.array([0, 2, 2, 3, 3]), np.array([5, 6, 7])).sums(np.array([1, 2, 4]))
+        >>> rows = Ragged(np.array([0, 2, 2, 3, 3]), np.array([5, 6, 7]))
+        >>> rows.sums(np.array([1, 2, 4]))
         array([3, 0, 4, 0])
         """
         found = np.zeros((len(self), *values.shape[1:]), values.dtype)

@@ -160,8 +160,9 @@ def fit(
     >>> import refmmr as rm
     >>> data = rm.datasets.load("moons")
     >>> net = rm.Network.mlp([2, 16, 2], rng=0)
-    >>> net, history = rm.fit(net, data.X_train, data.y_train, "mmr", p=2, lam=0.5, gamma=0.1,
-    ...                       epochs=2)
+    >>> net, history = rm.fit(
+    ...     net, data.X_train, data.y_train, "mmr", p=2, lam=0.5, gamma=0.1, epochs=2
+    ... )
     >>> len(history)
     2
     """

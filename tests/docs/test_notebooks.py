@@ -33,7 +33,26 @@ def test_exercises_have_folded_solutions(path):
     cells = jupytext.read(path).cells
     folded = [c for c in cells if "hide-cell" in c.metadata.get("tags", [])]
     assert len(folded) >= 2
+    assert all(c.source.startswith("# Solution\n") for c in folded)
     assert "## What to remember" in "\n".join(c.source for c in cells)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_says_what_it_takes_and_what_it_gives(path):
+    text = path.read_text(encoding="utf-8")
+    top, rest = text.split("```{code-cell}", 1)
+    for promise in ("- **You need:** ", "- **Time:** ", "- **Afterwards you can:** "):
+        assert promise in top
+    questions = rest.split("## Check yourself")[1].split("## What to remember")[0]
+    assert questions.count("<summary>Answer</summary>") == questions.count("</details>") >= 2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_fits_the_column(path):
+    """88 characters; a browser measures the pages, outputs too, in test_reading.py."""
+    jupytext = pytest.importorskip("jupytext", reason=REASON)
+    code = [cell.source for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    assert [line for line in "\n".join(code).splitlines() if len(line) > 88] == []
 
 
 @pytest.mark.slow

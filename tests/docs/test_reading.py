@@ -25,6 +25,26 @@ OVERFLOW = """() => {
         .map((element) => element.tagName + ' ' + element.textContent.slice(0, 60)).slice(0, 8)
         .concat(`page is ${document.documentElement.scrollWidth} wide`);
 }"""
+# Of code, tables and formulas: those that are wider than their box, and the widest line of each.
+WIDE = """(scrolling) => {
+    document.querySelectorAll('article details').forEach((folded) => { folded.open = true; });
+    const wide = [...document.querySelectorAll(
+        'article div.highlight pre, article table, article .cell_output .output')]
+        .filter((box) => box.scrollWidth > box.clientWidth + 1
+            || box.getBoundingClientRect().right > innerWidth)
+        .filter((box) => !(scrolling && box.closest(
+            'pre, .table-wrapper, .cell_output .output') && scrolls(box)));
+    const formulas = [...document.querySelectorAll('article mjx-container[display] > svg')]
+        .filter((svg) => svg.getBoundingClientRect().width
+            > svg.closest('div.math, .cell_output, p, dd, article').clientWidth + 1);
+    function scrolls(box) {
+        const own = box.closest('pre, .table-wrapper, .cell_output .output');
+        return ['auto', 'scroll'].includes(getComputedStyle(own).overflowX)
+            && own.getBoundingClientRect().right <= innerWidth;
+    }
+    return [...wide, ...formulas].map((box) => box.tagName + ': ' + box.textContent.split('\\n')
+        .reduce((a, b) => (a.length < b.length ? b : a), '').slice(0, 120));
+}"""
 AXE = os.environ.get("REFMMR_AXE")
 EXPLORER = "iframe[title='Linear regions, interactive']"
 
@@ -45,6 +65,18 @@ def test_pages_load_from_disk(site, page_name, reader):
 def test_a_phone_scrolls_one_way(site, text_name, reader_in):
     page = reader_in("phone").open(site / text_name)
     assert page.evaluate(OVERFLOW) == []
+
+
+def test_nothing_is_cut(site, text_name, reader):
+    """On a screen of 1280 pixels code, tables, outputs and formulas fit the column."""
+    page = reader.open(site / text_name)
+    assert page.evaluate(WIDE, False) == []
+
+
+def test_on_a_phone_wide_things_scroll_in_a_box_of_their_own(site, text_name, reader_in):
+    """Formulas fit."""
+    page = reader_in("phone").open(site / text_name)
+    assert page.evaluate(WIDE, True) == []
 
 
 @pytest.mark.skipif(not AXE, reason="REFMMR_AXE does not name axe.min.js")

@@ -142,11 +142,12 @@ def verify(
     deadline = begin + check.check_number("max_seconds", max_seconds)
     rng = check.check_rng(rng)
     path = Path(net) if isinstance(net, (str, os.PathLike)) else None
+    network: Any = net
     order = None
     if path is not None and path.suffix == ".onnx":
         network, order = _of_onnx(path)
-    else:
-        network = load(path) if path is not None else net
+    elif path is not None:
+        network = load(path)
     check.check_network(network)
     if not isinstance(property, Property):
         property = read_vnnlib(property)

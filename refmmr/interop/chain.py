@@ -17,10 +17,11 @@ import numpy as np
 from scipy import sparse
 
 from refmmr.interop.assembly import Assembly
-from refmmr.interop.graph import MAX_HIDDEN, Affine, Graph, Value
+from refmmr.interop.graph import MAX_HIDDEN, Graph
 from refmmr.interop.levels import levelled
 from refmmr.interop.linear_maps import Dense, Filters, Map, Same, Times, product
 from refmmr.interop.recognition import MAX_WEIGHTS, Rows, recognise
+from refmmr.interop.values import Affine, Value
 from refmmr.network import Network
 
 __all__ = ["Chain", "to_network"]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,9 +22,11 @@ from scipy import sparse
 
 from refmmr._validate import check_array
 from refmmr.interop.linear_maps import MAX_ENTRIES, Dense, Filters, Map, Matrix, Pick, Same, Times
+from refmmr.interop.values import Affine, Input, Relu, Value
 from refmmr.network import Conv2d
+from refmmr.reference.layers import Pads
 
-__all__ = ["MAX_UNITS", "Affine", "Graph", "Input", "Relu", "Value", "at_least_float32"]
+__all__ = ["MAX_HIDDEN", "MAX_UNITS", "Graph"]
 
 MAX_UNITS = 2**24
 """Largest number of entries of a value, with padding: 128 MiB in float64."""
@@ -34,43 +35,6 @@ MAX_HIDDEN = 2**21
 on images of 32 x 32 are half a million."""
 
 Shape = tuple[int, ...]
-
-
-@dataclass(eq=False)
-class Value:
-    """An array that depends on the input of the network."""
-
-    shape: Shape
-    number: int  # in the order in which values were made: arguments come before
-    level: int  # ReLUs on the longest path from the input
-    nonnegative: bool  # for every input; False where that is not known
-    where: str  # the operation, for errors
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-
-@dataclass(eq=False)
-class Input(Value):
-    """The input."""
-
-
-@dataclass(eq=False)
-class Affine(Value):
-    """``sum_i A_i u_i + offset`` of values u_i; the offset broadcasts to the shape."""
-
-    parts: tuple[tuple[Value, Map], ...] = ()
-    offset: np.ndarray = field(default_factory=lambda: np.zeros((), np.float32))
-    maximum_of: tuple[Value, ...] = ()  # the values whose maximum this is
-
-
-@dataclass(eq=False)
-class Relu(Value):
-    """``max(u, 0)`` of a value u."""
-
-    argument: Value = None  # type: ignore[assignment]
 
 
 class Graph:
@@ -167,6 +131,13 @@ class Graph:
         W, b = self._weights(W, where), self.numbers(b, where, "b")
         try:
             layer = Conv2d(W, b, stride, padding)
+            if isinstance(x, Affine) and x.padded and layer.padding != "same":
+                x, pads = x.padded
+                sums = [
+                    (one[0] + two[0], one[1] + two[1])
+                    for one, two in zip(layer.padding, pads, strict=True)
+                ]
+                layer = Conv2d(W, b, stride, sums)
         except (TypeError, ValueError) as error:
             self.refuse(where, str(error))
         image = self.image(x, where, W.shape[1])
@@ -213,6 +184,20 @@ class Graph:
         if indices.size == x.size and (indices.reshape(-1) == np.arange(x.size)).all():
             return self.reshape(x, indices.shape, where)
         return self.affine([(x, Pick(indices.astype(np.int32)))], indices.shape, where)
+
+    def pad(self, x: Value, pads: Pads, where: str) -> Value:
+        """Zeros around an image, ((top, bottom), (left, right)); a convolution takes them up."""
+        if not any(side for pair in pads for side in pair):
+            return x
+        channels, height, width = self.image(x, where)
+        (top, bottom), (left, right) = pads
+        if channels * (top + height + bottom) * (left + width + right) > MAX_UNITS:
+            self.refuse(where, f"expected at most {MAX_UNITS} units with pads, got more")
+        front = [(0, 0)] * (len(x.shape) - 2)
+        padded = self.pick(x, np.pad(self.indices(x), [*front, *pads], constant_values=-1), where)
+        assert isinstance(padded, Affine)
+        padded.padded = x, pads
+        return padded
 
     def indices(self, x: Value) -> np.ndarray:
         """The index of each entry of x, in its shape: to slice, turn or repeat, for `pick`."""

@@ -11,7 +11,8 @@ import heapq
 from dataclasses import replace
 from typing import NamedTuple
 
-from refmmr.interop.graph import Affine, Graph, Input, Relu, Value
+from refmmr.interop.graph import Graph
+from refmmr.interop.values import Affine, Input, Relu, Value
 
 __all__ = ["Levels", "levelled"]
 

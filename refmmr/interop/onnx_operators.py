@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refmmr.interop.graph import Value
 from refmmr.interop.onnx_constants import axes_of
 from refmmr.interop.onnx_nodes import Node
 from refmmr.interop.onnx_shapes import SHAPE_READERS
 from refmmr.interop.onnx_tensors import quote
 from refmmr.interop.onnx_windows import WINDOW_READERS
 from refmmr.interop.pooling import mean
+from refmmr.interop.values import Value
 
 if TYPE_CHECKING:
     from refmmr.interop.onnx_reader import Reader

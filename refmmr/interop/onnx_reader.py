@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refmmr.interop.chain import to_network
-from refmmr.interop.graph import MAX_UNITS, Graph, Value
+from refmmr.interop.graph import MAX_UNITS, Graph
 from refmmr.interop.onnx_constants import Constants
 from refmmr.interop.onnx_nodes import Node, parse
 from refmmr.interop.onnx_operators import READERS
 from refmmr.interop.onnx_tensors import Tensors, quote, refuse
+from refmmr.interop.values import Value
 from refmmr.network import Network
 
 __all__ = ["Model", "read_graph"]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refmmr.interop.graph import MAX_UNITS, Value
+from refmmr.interop.graph import MAX_UNITS
 from refmmr.interop.onnx_constants import axes_of, slices
 from refmmr.interop.onnx_nodes import Node
+from refmmr.interop.values import Value
 
 if TYPE_CHECKING:
     from refmmr.interop.onnx_reader import Reader
@@ -164,6 +165,9 @@ def _pad(reader: Reader, node: Node) -> Value:
         MAX_UNITS
     ) or any(max(pair) > MAX_UNITS for pair in pairs):
         node.refuse(f"expected at most {MAX_UNITS} units with pads, got more")
+    inner = all(pair == (0, 0) for pair in pairs[:-2]) and min(map(min, pairs)) >= 0
+    if mode == "constant" and number == 0 and inner and rank == 4:
+        return graph.pad(x, (pairs[2], pairs[3]), node.where)
     more = [(max(a, 0), max(b, 0)) for a, b in pairs]
     if mode == "constant":
         indices = np.pad(graph.indices(x), more, constant_values=-1)

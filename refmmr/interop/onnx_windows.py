@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from refmmr.interop.graph import MAX_UNITS, Value
+from refmmr.interop.graph import MAX_UNITS
 from refmmr.interop.onnx_nodes import Node
 from refmmr.interop.onnx_tensors import quote
 from refmmr.interop.pooling import Windows, average_pool, conv_transpose, max_pool, mean
+from refmmr.interop.values import Value
 from refmmr.reference.layers import same_padding
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import sparse
 
-from refmmr.interop.graph import MAX_UNITS, Affine, Graph, Value
+from refmmr.interop.graph import MAX_UNITS, Graph
 from refmmr.interop.linear_maps import MAX_ENTRIES, Matrix, inside
+from refmmr.interop.values import Affine, Value
 
 __all__ = ["Windows", "average_pool", "conv_transpose", "max_pool", "mean"]
 

@@ -96,6 +96,8 @@ def test_a_search_that_cannot_end_ends_where_its_memory_does(monkeypatch):
     """The only example is a tie in a corner of the box, where all hyperplanes meet."""
     monkeypatch.setattr(_region_search, "MAX_BYTES", 10**5)
     monkeypatch.setattr(_subproblems, "MAX_BYTES", 10**5)
+    # A tie that is recognised ends a search sooner.
+    monkeypatch.setattr(_subproblems.Subproblems, "_is_tie", lambda *arguments: False)
     net = rm.Network.mlp([3, 10, 10, 2], rng=0)
     x = np.array([[0.6, 0.2, 0.1]])
     box = np.zeros(3), np.ones(3)

@@ -211,6 +211,34 @@ def test_the_word_of_the_solver_is_no_proof(monkeypatch):
     assert decision.adversarial is None
 
 
+@pytest.mark.parametrize("seed", [153, 163, 278])
+def test_the_dual_bound_is_the_optimum_where_it_rests_on_bounds_of_units(seed):
+    """In these subproblems the minimiser lies where a pre-activation meets its bound."""
+    rng = np.random.default_rng(seed)
+    net = rm.Network.mlp([2, 4, 4, 2], rng=seed).astype(np.float64)
+    net = net.with_parameters([(W, 0.3 * rng.normal(size=b.shape)) for W, b in net.parameters])
+    x, eps = rng.random(2), 0.5
+    y = int(net.predict(x[None])[0])
+    bounds = lp.layer_bounds(net, x, np.inf, eps, None)
+    program = _milp.build(net, x, np.inf, eps, None, bounds, binary=False)
+    branch = {
+        (k, j): int(rng.choice([-1, 1]))
+        for k, split in enumerate(program.split)
+        for j in range(len(split.units))
+        if rng.random() < 0.5
+    }
+    highs = _milp.solver(program)
+    _solvers.set_costs(highs, *_milp.margin(program, y, 1 - y))
+    _branching._fix(highs, program, {}, branch)
+    assert _solvers.run(highs) == _solvers.OPTIMAL
+    optimum = highs.getInfo().objective_function_value
+    duals = lp.unit_duals(program, np.array(highs.getSolution().row_dual), net)
+    fixed = _branching._fixed_units(net, program, branch)
+    where, row = ball(x[None], np.full(1, eps), np.inf, None), np.eye(2)[y] - np.eye(2)[1 - y]
+    bound = lp.dual_bound(net, where, row, bounds, duals, fixed)
+    np.testing.assert_allclose(bound, optimum, rtol=0, atol=1e-9 * max(1, abs(optimum)))
+
+
 def test_arbitrary_dual_variables_prove_nothing_wrong():
     net, x, y, eps, box, bounds, _ = hard_problem()
     rng = np.random.default_rng(0)

@@ -91,6 +91,19 @@ def test_misclassified_and_ties(p):
 
 
 @pytest.mark.parametrize("p", NORMS)
+def test_a_tie_where_all_units_meet_ends_the_search(p):
+    """Without biases all logits are 0 at the origin, a corner of the box: 2^20 patterns meet."""
+    net = rm.Network.mlp([3, 10, 10, 2], rng=0)
+    x = np.array([[0.3, 0.3, 0.3]])
+    (state,) = point_searches(net, x, net.predict(x), p, as_box(0, 1, 3))
+    state.run(max_regions=1000)
+    assert state.done
+    assert np.isinf(state.upper)  # a tie is no example
+    np.testing.assert_allclose(state.lower, np.linalg.norm(x[0], p), rtol=1e-6)
+    assert state.lower <= np.linalg.norm(x[0], p)
+
+
+@pytest.mark.parametrize("p", NORMS)
 def test_point_on_hyperplanes(p):
     """At the origin all three units are 0: no pattern is certain, all are visited."""
     net = network(([[1, 0], [0, 1], [1, 1]], [0, 0, 0]), ([[1, 1, 1], [0, 0, 0]], [0, 0.75]))

@@ -117,9 +117,6 @@ def prove_margin(
         if logits[y] < logits[s]:
             return MarginProof(False, point, nodes, [])
         unit = _branching_unit(program, bounds, values, duals, branch)
-        if unit is None and highs.getInfo().objective_function_value > 0:
-            # The program rests on bounds of pre-activations that the dual bound does not use.
-            unit = _open_unit(program, bounds, branch)
         if unit is None:
             # The program is exact at its minimiser, whose margin is about 0.
             return MarginProof(False, point, nodes, [])
@@ -141,17 +138,6 @@ def _fixed_units(net, program, branch):
     for (k, j), sign in branch.items():
         fixed[k][program.split[k].units[j]] = sign
     return fixed
-
-
-def _open_unit(program, bounds, branch):
-    """The open unit with the widest bounds, in units of its size; None if all are fixed."""
-    widths = {
-        (k, j): (bounds[k][1][unit] - bounds[k][0][unit]) / split.size[j]
-        for k, split in enumerate(program.split)
-        for j, unit in enumerate(split.units)
-        if (k, j) not in branch
-    }
-    return max(widths, key=widths.__getitem__, default=None)
 
 
 def _branching_unit(program, bounds, values, duals, branch):

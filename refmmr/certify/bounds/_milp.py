@@ -41,7 +41,10 @@ _matrices: WeakKeyDictionary[Network, list[tuple[sparse.csr_array, np.ndarray]]]
 
 
 class Split(NamedTuple):
-    """The m unstable units of a layer, and the numbers of their rows and variables: arrays (m,)."""
+    """The units of a layer that have rows: numbers of units, rows and variables.
+
+    Arrays (m,) for m unstable units, and (a,) for active ones with a variable of their own.
+    """
 
     units: np.ndarray  # numbers of the units in the layer
     rows: np.ndarray  # of the rows ``(g - g' - f) / size = 0``
@@ -49,6 +52,9 @@ class Split(NamedTuple):
     positive: np.ndarray  # of the variables ``g / u``
     negative: np.ndarray  # of the variables ``g' / -l``
     switch: np.ndarray  # of the variables a
+    active: np.ndarray  # numbers of the active units in the layer
+    active_rows: np.ndarray  # of the rows ``(g - f) / active_size = 0``
+    active_size: np.ndarray  # u
 
 
 class Milp(NamedTuple):
@@ -178,6 +184,8 @@ def build(
         else:
             scale = high[active]
             own = made.columns(low[active] / scale, np.ones(len(active)))
+            rows = made.count + np.arange(len(active))
+            split[-1] = split[-1]._replace(active=active, active_rows=rows, active_size=scale)
             made.add(
                 made.pick(own, np.ones(len(own))) - _widen(_scaled(F[active], 1 / scale), made.m),
                 f[active] / scale,
@@ -185,12 +193,12 @@ def build(
             )
             G, c = _widen(G, made.m) + _entries(active, own, scale, (len(b), made.m)), 0 * b
     W, b = affine[-1]
-    rows = [_widen(part, made.m) for part in made.rows]
+    parts = [_widen(part, made.m) for part in made.rows]
     return Milp(
         np.concatenate(made.lower),
         np.concatenate(made.upper),
         np.concatenate(made.binary),
-        sparse.csr_array(sparse.vstack(rows)) if rows else sparse.csr_array((0, made.m)),
+        sparse.csr_array(sparse.vstack(parts)) if parts else sparse.csr_array((0, made.m)),
         np.concatenate([np.zeros(0), *made.row_lower]),
         np.concatenate([np.zeros(0), *made.row_upper]),
         _widen(step, made.m),
@@ -235,7 +243,8 @@ def _split(made, F, f, units, low, high, size, binary):
     )
     made.add(made.pick(positive, one) - made.pick(switch, one), np.full(n, -np.inf), zero)
     made.add(made.pick(negative, one) + made.pick(switch, one), np.full(n, -np.inf), one)
-    return Split(units, rows, size, positive, negative, switch)
+    none = np.zeros(0, dtype=int)
+    return Split(units, rows, size, positive, negative, switch, none, none, np.zeros(0))
 
 
 def _substitutes(F, later):

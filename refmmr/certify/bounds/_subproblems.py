@@ -31,12 +31,14 @@ import numpy as np
 
 from refmmr import _kernels
 from refmmr._examples import Box
+from refmmr.certify.bounds import EXACT
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._nearest import nearest_point
 from refmmr.reference import rounding
 from refmmr.reference.backward_bound import backward_bound
 from refmmr.reference.ball import ball
-from refmmr.reference.hyperplanes import dual_norm
+from refmmr.reference.hyperplanes import dual_norm, norm
+from refmmr.reference.loss import margins
 from refmmr.reference.network import Network, unflat
 from refmmr.reference.relaxation import lower_slope, relu_relaxation
 
@@ -75,6 +77,13 @@ MAX_BYTES = 2**29
 MIN_SHARE = 1e-6
 """Give up instead of shrinking the ball below this share of the limit."""
 
+PRECISION = 1e-9
+"""Values of this size, relative to the terms that they are sums of, count as 0 in a tie: it is the
+tolerance of the solvers."""
+
+CLOSED, TIE = -1, -2
+"""Instead of the unit to split at: no unit is open, or splitting cannot raise the bound."""
+
 
 class Cut(NamedTuple):
     """A half-space ``value + <row, z - x> >= 0`` that holds all examples of a subproblem."""
@@ -91,7 +100,7 @@ class Subproblem(NamedTuple):
     fixed: np.ndarray  # (N,) int8: 1 active, -1 inactive, 0 open
     cuts: list[Cut]
     multipliers: np.ndarray  # of the cuts
-    split: int  # the unit to split it at; -1 for none
+    split: int  # the unit to split it at, or `CLOSED` or `TIE`
 
     @property
     def nbytes(self) -> int:
@@ -110,6 +119,9 @@ class Subproblems:
         Subproblems bounded so far.
     done : bool
         Nothing is left to do.
+    tied : bool
+        The bound is the distance of a tie, up to rounding errors, so that no larger one can be
+        proved, and no example was found near it.
     stable : ndarray, shape (N,) bool, or None
         Units whose activation is the same everywhere within `stable_radius` of the point.
     deadline : float
@@ -118,7 +130,7 @@ class Subproblems:
 
     def __init__(self, net: Network, p: float, box: Box | None, point: Incumbent) -> None:
         self.net, self.p, self.box, self.point = net, p, box, point
-        self.lower, self.nodes, self.done = 0.0, 0, False
+        self.lower, self.nodes, self.done, self.tied = 0.0, 0, False, False
         self._order = count()
         self.deadline = np.inf
         self._queue: list[tuple[float, int, Subproblem]] = []  # lower bound first
@@ -177,7 +189,7 @@ class Subproblems:
             if time.monotonic() > self.deadline:
                 self._dropped = 0.0  # nothing is proved: the ball is begun again, if at all
                 return
-            found.append(self._bound(Subproblem(c, fixed, [], np.zeros(0), -1), 0.0))
+            found.append(self._bound(Subproblem(c, fixed, [], np.zeros(0), CLOSED), 0.0))
         # Assigned once all are bounded, so that an interruption leaves no incomplete queue.
         self._queue, self._fresh = sorted(entry for entry in found if entry), True
         self._bytes = sum(entry[2].nbytes for entry in self._queue)
@@ -189,8 +201,8 @@ class Subproblems:
             self._bound_units()
         lower, _, subproblem = self._queue[0]
         if subproblem.split < 0:
-            # No unit is open, yet the bounds have not met: rounding errors are too large.
-            self._stuck = True
+            # The bounds have not met, because of rounding errors or a tie.
+            self._stuck, self.tied = True, subproblem.split == TIE
             return
         branches = []
         for sign in (1, -1):
@@ -275,8 +287,31 @@ class Subproblems:
             return None
         needed = np.flatnonzero(v != 0)
         cuts, split = [cuts[i] for i in needed], _branching_unit(subproblem.fixed, bounds, scores)
+        # All subproblems whose regions meet in a tie have its distance: do not split them all.
+        split = TIE if self._is_tie(step, lower) else split
         done = Subproblem(subproblem.target, subproblem.fixed, cuts, v[needed], split)
         return lower, next(self._order), done
+
+    def _is_tie(self, step: np.ndarray, lower: float) -> bool:
+        """Whether a step as short as the bound leads to a tie with no example near it.
+
+        More than d units must be 0 there, which is no general position: they meet in up to 2^N
+        patterns.  Few patterns are cheap to tell apart, and some of them may have an example.
+        """
+        point, net = self.point, self.net
+        if not norm(step, self.p) <= lower * (1 + EXACT):
+            return False
+        z = np.clip(point.flat + step, point.lo, point.hi).reshape(point.x.shape)
+        outputs = net.forward(z).outputs
+        sizes = [PRECISION * magnitude.terms for magnitude in self._magnitudes]
+        zeros = sum(
+            int((np.abs(f) <= size).sum()) for f, size in zip(outputs[:-1], sizes, strict=False)
+        )
+        margin = abs(float(margins(outputs[-1].reshape(1, -1), np.full(1, point.y))[0]))
+        if zeros <= step.size or not margin <= 2 * sizes[-1].max():
+            return False
+        point.attempt(step)
+        return point.upper > lower * (1 + EXACT)
 
     def _drop(self, limit: float) -> None:
         """Leave out a subproblem that is farther away than the limit."""
@@ -412,4 +447,4 @@ def _branching_unit(fixed, bounds, scores):
         return int(scores.argmax())
     unstable = _flat([(low < 0) & (high > 0) for low, high in bounds]) > 0
     unstable &= fixed == 0
-    return int(unstable.argmax()) if unstable.any() else -1
+    return int(unstable.argmax()) if unstable.any() else CLOSED

@@ -2,9 +2,10 @@
 
 Every unstable ReLU is replaced by its triangle, and a solver minimises the margin.  By duality the
 optimum is that of the backward bound (`refmmr.reference.backward_bound`) with the best lower slope
-for each unit: the dual variables give the slopes.  Nothing relies on the solver.  The bound is
-computed from the slopes with all rounding errors, so it holds in real arithmetic, whatever the
-solver's tolerances are and however it ended.
+for each unit, and with multipliers of the bounds ``l <= f <= u`` where the optimum rests on these:
+the dual variables give both.  Nothing relies on the solver.  The bound is computed from them with
+all rounding errors, so it holds in real arithmetic, whatever the solver's tolerances are and
+however it ended.
 """
 
 from __future__ import annotations
@@ -25,7 +26,12 @@ from refmmr.reference.ball import Ball
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import lower_slope, relu_relaxation
-from refmmr.reference.rounding import Magnitude, layer_magnitudes
+from refmmr.reference.rounding import (
+    SMALLEST_NORMAL,
+    Magnitude,
+    layer_magnitudes,
+    rounding_factor,
+)
 
 PRECISION = 1e-4
 """Halve the bracket around the certified radius down to this relative width: each halving costs
@@ -34,6 +40,10 @@ a linear program per class, and the remaining gap is below the fourth digit."""
 WIDENING = 1e-150
 """Added to the bounds of units, by which programs divide: its inverse and its products with large
 bounds are floats."""
+
+MIN_MULTIPLIER = 1e-9
+"""Multipliers below this share of the activation's coefficient are errors of the solver: its
+tolerance."""
 
 GROWTH_STEPS = 64
 """Steps by a quarter from CROWN's radius upwards, at most: a factor of a million."""
@@ -215,11 +225,12 @@ def margins_below(
 def unit_duals(program: Milp, row_duals: np.ndarray, net: Network) -> list[np.ndarray]:
     """The dual variable of each pre-activation f: the change of the minimum per unit of f.
 
-    Arrays (units,), one per hidden layer; 0 for stable units, which have no row in the program.
+    Arrays (units,), one per hidden layer; NaN for units that have no row in the program.
     """
-    duals = [np.zeros(int(np.prod(shape))) for shape in net.unit_shapes]
+    duals = [np.full(int(np.prod(shape)), np.nan) for shape in net.unit_shapes]
     for dual, split in zip(duals, program.split, strict=True):
         dual[split.units] = row_duals[split.rows] / split.size
+        dual[split.active] = row_duals[split.active_rows] / split.active_size
     return duals
 
 
@@ -276,10 +287,11 @@ def dual_bound(
             for (low, high), sign in zip(bounds, fixed, strict=False)
         ]
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        slopes, multipliers = _slopes_and_multipliers(net, row, bounds, duals, fixed)
+        slopes, multipliers = _slopes_and_multipliers(net, row, bounds, duals)
         rows, hidden = row.reshape(1, 1, *net.logits_shape), _batched(net, bounds)
         bound = backward_bound(net, ball, rows, hidden, slopes, multipliers, magnitudes)
-        return float(bound.minimum(ball)[0, 0])
+        lowest = bound.minimum(ball)[0, 0] - _largest_sum(multipliers, bounds)
+        return float(np.nextafter(lowest, -np.inf)) if np.isfinite(lowest) else -np.inf
 
 
 def ball_magnitudes(net: Network, ball: Ball, bounds: LayerBounds) -> list[Magnitude]:
@@ -287,29 +299,38 @@ def ball_magnitudes(net: Network, ball: Ball, bounds: LayerBounds) -> list[Magni
     return layer_magnitudes(net, ball, _batched(net, bounds))
 
 
-def _slopes_and_multipliers(net, row, bounds, duals, fixed):
+def _slopes_and_multipliers(net, row, bounds, duals):
     """Choose them so that each dual variable is the coefficient of its pre-activation.
 
     A unit whose activation has the coefficient G > 0 gets the lower slope ``dual / G``, clipped to
-    [0, 1].  A unit that is fixed active has ``dual = G - beta``, one that is fixed inactive
-    ``dual = beta``: this gives the multiplier, where ``beta >= 0``.
+    [0, 1].  The multiplier is what is left of the dual variable: it belongs to the constraint of a
+    fixed unit, or to a bound of f on which the program rests.
     """
     slopes: list[np.ndarray] = []
     multipliers: list[np.ndarray] = []
     affine = _milp.matrices(net)
     for k in reversed(range(len(duals))):
-        G, dual, (lower, upper) = row @ affine[k + 1][0], duals[k], bounds[k]
+        G, dual = row @ affine[k + 1][0], duals[k]
         slope = np.clip(dual / np.where(G > 0, G, np.inf), 0, 1)
-        relaxation = relu_relaxation(lower, upper, slope)
-        multiplier = np.zeros_like(G)
-        if fixed is not None:
-            active, inactive = fixed[k] > 0, fixed[k] < 0
-            multiplier[active] = np.minimum(dual - G, 0)[active]
-            multiplier[inactive] = np.maximum(dual, 0)[inactive]
-        row = G * np.where(G > 0, relaxation.lower_slope, relaxation.upper_slope) + multiplier
+        relaxation = relu_relaxation(*bounds[k], slope)
+        row = G * np.where(G > 0, relaxation.lower_slope, relaxation.upper_slope)
+        rest = dual - row
+        multiplier = np.where(np.abs(rest) > MIN_MULTIPLIER * np.abs(G), rest, 0)  # 0 for NaN, too
+        row = row + multiplier
         slopes.insert(0, slope.reshape(1, *net.unit_shapes[k]))
         multipliers.insert(0, multiplier.reshape(1, 1, *net.unit_shapes[k]))
     return slopes, multipliers
+
+
+def _largest_sum(multipliers, bounds):
+    """At least the largest ``sum_j multipliers_j . f_j`` of pre-activations f within the bounds."""
+    products = [
+        np.maximum(m.reshape(-1) * low, m.reshape(-1) * high)
+        for m, (low, high) in zip(multipliers, bounds, strict=False)
+    ]
+    terms = np.concatenate([np.zeros(0), *products])
+    error = rounding_factor(2 * len(terms) + 8) * np.abs(terms).sum() + SMALLEST_NORMAL
+    return terms.sum() + error if terms.any() else 0.0
 
 
 def _batched(net, bounds):

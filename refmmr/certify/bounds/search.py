@@ -215,7 +215,8 @@ class PointSearch:
         self.region_search.drop_entered()
         lower, upper, goal = self.lower, self.upper, self.point.goal
         decided = lower >= goal or upper < goal < np.inf or upper <= lower * (1 + EXACT)
-        # Nothing raises the bound any more: entries of both queues were left out for memory.
+        # Nothing raises the bound any more: entries of both queues were left out for memory, or the
+        # bound is the distance of a tie.
         finite = np.isfinite(self.point.limit)
         stuck = self.region_search.exhausted and (self.subproblems.done or not finite)
-        self.done = self.region_search.ended or decided or stuck
+        self.done = self.region_search.ended or decided or stuck or self.subproblems.tied

@@ -32,9 +32,10 @@ extensions = [
     "matplotlib.sphinxext.plot_directive",
     "numpydoc",
     "refmmr_docs",
+    "refmmr_playground",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_static", "_figures", "tutorials/.ipynb_checkpoints"]
+exclude_patterns = ["_static", "_figures", "playground/questions", "tutorials/.ipynb_checkpoints"]
 nitpicky = True
 # Explicit roles must lead somewhere.  Words in single backticks and in the types of docstrings are
 # links where they are the full name of something, and code where not.

@@ -29,12 +29,19 @@ def copy_notebooks(source: Path, target: Path) -> None:
             f"<../../notebooks/{path.stem}.ipynb>`*"
         )
         text = re.sub(r"^(# .*\n)", rf"\1\n{line}\n", text, count=1, flags=re.MULTILINE)
+        text = re.sub(r"^<!-- playground: (\w+) -->$", question, text, flags=re.MULTILINE)
         copy = target / path.name
         if not copy.exists() or copy.read_text(encoding="utf-8") != text:
             copy.write_text(text, encoding="utf-8")
     for picture in source.glob("images/*"):
         (target / "images").mkdir(exist_ok=True)
         shutil.copy2(picture, target / "images" / picture.name)
+
+
+def question(mark: re.Match[str]) -> str:
+    """What a page has at a mark of its notebook: a figure to move, and a question about it."""
+    folder = Path(__file__).parents[1] / "playground" / "questions"
+    return (folder / f"{mark[1]}.md").read_text(encoding="utf-8").rstrip()
 
 
 def mark_up(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:

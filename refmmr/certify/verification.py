@@ -226,12 +226,13 @@ def _decide_box(
     rows = rows_of(clauses, len(lo), net.n_classes)
     examples = Examples(net, clauses, rows)
     now = time.monotonic()
-    if descend(net, rows, len(clauses), box, examples, rng, now + ATTACK_SHARE * (deadline - now)):
+    descend(net, rows, len(clauses), box, examples, rng, now + ATTACK_SHARE * (deadline - now))
+    if examples.found is not None:
         return examples.found
     f_size = _output_sizes(net, rows, lo, hi)
     lower = lower_bounds(net, rows, lo[None], hi[None], f_size)
-    left = np.flatnonzero(rows.open_clauses(lower, len(clauses))[0])
-    if not len(left):
+    left = np.flatnonzero(rows.open_clauses(lower, len(clauses))[0]).tolist()
+    if not left:
         return ""
     some = np.isin(rows.clause, left)
     rows = rows.take(some)._replace(clause=np.searchsorted(left, rows.clause[some]))

@@ -228,15 +228,20 @@ def _without_l(p: Any) -> Any:
     return re.sub("^l_?", "", p.lower()) if isinstance(p, str) else p
 
 
-def check_box(box: Any, X: np.ndarray, name: str = "X") -> Box | None:
-    """None, or (lo, hi) as arrays of the shape of one input, with all of X inside."""
+def check_box(box: Any, X: np.ndarray, name: str = "X", *, own: bool = False) -> Box | None:
+    """None, or (lo, hi) as arrays of the shape of one input, with all of X inside.
+
+    With `own` each point may have its own box: then the arrays have the shape of X.
+    """
     if box is None:
         return None
     try:
         lo, hi = box
     except (TypeError, ValueError) as error:
         raise ValueError(f"box: expected None or a pair (lo, hi), got {box!r}") from error
-    lo, hi = check_bounds(on_host(lo), on_host(hi), X.shape[1:], "box")
+    lo, hi = on_host(lo), on_host(hi)
+    each = own and any(np.ndim(end) == X.ndim for end in (lo, hi))
+    lo, hi = check_bounds(lo, hi, X.shape if each else X.shape[1:], "box", strict=False)
     lo, hi = beside(X, lo), beside(X, hi)
     outside = ((lo > X) | (hi < X)).reshape(len(X), -1).any(axis=1)
     if outside.any():
@@ -263,8 +268,10 @@ def inward(box: Box | None, dtype: np.dtype) -> Box | None:
     return lo, hi
 
 
-def check_bounds(lo: ArrayLike, hi: ArrayLike, shape: tuple[int, ...], name: str) -> Box:
-    """Two finite arrays with lo < hi everywhere, broadcast to a shape."""
+def check_bounds(
+    lo: ArrayLike, hi: ArrayLike, shape: tuple[int, ...], name: str, *, strict: bool = True
+) -> Box:
+    """Two finite arrays with lo < hi everywhere (or lo <= hi), broadcast to a shape."""
     limits = []
     for limit, value in (("lo", lo), ("hi", hi)):
         array = check_array(f"{name} {limit}", value).astype(np.float64)
@@ -275,11 +282,34 @@ def check_bounds(lo: ArrayLike, hi: ArrayLike, shape: tuple[int, ...], name: str
                 f"{name}: expected {limit} of shape {shape} or a number, got shape {array.shape}"
             ) from error
     lower, upper = limits
-    if not (lower < upper).all():
-        i = tuple(int(j) for j in np.argwhere(~(lower < upper))[0])
+    wrong = lower >= upper if strict else lower > upper
+    if wrong.any():
+        i = tuple(int(j) for j in np.argwhere(wrong)[0])
         at = f" at index {i}" if shape else ""
-        raise ValueError(f"{name}: expected lo < hi, got lo = {lower[i]:g}, hi = {upper[i]:g}{at}")
+        order = "lo < hi" if strict else "lo <= hi"
+        raise ValueError(f"{name}: expected {order}, got lo = {lower[i]:g}, hi = {upper[i]:g}{at}")
     return lower, upper
+
+
+def check_scale(scale: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """None, or positive numbers that broadcast to the shape of an input."""
+    if scale is None:
+        return None
+    array = check_array("scale", scale).astype(np.float64)
+    try:
+        array = np.broadcast_to(array, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"scale: expected numbers of shape {shape}, one for each coordinate, got shape "
+            f"{array.shape}"
+        ) from error
+    if not (array > 0).all():
+        i = tuple(int(j) for j in np.argwhere(~(array > 0))[0])
+        raise ValueError(
+            f"scale: expected numbers > 0, got {array[i]:g} at index {i}; for a coordinate that "
+            "may not change pass a box with lo = hi there"
+        )
+    return array
 
 
 def check_count(name: str, value: Any, low: int, high: int | None = None, what: str = "") -> int:

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from refmmr import _kernels, _minimal_attack
+from refmmr import _boxes, _examples, _kernels, _minimal_attack, _scaling
 from refmmr import _validate as check
 from refmmr.network import Network
+from refmmr.reference import pgd as reference
 from refmmr.reference.loss import margins
 from refmmr.reference.pgd import random_start
 
@@ -29,6 +30,7 @@ def pgd(
     steps: int = 40,
     step_size: float | None = None,
     box: Any = (0, 1),
+    scale: ArrayLike | None = None,
     restarts: int = 1,
     rng: int | np.random.Generator | None = 0,
     keep: str = "best",
@@ -53,7 +55,10 @@ def pgd(
     step_size : float, optional
         l_p length of a step; ``2 * eps / steps`` if not given, as in the authors' training.
     box : (lo, hi) or None
-        The adversarial examples stay in it.
+        The adversarial examples stay in it; arrays of the shape of X give each point its own.
+    scale : float or array_like, optional
+        A unit for each coordinate, as in `refmmr.certify`: the ball is
+        ``||(z - x) / scale||_p <= eps``.
     restarts : int
         Number of runs; the first starts at X, the others at random points of the ball.
     rng : int, numpy.random.Generator or None
@@ -93,12 +98,28 @@ def pgd(
     restarts = check.check_count("restarts", restarts, 1)
     step_size = 2 * eps / steps if step_size is None else check.check_number("step_size", step_size)
     keep_last = check.check_choice("keep", keep, ("best", "last")) == "last"
-    inner = check.inward(check.check_box(box, X), X.dtype)
+    inner = check.inward(check.check_box(box, X, own=True), X.dtype)
+    units = _scaling.check_scale(scale, net)
     rng = check.check_rng(rng)
-    best = _kernels.pgd(net, X, y, p, eps, steps, step_size, inner, X, keep_last)
+    if units is None:
+        return _best_of_runs(net, X, y, p, eps, steps, step_size, inner, keep_last, restarts, rng)
+    units = check.beside(X, units.astype(X.dtype))
+    scaled = _scaling.scaled_network(net, check.on_host(units))
+    ends = None if inner is None else (inner[0] / units, inner[1] / units)
+    U = _best_of_runs(
+        scaled, X / units, y, p, eps, steps, step_size, ends, keep_last, restarts, rng
+    )
+    return U * units if inner is None else np.clip(U * units, *inner)
+
+
+def _best_of_runs(net, X, y, p, eps, steps, step_size, box, keep_last, restarts, rng):
+    """The first run starts at X, the others at random; the points of smallest margin."""
+    # The compiled attacks know one box for all points.
+    attack = reference.pgd if _boxes.is_own(box, X) else _kernels.pgd
+    best = attack(net, X, y, p, eps, steps, step_size, box, X, keep_last)
     for _ in range(restarts - 1):
-        start = _random_start(rng, X, p, eps, inner)
-        Z = _kernels.pgd(net, X, y, p, eps, steps, step_size, inner, start, keep_last)
+        start = _random_start(rng, X, p, eps, box)
+        Z = attack(net, X, y, p, eps, steps, step_size, box, start, keep_last)
         better = check.beside(X, _margins(net, Z, y) < _margins(net, best, y))
         best = np.where(better.reshape(-1, *[1] * (X.ndim - 1)), Z, best)
     return best
@@ -111,6 +132,7 @@ def minimal_attack(
     p: float | str = 2,
     *,
     box: Any = (0, 1),
+    scale: ArrayLike | None = None,
     steps: int = STEPS,
     restarts: int = RESTARTS,
     rng: int | np.random.Generator | None = 0,
@@ -130,7 +152,10 @@ def minimal_attack(
     p : {1, 2, inf}
         The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
-        The adversarial examples stay in it.
+        The adversarial examples stay in it; arrays of the shape of X give each point its own.
+    scale : float or array_like, optional
+        A unit for each coordinate, as in `refmmr.certify`: distances are
+        ``||(z - x) / scale||_p``.
     steps : int
         Steps of each run.
     restarts : int
@@ -173,9 +198,42 @@ def minimal_attack(
     p = check.check_p(p)
     steps = check.check_count("steps", steps, 1)
     restarts = check.check_count("restarts", restarts, 1)
-    limits = check.check_box(box, X)
+    limits = check.check_box(box, X, own=True)
+    units = _scaling.check_scale(scale, net)
     rng = check.check_rng(rng)
-    return _minimal_attack.minimal_attack(net, X, y, p, limits, steps, restarts, rng)
+    return nearest_examples(net, X, y, p, limits, units, steps, restarts, rng)
+
+
+def nearest_examples(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    box: _boxes.Box | None,
+    scale: np.ndarray | None,
+    steps: int,
+    restarts: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`minimal_attack` for checked arguments: examples and distances."""
+    found, distances = np.full(X.shape, np.nan), np.full(len(X), np.inf)
+    for rows, own in _boxes.shared(box, X):
+        x, labels = X[rows], y[rows]
+        if scale is None:
+            found[rows], distances[rows] = _minimal_attack.minimal_attack(
+                net, x, labels, p, own, steps, restarts, rng
+            )
+            continue
+        points = _scaling.scaled_points(x, p, own, scale)
+        U, _ = _minimal_attack.minimal_attack(
+            _scaling.scaled_network(net, scale), points.u, labels, p, points.box, steps, restarts,
+            rng,
+        )  # fmt: skip
+        distances[rows], found[rows] = _scaling.verified(net, x, U, labels, p, own, scale)
+    if scale is not None:
+        wrong = _examples.misclassified(net, X, y)
+        found[wrong], distances[wrong] = X[wrong], 0
+    return found, distances
 
 
 def _margins(net, Z, y):

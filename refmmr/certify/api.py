@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from refmmr import _examples, _minimal_attack
+from refmmr import _boxes, _examples, _minimal_attack, _scaling
 from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.attacks import RESTARTS, STEPS
+from refmmr.certify._scaled import scaled_bounds
 from refmmr.certify.bounds import EXACT, Bounds, linear, region
 from refmmr.network import Network
 
@@ -160,6 +161,7 @@ def certify(
     method: str = "region",
     *,
     eps: ArrayLike | None = None,
+    scale: ArrayLike | None = None,
     max_seconds: float | None = None,
     max_regions: int | None = None,
     progress: bool | None = None,
@@ -181,8 +183,9 @@ def certify(
     p : {1, 2, inf}
         The norm; "l1", "l2" and "linf" are understood too.
     box : (lo, hi) or None
-        The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input; X must
-        lie in it.  None for the whole space.
+        The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input, or of X
+        for a box of each point; X must lie in it.  Where lo = hi, nothing may change.  None for the
+        whole space.
     method : str
         From the cheapest to the most expensive, one of
 
@@ -199,6 +202,10 @@ def certify(
     eps : float or array_like, shape (n,), optional
         Decide whether each point is robust at this radius (one for all points, or one for each),
         see ``.robust`` and ``.status``, instead of searching for the largest certified radius.
+    scale : float or array_like, optional
+        A unit for each coordinate (an array that broadcasts to the shape of an input): distances
+        are ``||(z - x) / scale||_p``, so that a coordinate with a larger scale may move further.
+        For a network that begins with a convolution one for each channel.
     max_seconds : float, optional
         Time limit for each point of "lp", "search" and "mip"; then the bounds found so far are
         returned.
@@ -242,7 +249,8 @@ def certify(
     net = net.astype(np.float64)
     check.check_classes(net)
     p = check.check_p(p)
-    limits = check.check_box(box, X)
+    limits = check.check_box(box, X, own=True)
+    units = _scaling.check_scale(scale, net)
     method = check.check_choice("method", method, tuple(METHODS))
     chosen = check_method(method, p)
     options = check_options([method], {"max_seconds": max_seconds, "max_regions": max_regions})
@@ -261,8 +269,8 @@ def certify(
             rows = slice(start, start + size)
             begin = time.perf_counter()
             part = run_method(
-                chosen, net, X[rows], labels[rows], p, limits,
-                None if goal is None else goal[rows], options,
+                chosen, net, X[rows], labels[rows], p, _boxes.take(limits, X, rows),
+                None if goal is None else goal[rows], options, scale=units,
             )  # fmt: skip
             n = len(part.lower)
             seconds += n * [(time.perf_counter() - begin) / n]
@@ -285,12 +293,33 @@ def run_method(
     goal: np.ndarray | None,
     options: Mapping[str, Any],
     known: tuple[np.ndarray, np.ndarray] | None = None,
+    scale: np.ndarray | None = None,
 ) -> Bounds:
     """The bounds of one method, for checked arguments.
 
     `known` are distances (n,) and adversarial examples (n, *input_shape) for a guided method; if
-    not given, they are those of `_attacked`.
+    not given, or in units of a scale, they are those of `_attacked`.
     """
+    lower, upper = np.zeros(len(X)), np.full(len(X), np.inf)
+    found = Bounds(lower, upper, np.full(X.shape, np.nan))
+    for rows, own in _boxes.shared(box, X):
+        aim = None if goal is None else goal[rows]
+        if scale is None:
+            guide = None if known is None else (known[0][rows], known[1][rows])
+            part = _run(method, net, X[rows], y[rows], p, own, aim, options, guide)
+        else:
+
+            def plain(net, X, y, box, goal):
+                return _run(method, net, X, y, p, box, goal, options)
+
+            part = scaled_bounds(plain, net, X[rows], y[rows], p, own, aim, scale)
+        for whole, piece in zip(found, part, strict=True):
+            whole[rows] = piece
+    return found
+
+
+def _run(method, net, X, y, p, box, goal, options, known=None):
+    """The same for points that share a box, in the plain norm."""
     arguments = {name: options[name] for name in method.options if name in options}
     if method.goal:
         arguments["goal"] = goal

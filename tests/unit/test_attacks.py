@@ -198,7 +198,7 @@ BAD = {
     "step_size": ({"step_size": 0}, "step_size: expected a finite number > 0, got 0"),
     "restarts": ({"restarts": 0}, "restarts: expected an integer of at least 1, got 0"),
     "keep": ({"keep": "all"}, "keep: expected one of 'best', 'last', got 'all'"),
-    "box order": ({"box": (1, 0)}, "box: expected lo < hi, got lo = 1, hi = 0"),
+    "box order": ({"box": (1, 0)}, "box: expected lo <= hi, got lo = 1, hi = 0"),
     "box triple": ({"box": (0, 1, 2)}, r"box: expected None or a pair \(lo, hi\)"),
     "box shape": ({"box": (np.zeros(3), 1)}, r"box: expected lo of shape \(4,\)"),
 }

@@ -204,7 +204,7 @@ BAD = {
     "p text": ({"p": "two"}, "p: expected 1, 2 or inf, got 'two'"),
     "p true": ({"p": True}, "p: expected 1, 2 or inf, got True"),
     "p none": ({"p": None}, "p: expected 1, 2 or inf, got None"),
-    "box order": ({"box": (1, 0)}, "box: expected lo < hi, got lo = 1, hi = 0"),
+    "box order": ({"box": (1, 0)}, "box: expected lo <= hi, got lo = 1, hi = 0"),
     "box number": ({"box": 1}, r"box: expected None or a pair \(lo, hi\), got 1"),
     "box nan": ({"box": (0, np.nan)}, "box hi: expected finite numbers, got nan"),
     "box inf": ({"box": (0, np.inf)}, "box hi: expected finite numbers, got inf"),

@@ -280,7 +280,7 @@ BAD = {
     "eps": ({"scheme": "at"}, "eps: expected a number"),
     "box, nothing attacked": ({"box": (0, 0.5)}, "X: expected points inside the box"),
     "no box": ({"box": "all"}, "box: expected"),
-    "crossed box": ({"box": (1, 0)}, "box: expected lo < hi"),
+    "crossed box": ({"box": (1, 0)}, "box: expected lo <= hi"),
 }
 
 

@@ -17,10 +17,10 @@ PATHS = [path.relative_to(ROOT) for path in ROOT.glob("refmmr/**/*.py")]
 FILES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in PATHS}
 FLOORS = [
     "reference",
-    "_backend _files _kernels _optional _solvers _validate _version backends",
+    "_backend _boxes _files _kernels _optional _solvers _validate _version backends",
     "display",
     "_presets exact geometry network",
-    "_examples _minimal_attack attacks datasets interop io testing",
+    "_examples _minimal_attack _scaling attacks datasets interop io testing",
     "certify regions training",
     "estimator plot scorer",
     "",  # the public page

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from refmmr import _scaling
 from refmmr import _validate as check
 from refmmr.certify import api
 from refmmr.certify.evaluation import workers
@@ -44,8 +45,11 @@ the attack and CROWN leave a gap."""
 
 OPTIONS = """\
 box : (lo, hi) or None
-    The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input; X must lie
-    in it.  None for the whole space.
+    The attacker stays in ``lo <= z <= hi``, numbers or arrays of the shape of an input, or of X for
+    a box of each point; X must lie in it.  Where lo = hi, nothing may change.  None for the whole
+    space.
+scale : float or array_like, optional
+    A unit for each coordinate: distances are ``||(z - x) / scale||_p``, see `refmmr.certify`.
 methods : sequence of str, optional
     "attack" and methods of `refmmr.certify`, the cheapest first; add "search" or "mip" for points
     that the other methods do not decide.  If not given, "crown" and "attack" at radii, "region",
@@ -95,6 +99,7 @@ def _evaluate(
     radii: Callable[[int], tuple[np.ndarray | None, Any]],
     *,
     box: Any = (0, 1),
+    scale: ArrayLike | None = None,
     methods: Sequence[str] | None = None,
     pgd_steps: int = 40,
     restarts: int = 3,
@@ -118,7 +123,8 @@ def _evaluate(
         raise TypeError(f"y: expected {len(X)} true classes, got None")
     y = check.check_labels(y, len(X), net.n_classes, device=False)
     p = check.check_p(p)
-    limits = check.check_box(box, X)
+    limits = check.check_box(box, X, own=True)
+    units = _scaling.check_scale(scale, net)
     net = net.astype(np.float64)
     eps, recorded = radii(len(X))
     if methods is None:
@@ -135,7 +141,7 @@ def _evaluate(
     seed = int(check.check_rng(rng).integers(2**63))
     problem = Problem(
         net, p, limits, {name: api.METHODS[name] for name in names if name != ATTACK}, options,
-        pgd_steps, restarts, seed,
+        pgd_steps, restarts, seed, units,
     )  # fmt: skip
     run = Run(problem, names, X, y, eps, keep_adversarial)
     disable = None if progress is None else not progress

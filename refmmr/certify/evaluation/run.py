@@ -82,6 +82,8 @@ class Run:
             "y": self.y,
             "box": None if problem.box is None else np.stack(problem.box),
         }
+        if problem.scale is not None:
+            arrays["scale"] = problem.scale
         values = {
             "p": problem.p,
             "methods": list(self.names),

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refmmr import _examples, _kernels, _minimal_attack
-from refmmr.attacks import minimal_attack
+from refmmr import _boxes, _examples, _kernels, _scaling
+from refmmr.attacks import RESTARTS, STEPS, nearest_examples
 from refmmr.certify import api
 from refmmr.certify.api import Method
 from refmmr.certify.evaluation.results import ATTACK
@@ -28,12 +28,13 @@ class Problem(NamedTuple):
 
     net: Network
     p: float
-    box: tuple[np.ndarray, np.ndarray] | None
+    box: tuple[np.ndarray, np.ndarray] | None  # of the shape of an input, or of all points
     methods: Mapping[str, Method]  # without the attack
     options: Mapping[str, Any]
     pgd_steps: int
     restarts: int
     seed: int
+    scale: np.ndarray | None = None  # of the shape of an input
 
 
 class Block(NamedTuple):
@@ -148,8 +149,9 @@ def _next(undecided: np.ndarray, tried: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _call(problem, name, block, rows, goal):
     known = block.upper[rows], block.adversarial[rows]
     found = api.run_method(
-        problem.methods[name], problem.net, block.X[rows], block.y[rows], problem.p, problem.box,
-        goal, problem.options, known if np.isfinite(known[0]).any() else None,
+        problem.methods[name], problem.net, block.X[rows], block.y[rows], problem.p,
+        _box(problem, block, rows),
+        goal, problem.options, known if np.isfinite(known[0]).any() else None, problem.scale,
     )  # fmt: skip
     _merge(block, rows, name, *found)
 
@@ -159,8 +161,16 @@ def _attack(problem: Problem, block: Block, rows: np.ndarray) -> None:
     if block.eps is None:
         for i in rows:  # one by one, with a generator for each
             row, rng = slice(i, i + 1), np.random.default_rng([problem.seed, int(block.points[i])])
-            Z, length = minimal_attack(
-                problem.net, block.X[row], block.y[row], problem.p, box=problem.box, rng=rng
+            Z, length = nearest_examples(
+                problem.net,
+                block.X[row],
+                block.y[row],
+                problem.p,
+                _box(problem, block, np.array([i])),
+                problem.scale,
+                STEPS,
+                RESTARTS,
+                rng,
             )
             _merge(block, np.array([i]), ATTACK, 0, length, Z)
         return
@@ -188,9 +198,10 @@ def _project(problem: Problem, block: Block, rows: np.ndarray) -> None:
     nearest ones, which PGD, at a radius hardly larger, mostly misses.
     """
     no_runs, rng = (0, 0), np.random.default_rng(problem.seed)
-    Z, length = _minimal_attack.minimal_attack(
-        problem.net, block.X[rows], block.y[rows], problem.p, problem.box, *no_runs, rng
-    )
+    Z, length = nearest_examples(
+        problem.net, block.X[rows], block.y[rows], problem.p, _box(problem, block, rows),
+        problem.scale, *no_runs, rng,
+    )  # fmt: skip
     _merge(block, rows, ATTACK, 0, length, Z)
 
 
@@ -199,15 +210,7 @@ def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:
     slightly_less = eps * (1 - 1e-12)  # so that no rounded example lies beyond eps
     step = 2 * slightly_less / problem.pgd_steps
     for restart in range(problem.restarts):
-        X, y = block.X[rows], block.y[rows]
-        start = (
-            X if restart == 0 else _starts(problem, block.points[rows], X, slightly_less, restart)
-        )
-        Z = _kernels.pgd(
-            problem.net, X, y, problem.p, slightly_less, problem.pgd_steps, step, problem.box,
-            start, False,
-        )  # fmt: skip
-        length = _examples.verified_distances(problem.net, X, Z, y, problem.p, problem.box)
+        Z, length = _attack_once(problem, block, rows, slightly_less, step, restart)
         genuine = length <= eps
         _merge(block, rows, ATTACK, 0, np.where(genuine, length, np.inf), Z)
         rows = rows[~genuine]
@@ -215,7 +218,33 @@ def _pgd(problem: Problem, block: Block, rows: np.ndarray, eps: float) -> None:
             return
 
 
-def _starts(problem, points, X, eps, restart):
+def _attack_once(problem, block, rows, eps, step, restart):
+    """One run of PGD, in units of the scale: points, and their distances if they are verified."""
+    net, X, y, p, scale = problem.net, block.X[rows], block.y[rows], problem.p, problem.scale
+    box = _box(problem, block, rows)
+    if scale is None:
+        Z = _climb(problem, net, X, y, box, eps, step, block.points[rows], restart)
+        return Z, _examples.verified_distances(net, X, Z, y, p, box)
+    inner = None if box is None else (box[0] / scale, box[1] / scale)
+    scaled = _scaling.scaled_network(net, scale)
+    U = _climb(problem, scaled, X / scale, y, inner, eps, step, block.points[rows], restart)
+    length, Z = _scaling.verified(net, X, U, y, p, box, scale)
+    return Z, length
+
+
+def _climb(problem, net, X, y, box, eps, step, points, restart):
+    """The points where PGD ends; the compiled attacks know one box for all points."""
+    start = X if restart == 0 else _starts(problem, points, X, eps, restart, box)
+    attack = pgd.pgd if _boxes.is_own(box, X) else _kernels.pgd
+    return attack(net, X, y, problem.p, eps, problem.pgd_steps, step, box, start, False)
+
+
+def _box(problem, block, rows):
+    """The box of some points of a block."""
+    return _boxes.take(problem.box, block.X, block.points[rows])
+
+
+def _starts(problem, points, X, eps, restart, box):
     """Random points of the balls, each drawn by the generator of its point."""
     directions = np.empty_like(X)
     for i, number in enumerate(points):
@@ -223,4 +252,4 @@ def _starts(problem, points, X, eps, restart):
         shape = X.shape[1:]
         inf = problem.p == np.inf
         directions[i] = rng.uniform(-eps, eps, shape) if inf else rng.standard_normal(shape)
-    return pgd.project(X, X + directions, problem.p, eps, problem.box)
+    return pgd.project(X, X + directions, problem.p, eps, box)

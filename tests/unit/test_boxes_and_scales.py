@@ -174,7 +174,7 @@ def test_pipeline_in_units(box, tmp_path):
 def test_attacks_in_units(p):
     rng = np.random.default_rng(0)
     net = rm.Network.mlp([4, 16, 3], rng=0)
-    X = rng.uniform(0, 1, (20, 4))
+    X = rng.uniform(0, 1, (6, 4))
     y = net.predict(X)
     scale = np.array([0.1, 1, 2, 0.5])
     boxes = np.zeros_like(X), np.ones_like(X)

@@ -248,15 +248,15 @@ def test_random_starts_belong_to_the_point(p):
     net = rm.Network.mlp([4, 3], rng=0)
     points = np.random.default_rng(0).uniform(0.2, 0.8, (6, 4))
     problem = stages.Problem(net, p, None, {}, {}, 1, 1, seed=7)
-    whole = stages._starts(problem, np.arange(6), points, 0.1, 1)
+    whole = stages._starts(problem, np.arange(6), points, 0.1, 1, None)
     for i in range(6):
-        part = stages._starts(problem, np.array([i]), points[i : i + 1], 0.1, 1)
+        part = stages._starts(problem, np.array([i]), points[i : i + 1], 0.1, 1, None)
         np.testing.assert_array_equal(part[0], whole[i])
     assert (np.linalg.norm(whole - points, p, axis=1) <= 0.1 * (1 + 1e-12)).all()
     assert len(np.unique(whole - points, axis=0)) == 6
     others = [
-        stages._starts(problem, np.arange(6), points, 0.1, 2),
-        stages._starts(problem._replace(seed=8), np.arange(6), points, 0.1, 1),
+        stages._starts(problem, np.arange(6), points, 0.1, 2, None),
+        stages._starts(problem._replace(seed=8), np.arange(6), points, 0.1, 1, None),
     ]
     assert not any((other == whole).all(axis=1).any() for other in others)
 
@@ -402,7 +402,7 @@ def test_the_three_functions_take_and_describe_the_same_options():
     for function in (rm.robust_error, rm.robustness_curve, rm.minimal_perturbations):
         parameters = inspect.signature(function).parameters
         options = {name: parameters[name] for name in parameters if name not in OWN}
-        assert len(options) == 12
+        assert len(options) == 13
         assert shared is None or shared == options
         shared = options
         for name in parameters:

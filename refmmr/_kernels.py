@@ -10,7 +10,9 @@ from __future__ import annotations
 from refmmr._backend import Kernel, kernel
 from refmmr.reference import (
     adam,
+    ascent,
     backward_bound,
+    clipping,
     enumeration,
     loss,
     network,
@@ -35,6 +37,8 @@ pgd = kernel(_pgd.pgd, "numba", "cupy")
 layer_bounds = kernel(backward_bound.layer_bounds, "numba")
 margin_bounds = kernel(backward_bound.margin_bounds, "numba")
 row_bounds = kernel(backward_bound.row_bounds, "numba")
+ascend = kernel(ascent.ascend, "numba")
+clip_nodes = kernel(clipping.clip_nodes, "numba")
 enumerate_regions = kernel(enumeration.enumerate_regions, "numba")
 volumes = kernel(_volumes.volumes, "numba")
 

@@ -36,6 +36,7 @@ class Method(NamedTuple):
     goal: bool = True  # can stop when a given radius is decided
     finds: bool = False  # finds adversarial examples
     guided: bool = False  # is faster with known adversarial examples
+    attacks: bool = False  # looks for them by itself in a ball of given radius
     options: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Bounds]:
@@ -55,6 +56,10 @@ METHODS: dict[str, Method] = {
     "lp": Method(
         "refmmr.certify.bounds.lp", "lp_bounds", norms=(1, np.inf), batched=False,
         options=("max_seconds",),
+    ),
+    "bab": Method(
+        "refmmr.certify.bounds.bab", "bab_bounds", batched=False, finds=True, guided=True,
+        attacks=True, options=("max_seconds",),
     ),
     "search": Method(
         "refmmr.certify.bounds.search", "search_bounds", batched=False, finds=True, guided=True,
@@ -195,6 +200,7 @@ def certify(
         - "fast-lin", also called "kw": backward bounds with parallel linear relaxations of a ReLU;
         - "crown": backward bounds with a lower slope of 0 or 1, chosen for each unit;
         - "lp": the triangle relaxation, by linear programs (p = 1 and inf);
+        - "bab": branch and bound on linear relaxations, exact if it ends within its budget;
         - "search": best-first search through the linear regions around the point, exact if it
           ends within its budget;
         - "mip": mixed-integer programs (p = 1 and inf), exact if they are solved within the
@@ -207,8 +213,8 @@ def certify(
         are ``||(z - x) / scale||_p``, so that a coordinate with a larger scale may move further.
         For a network that begins with a convolution one for each channel.
     max_seconds : float, optional
-        Time limit for each point of "lp", "search" and "mip"; then the bounds found so far are
-        returned.
+        Time limit for each point of "lp", "bab", "search" and "mip"; then the bounds found so far
+        are returned.
     max_regions : int, optional
         Largest number of linear regions for each point of "search"; then the bounds found so far
         are returned.
@@ -232,6 +238,7 @@ def certify(
     Croce, Andriushchenko, Hein (2019): guarantees inside a linear region.
     Gowal et al. (2018): interval bounds.  Weng et al. (2018): Fast-Lin.  Wong, Kolter (2018).
     Zhang et al. (2018): CROWN.  Ehlers (2017): the triangle relaxation.
+    Wang et al. (2021): beta-CROWN, branch and bound.
     Jordan, Lewis, Dimakis (2019): GeoCert, search through regions.
     Tjeng, Xiao, Tedrake (2019): mixed-integer programs.
 
@@ -326,12 +333,13 @@ def _run(method, net, X, y, p, box, goal, options, known=None):
     # Overflow gives NaN or an infinite error, which prove nothing: a bound of 0, never a wrong one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if method.guided:
-            if known is None:
+            if known is None and not (method.attacks and goal is not None):
                 limit, begin = options.get("max_seconds"), time.monotonic()
                 known = _attacked(net, X, y, p, box, np.inf if limit is None else begin + limit)
                 if limit is not None:
                     arguments["max_seconds"] = max(0.0, limit - (time.monotonic() - begin))
-            arguments["upper"], arguments["adversarial"] = known
+            if known is not None:
+                arguments["upper"], arguments["adversarial"] = known
         return method.load()(net, X, y, p, box, **arguments)
 
 

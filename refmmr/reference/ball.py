@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr.reference.hyperplanes import dual_norm, norm
+from refmmr.reference.hyperplanes import divide, dual_norm, norm
 
 SMALL = 2.0**-500
 """Squares of l_2 lengths above this do not underflow.  An l_2 ball of a smaller radius is replaced
@@ -100,6 +100,42 @@ def largest_gain(ball: Ball, w: np.ndarray) -> np.ndarray:
     return _l1_gain(slopes, reach, radius) if ball.p == 1 else _l2_gain(slopes, reach, radius)
 
 
+def minimizer(ball: Ball, w: np.ndarray) -> np.ndarray:
+    """A point of each ball, within the box, at which ``<w, z>`` is smallest, up to rounding.
+
+    Parameters
+    ----------
+    ball : Ball
+        Around n points.
+    w : ndarray, shape (n, m, d)
+        m linear functions for each point.
+
+    Returns
+    -------
+    ndarray, shape (n, m, d)
+        ``x - sign(w) m``, with the m at which `largest_gain` is reached.
+    """
+    slopes, radius = np.abs(w), ball.radius[:, None, None]
+    reach = np.full_like(slopes, np.inf)
+    if ball.box is not None:
+        reach = np.where(w > 0, ball.x[:, None] - ball.box[0], ball.box[1] - ball.x[:, None])
+    if ball.p == np.inf:
+        move = np.minimum(reach, radius)
+    elif ball.p == 1:
+        order = np.argsort(-slopes, axis=-1)
+        sorted_reach = np.minimum(np.take_along_axis(reach, order, -1), radius)
+        before = np.cumsum(sorted_reach, axis=-1) - sorted_reach
+        move = np.empty_like(reach)
+        np.put_along_axis(move, order, np.clip(radius - before, 0, sorted_reach), -1)
+    elif ball.box is None:
+        move = radius * divide(slopes, norm(slopes, 2)[..., None])
+    else:
+        unit = divide(slopes, slopes.max(axis=-1, keepdims=True))
+        t = _l2_multiplier(unit, reach, radius[..., 0])
+        move = np.where(unit > t * reach, reach, divide(unit, t))
+    return ball.x[:, None] - np.sign(w) * move
+
+
 def _linf_gain(slopes, reach, radius):
     """l_inf: ``m_j = min(reach_j, r)``."""
     return (slopes * np.minimum(reach, radius[..., None])).sum(axis=-1)
@@ -117,13 +153,25 @@ def _l1_gain(slopes, reach, radius):
 
 
 def _l2_gain(slopes, reach, radius):
-    """l_2: ``m_j = min(reach_j, |w_j| / t)``, with t such that ``||m||_2 = r``.
+    """l_2: ``m_j = min(reach_j, |w_j| / t)``, with t such that ``||m||_2 = r``."""
+    largest = slopes.max(axis=-1, keepdims=True)
+    w = slopes / np.where(largest > 0, largest, 1)
+    t = _l2_multiplier(w, reach, radius)
+    stopped = w >= t * reach
+    own = np.where(stopped, reach * (w - t * reach / 2), w**2 / (2 * np.where(t > 0, t, 1)))
+    gain = t[..., 0] * radius**2 / 2 + own.sum(axis=-1) + SMALL * radius
+    gain = largest[..., 0] * gain
+    if (radius > SMALL).all():
+        return gain
+    return np.where(radius > SMALL, gain, _linf_gain(slopes, reach, radius))
+
+
+def _l2_multiplier(w, reach, radius):
+    """The t of slopes (n, m, d) of which the largest is 1; (n, m, 1).
 
     Sort the coordinates by the level ``1 / t`` at which they reach the box; before the i-th does,
     the length squared is that of those before it plus ``(level * |w_j|)^2`` of the others.
     """
-    largest = slopes.max(axis=-1, keepdims=True)
-    w = slopes / np.where(largest > 0, largest, 1)
     moving = w > 0
     stop = np.where(moving, reach / np.where(moving, w, 1), 0)
     order = np.argsort(stop, axis=-1)
@@ -139,11 +187,4 @@ def _l2_gain(slopes, reach, radius):
     level = np.sqrt(np.maximum(rest, 0) / np.where(rate > 0, rate, 1))
     # Where the box ends before the radius does, the constraint on the norm is slack: t = 0.
     binding = enough.any(axis=-1, keepdims=True) & (level > 0)
-    t = np.where(binding, 1 / np.where(binding, level, 1), 0)
-    stopped = w >= t * reach
-    own = np.where(stopped, reach * (w - t * reach / 2), w**2 / (2 * np.where(binding, t, 1)))
-    gain = t[..., 0] * radius**2 / 2 + own.sum(axis=-1) + SMALL * radius
-    gain = largest[..., 0] * gain
-    if (radius > SMALL).all():
-        return gain
-    return np.where(radius > SMALL, gain, _linf_gain(slopes, reach, radius))
+    return np.where(binding, 1 / np.where(binding, level, 1), 0)

@@ -49,11 +49,11 @@ class Linear:
 
     def linear(self, x: np.ndarray) -> np.ndarray:
         """Map directions, without the bias: ``(..., n_in) -> (..., n_out)``."""
-        return x @ self.W.T
+        return _product(x, self.W.T)
 
     def transpose(self, g: np.ndarray, input_shape: tuple[int, ...]) -> np.ndarray:
         """Propagate gradients to the input: ``(..., n_out) -> (..., n_in)``."""
-        return g @ self.W
+        return _product(g, self.W)
 
     def gradient(self, x: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gradient of ``sum(g * apply(x))`` to ``W`` and to ``b``, summed over leading axes."""
@@ -199,6 +199,11 @@ class Flatten:
 
 
 Layer = Linear | Conv2d | Flatten
+
+
+def _product(x: np.ndarray, W: np.ndarray) -> np.ndarray:
+    """``x @ W`` as one product: with many leading axes NumPy makes one of each matrix."""
+    return x @ W if x.ndim <= 2 else (x.reshape(-1, len(W)) @ W).reshape(*x.shape[:-1], W.shape[1])
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

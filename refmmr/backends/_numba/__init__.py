@@ -25,9 +25,11 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``
 ``wong_kolter.forward, backward``    ``wong_kolter_kernels``, ``wong_kolter_gradient``; of at most
                                      one hidden layer: ``wong_kolter_rows``
+``ascent.ascend``                    ``branch_and_bound.ascend``; ``ascent_kernels``
 ``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
 ``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
 ``backward_bound.row_bounds``        ``backward_bound.row_bounds``
+``clipping.clip_nodes``              ``branch_and_bound.clip_nodes``
 ``enumeration.enumerate_regions``    ``enumeration.enumerate_regions``
 ``enumeration.next_maps``            ``maps.Maps``
 ``vertices.VertexTable``             ``vertices``; on the edges of a cell: ``pieces``
@@ -43,6 +45,7 @@ cache, through matrix products (BLAS) and compiled loops (`jit`).
 from refmmr.backends._numba import (
     adam,
     backward_bound,
+    branch_and_bound,
     distances,
     enumeration,
     loss,
@@ -58,6 +61,7 @@ from refmmr.backends._numba import (
 __all__ = [
     "adam",
     "backward_bound",
+    "branch_and_bound",
     "distances",
     "enumeration",
     "loss",

@@ -153,6 +153,15 @@ class Subproblems:
                 self._branch()
         self._settle()
 
+    def excludes(self, subproblem: Subproblem) -> bool:
+        """Whether the subproblem has no example nearer than the goal: proved by cuts alone."""
+        with np.errstate(all="ignore"):
+            if not np.isfinite(self._radius):
+                self._radius = self.point.goal
+                self._bound_units()
+            entry = self._bound(subproblem, 0.0)
+            return entry is None and self.point.upper >= self.point.goal
+
     def _settle(self) -> None:
         """Update the lower bound, and decide whether the ball or the search is finished."""
         smallest = self._queue[0][0] if self._queue else np.inf

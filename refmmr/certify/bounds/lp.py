@@ -312,7 +312,8 @@ def _slopes_and_multipliers(net, row, bounds, duals):
     for k in reversed(range(len(duals))):
         G, dual = row @ affine[k + 1][0], duals[k]
         slope = np.clip(dual / np.where(G > 0, G, np.inf), 0, 1)
-        relaxation = relu_relaxation(*bounds[k], slope)
+        lower, upper = bounds[k]
+        relaxation = relu_relaxation(lower, upper, slope)
         row = G * np.where(G > 0, relaxation.lower_slope, relaxation.upper_slope)
         rest = dual - row
         multiplier = np.where(np.abs(rest) > MIN_MULTIPLIER * np.abs(G), rest, 0)  # 0 for NaN, too

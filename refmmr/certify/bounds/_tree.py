@@ -1,0 +1,407 @@
+"""The branch-and-bound tree of one linear function, many nodes at once.
+
+The steps are those of `refmmr.reference.branch_and_bound`.  Gradient steps run in float32, as they
+only choose the free parameters of the bounds.  Every bound that counts is then a backward bound in
+float64 with its rounding errors subtracted: that of a node, that of a clipped unit, and the
+half-space that the unit was clipped with.  So a node is never proved by float32.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from refmmr import _kernels
+from refmmr.reference import ascent as book
+from refmmr.reference.ascent import Nodes
+from refmmr.reference.backward_bound import LinearBound, backward_bound
+from refmmr.reference.ball import Ball
+from refmmr.reference.branch_and_bound import split
+from refmmr.reference.intervals import Bounds
+from refmmr.reference.network import Network, flat, unflat
+from refmmr.reference.rounding import Magnitude, layer_magnitudes, rounding_factor
+
+BATCH = 64
+"""Nodes that are split together: matrix products are fast from about this many rows on."""
+
+ROOT_STEPS = 60
+"""Gradient steps at the root: its bound and half-space decide how large the tree becomes."""
+
+UNIT_STEPS = 10
+"""Gradient steps for the bound of a unit behind the first layer."""
+
+NODE_STEPS = 6
+"""Gradient steps in a node, which starts from the parameters of its parent."""
+
+SMALL = 2**14
+"""Hidden units times inputs, at most, for `SMALL_NODE_STEPS`: a step costs little, and bounds must
+be sharp next to the minimal perturbation, where such networks are certified."""
+
+SMALL_NODE_STEPS = 20
+"""Gradient steps in a node of a small network."""
+
+ROUNDS = 3
+"""Rounds of clipping and bounding at the root."""
+
+MIN_GAIN = 5e-3
+"""Stop them where a round gains less than this share of the bound's distance to 0."""
+
+CANDIDATES = 8
+"""Units that are tried before a split in networks of several hidden layers ("filtered smart
+branching", De Palma et al. 2021): the score of a unit says less there."""
+
+MAX_BYTES = 2**30
+"""Size of the queue from which on the newest nodes come first, so that it stops growing."""
+
+LARGEST = 1e15
+"""Weights above this, or below its reciprocal, leave the range of float32 in products."""
+
+CHUNK = 2**22
+"""Numbers in an array of the rows of units, at most."""
+
+
+class Forms(NamedTuple):
+    """Lower bounds ``<A, z> + constant`` of some units of a layer, and of their negatives."""
+
+    units: np.ndarray  # (u,) their numbers in the layer
+    A: np.ndarray  # (2, u, d)
+    constant: np.ndarray  # (2, u), the errors subtracted
+
+
+class Place(NamedTuple):
+    """A ball around one point within the box, and the network on it."""
+
+    net: Network  # float64
+    ball: Ball
+    fast: Network  # float32, where its range holds all weights
+    fast_ball: Ball
+
+    @property
+    def dtype(self) -> type:
+        """Of the gradient steps."""
+        return self.fast.parameters[0][0].dtype.type
+
+
+class Start(NamedTuple):
+    """Bounds of the units on the whole ball, from which the trees of all functions begin."""
+
+    place: Place
+    bounds: list[Bounds]  # each (1, *unit_shape)
+    forms: list[Forms]
+    magnitudes: list[Magnitude]  # of rounding errors, for these and narrower bounds
+
+
+def place(net: Network, ball: Ball) -> Place:
+    """The network on a ball around one point."""
+    weights = [np.abs(part[part != 0]) for pair in net.parameters for part in pair]
+    narrow = all(w.max(initial=1) < LARGEST and w.min(initial=1) > 1 / LARGEST for w in weights)
+    dtype = np.float32 if narrow and ball.radius[0] > 1 / LARGEST else np.float64
+    box = None if ball.box is None else (ball.box[0].astype(dtype), ball.box[1].astype(dtype))
+    fast_ball = Ball(ball.x.astype(dtype), ball.radius.astype(dtype), ball.p, box)
+    return Place(net, ball, net.map(lambda w: w.astype(dtype)), fast_ball)
+
+
+def start(place: Place, bounds: Sequence[Bounds]) -> Start:
+    """Better bounds of the units, from valid ones (each (1, *unit_shape)) layer after layer."""
+    magnitudes = layer_magnitudes(place.net, place.ball, bounds)
+    better: list[Bounds] = []
+    forms = []
+    for k, own in enumerate(bounds):
+        own, form = bound_units(place, k, better, own, magnitudes)
+        better.append(own)
+        forms.append(form)
+    return Start(place, better, forms, magnitudes)
+
+
+def root_bounds(start: Start, rows: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lower bounds (m,) of functions of the logits on the ball, and where they are reached, (m, d).
+
+    rows : (m, *logits_shape).
+    """
+    nodes = _repeated(book.root(start.bounds), len(rows))
+    ascent = ascend(start.place, rows, nodes, steps)
+    nodes = nodes._replace(slopes=ascent.slopes)
+    return bound(start.place, rows, nodes, start.magnitudes)[0], ascent.points
+
+
+def ascend(place: Place, rows: np.ndarray, nodes: Nodes, steps: int) -> book.Ascent:
+    """Gradient steps, in float32: `refmmr.reference.ascent.ascend`."""
+    dtype = place.dtype
+    bounds: list[Bounds] = [(low.astype(dtype), high.astype(dtype)) for low, high in nodes.bounds]
+    nodes = nodes._replace(bounds=bounds)
+    return _kernels.ascend(place.fast, place.fast_ball, rows.astype(dtype), nodes, steps)
+
+
+def bound(
+    place: Place, rows: np.ndarray, nodes: Nodes, magnitudes: list[Magnitude], constant: float = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The backward bound of each node: minimum (n,), ``A`` (n, d) and constant minus error (n,)."""
+    # Where floats overflowed: any finite parameters give a valid bound.
+    slopes = [np.nan_to_num(slope.astype(np.float64)).clip(0, 1) for slope in nodes.slopes]
+    betas = [np.nan_to_num(beta.astype(np.float64)).clip(0) for beta in nodes.multipliers]
+    nodes = nodes._replace(slopes=slopes, multipliers=betas)
+    linear = book.bound(place.net, place.ball, rows, nodes, magnitudes)
+    error = linear.error + rounding_factor(8) * abs(constant)
+    linear = LinearBound(linear.A, linear.constant + constant, error, [])
+    return linear.minimum(place.ball)[:, 0], linear.A[:, 0], (linear.constant - error)[:, 0]
+
+
+def bound_units(
+    place: Place, k: int, bounds: list[Bounds], own: Bounds, magnitudes: list[Magnitude]
+) -> tuple[Bounds, Forms]:
+    """Better bounds of the unstable units of hidden layer k, from `bounds` of the layers before.
+
+    Parameters
+    ----------
+    bounds : list of (lower, upper), each (1, *unit_shape)
+    own : (lower, upper)
+        Of layer k, so far.
+
+    Returns
+    -------
+    (lower, upper), each (1, *unit_shape)
+    Forms
+        Of the units that were unstable.
+    """
+    lower, upper = (side.copy() for side in own)
+    units = np.flatnonzero((lower < 0) & (upper > 0))
+    size, d = lower.size, place.ball.x.size
+    A, constant = np.zeros((2, len(units), d)), np.zeros((2, len(units)))
+    step = max(1, CHUNK // max(d, *(low.size for low, _ in bounds), size))
+    for sign, side in ((1, 0), (-1, 1)):
+        for start in range(0, len(units), step):
+            some = units[start : start + step]
+            rows = np.zeros((len(some), size))
+            rows[np.arange(len(some)), some] = sign
+            rows = rows.reshape(-1, *lower.shape[1:])
+            part = slice(start, start + len(some))
+            if k == 0:
+                linear = backward_bound(
+                    place.net, place.ball, rows[None], [], [], None, magnitudes[:1]
+                )
+                A[side, part], constant[side, part] = (
+                    linear.A[0],
+                    (linear.constant - linear.error)[0],
+                )
+                found = linear.minimum(place.ball)[0]
+            else:
+                nodes = _repeated(book.root(bounds), len(some))
+                ascent = ascend(place, rows, nodes, UNIT_STEPS)
+                nodes = nodes._replace(slopes=ascent.slopes)
+                found, A[side, part], constant[side, part] = bound(
+                    place, rows, nodes, magnitudes[: k + 1]
+                )
+            if sign > 0:
+                lower.reshape(-1)[some] = np.maximum(lower.reshape(-1)[some], found)
+            else:
+                upper.reshape(-1)[some] = np.minimum(upper.reshape(-1)[some], -found)
+    return (lower, upper), Forms(units, A, constant)
+
+
+def _repeated(nodes: Nodes, n: int) -> Nodes:
+    return nodes.take(np.zeros(n, dtype=int))
+
+
+class Tree:
+    """Branch and bound for ``<row, f_{L+1}(z)> + constant > 0`` on one ball.
+
+    Parameters
+    ----------
+    start : Start
+    row : ndarray, shape (*logits_shape)
+    check : callable
+        Called with points (n, d) where a bound is smallest; it returns True if the search may end
+        because one of them is a counterexample.
+    constant : float
+
+    Attributes
+    ----------
+    refuted : bool
+        `check` found a counterexample.
+    nodes : int
+        Bounded so far.
+    stuck : list of ndarray (N,) int8
+        Nodes without an unstable unit whose bounds are not positive: the units of counterexamples
+        are 1 active, -1 inactive.
+    given_up : bool
+        They cannot be proved either.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        row: np.ndarray,
+        check: Callable[[np.ndarray], bool],
+        constant: float = 0.0,
+    ) -> None:
+        self.place, self.row, self.constant, self.check = start.place, row, constant, check
+        self.forms, self.magnitudes = list(start.forms), start.magnitudes
+        self.nodes, self.refuted, self.given_up = 0, False, False
+        self.stuck: list[np.ndarray] = []
+        small = start.place.net.n_hidden * start.place.ball.x.size <= SMALL
+        self._steps = SMALL_NODE_STEPS if small else NODE_STEPS
+        self._shapes = start.place.net.unit_shapes
+        self._queue: list[tuple[np.ndarray, ...]] = []
+        self._values = np.zeros(0)
+        self._root(start.bounds)
+
+    @property
+    def proved(self) -> bool:
+        """No counterexample is in the ball."""
+        return not (self.refuted or self._queue or self.stuck)
+
+    @property
+    def done(self) -> bool:
+        """Nothing is left to split."""
+        return self.refuted or not self._queue
+
+    def run(self, deadline: float = np.inf, max_nodes: float = np.inf) -> None:
+        """Split nodes until all are proved, a counterexample is found or a limit is reached."""
+        while not self.done and self.nodes < max_nodes and time.monotonic() < deadline:
+            self.step()
+
+    def _root(self, bounds: list[Bounds]) -> None:
+        """Bound the ball, clip all units by the half-space of that bound, and bound it again."""
+        nodes, rows = book.root(bounds), self.row[None]
+        steps, before = ROOT_STEPS, -np.inf
+        for turn in range(ROUNDS + 1):
+            ascent = ascend(self.place, rows, nodes, steps)
+            nodes = nodes._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
+            value, c, e = bound(self.place, rows, nodes, self.magnitudes, self.constant)
+            self.nodes += 1
+            if value[0] > 0:
+                return
+            self.refuted = self.check(ascent.points)
+            if self.refuted:
+                return
+            if turn == ROUNDS or value[0] - before < MIN_GAIN * -value[0]:
+                break
+            before = value[0]
+            clipped = self._clip_root(nodes.bounds, c, e)
+            if clipped is None:
+                return
+            nodes = nodes._replace(bounds=clipped)
+        self._push(nodes, flat(ascent.scores), value)
+
+    def _clip_root(self, bounds, c, e):
+        """Bounds of all units in a half-space, layer after layer; None if it is empty."""
+        fresh: list[Bounds] = []
+        for k, own in enumerate(bounds):
+            if k:
+                own, self.forms[k] = bound_units(self.place, k, fresh, own, self.magnitudes)
+            lower, upper = (side.reshape(1, -1) for side in own)
+            lower, upper = self._clip_layer(k, lower, upper, c, e, lower < upper, 12)
+            if (lower > upper).any():
+                return None
+            fresh.append((lower.reshape(own[0].shape), upper.reshape(own[1].shape)))
+        return fresh
+
+    def _clip_layer(self, k, lower, upper, c, e, wanted, steps):
+        """Bounds (n, units) of a layer in the half-spaces ``<c, z> + e <= 0``, each of a node."""
+        forms = self.forms[k]
+        low, high = lower[:, forms.units], upper[:, forms.units]
+        need = wanted[:, forms.units] & (low < 0) & (high > 0)
+        below, above = (
+            _kernels.clip_nodes(self.place.ball, forms.A[i], forms.constant[i], c, e, need, steps)
+            for i in (0, 1)
+        )
+        lower[:, forms.units] = np.maximum(low, below)
+        upper[:, forms.units] = np.minimum(high, -above)
+        return lower, upper
+
+    def step(self) -> None:
+        """Split some nodes, and bound their halves."""
+        nodes, scores = self._pop()
+        units = self._choose(nodes, scores)
+        nodes = split(nodes, units)
+        n = 2 * len(units)
+        rows = np.repeat(self.row[None], n, axis=0)
+        ascent = ascend(self.place, rows, nodes, self._steps)
+        nodes = nodes._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
+        values, c, e = bound(self.place, rows, nodes, self.magnitudes, self.constant)
+        self.nodes += n
+        left = np.flatnonzero(~(values > 0))
+        if len(left) and self.check(ascent.points[left]):
+            self.refuted = True
+            return
+        if len(left):
+            self._clip_and_push(
+                nodes.take(left), flat(ascent.scores)[left], values[left], c[left], e[left]
+            )
+
+    def _clip_and_push(self, nodes, scores, values, c, e):
+        bounds: list[Bounds] = []
+        empty = np.zeros(len(values), dtype=bool)
+        single = len(nodes.bounds) == 1
+        for k, own in enumerate(nodes.bounds):
+            lower, upper = (side.reshape(len(values), -1).copy() for side in own)
+            wanted = np.ones(lower.shape, dtype=bool)
+            if single:
+                # Where the output weight is positive, only the lower relaxation is used, which
+                # does not depend on the bounds.
+                wanted &= self._output_weights() < 0
+            lower, upper = self._clip_layer(k, lower, upper, c, e, wanted, 6)
+            empty |= (lower > upper).any(axis=1)
+            bounds.append((lower.reshape(own[0].shape), upper.reshape(own[1].shape)))
+        keep = np.flatnonzero(~empty)
+        self._push(nodes._replace(bounds=bounds).take(keep), scores[keep], values[keep])
+
+    def _output_weights(self):
+        """Coefficients of the last hidden layer, (units,)."""
+        net = self.place.net
+        g = self.row[None]
+        for i in reversed(net.span(len(net.affine) - 1)):
+            g = net.layers[i].transpose(g, net.shapes[i])
+        return g.reshape(-1)
+
+    def _choose(self, nodes, scores):
+        """The unit at which to split each node."""
+        if len(nodes.bounds) == 1:
+            return scores.argmax(axis=1)
+        n = len(scores)
+        count = min(CANDIDATES, scores.shape[1])
+        tried = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        children = split(nodes.take(np.repeat(np.arange(n), count)), tried.reshape(-1))
+        rows = np.repeat(self.row[None], 2 * n * count, axis=0)
+        values = ascend(self.place, rows, children, 0).values + self.constant
+        values = np.minimum(values.reshape(n, count, 2), 0)
+        quality = values.min(axis=2) + 0.1 * values.max(axis=2)
+        quality[np.take_along_axis(scores, tried, 1) < 0] = -np.inf
+        return np.take_along_axis(tried, quality.argmax(axis=1)[:, None], 1)[:, 0]
+
+    def _push(self, nodes, scores, values):
+        if not len(values):
+            return
+        lower, upper = (flat(side) for side in zip(*nodes.bounds, strict=True))
+        parts = [flat(field) for field in (nodes.fixed, nodes.slopes, nodes.multipliers)]
+        scores = np.nan_to_num(scores, nan=0)
+        scores[(lower >= 0) | (upper <= 0)] = -1
+        leaf = scores.max(axis=1, initial=-1) < 0
+        self.stuck += list(np.where(lower >= 0, 1, -1).astype(np.int8)[leaf])
+        keep = np.flatnonzero(~leaf)
+        columns = [lower, upper, *parts, scores]
+        self._queue += [tuple(column[i] for column in columns) for i in keep]
+        self._values = np.concatenate([self._values, values[keep]])
+
+    def _pop(self):
+        """The nodes with the smallest bounds; the newest where the queue is large."""
+        count = min(BATCH, len(self._queue))
+        size = sum(part.nbytes for part in self._queue[0])
+        if size * len(self._queue) > MAX_BYTES:
+            chosen = np.arange(len(self._queue) - count, len(self._queue))
+        else:
+            chosen = np.argpartition(self._values, count - 1)[:count]
+        columns = [
+            np.stack(column) for column in zip(*(self._queue[i] for i in chosen), strict=True)
+        ]
+        kept = np.ones(len(self._queue), dtype=bool)
+        kept[chosen] = False
+        self._queue = [self._queue[i] for i in np.flatnonzero(kept)]
+        self._values = self._values[kept]
+        lower, upper, fixed, slopes, betas, scores = columns
+        bounds = list(zip(unflat(lower, self._shapes), unflat(upper, self._shapes), strict=True))
+        fields = [unflat(part, self._shapes) for part in (fixed, slopes, betas)]
+        return Nodes(bounds, *fields), scores

@@ -1,0 +1,303 @@
+"""Exact bounds by branch and bound on linear relaxations: alpha-beta-CROWN (Wang et al. 2021).
+
+A ball is decided class by class, each step on the classes that the one before leaves open:
+
+1. bounds of all units, and of the margins, with slopes that are chosen for each of them;
+2. projected gradient descent of the margins, for an example;
+3. a tree for each margin (`refmmr.certify.bounds._tree`), the smallest bound first;
+4. where all units of a node are fixed and gradient steps do not prove it, which happens next to the
+   minimal perturbation: the nearest point of that region, by cuts (`_subproblems`).
+
+Proofs hold in real arithmetic, examples are verified in it (`refmmr._examples`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from refmmr import _examples, _kernels
+from refmmr._examples import Box
+from refmmr.certify.bounds import EXACT, Bounds, _tree
+from refmmr.certify.bounds._incumbent import Incumbent
+from refmmr.certify.bounds._subproblems import Subproblem, Subproblems
+from refmmr.certify.bounds.linear import crown_bounds, farthest_distance
+from refmmr.reference.ball import ball
+from refmmr.reference.loss import margins
+from refmmr.reference.network import Network
+from refmmr.reference.pgd import project, steepest
+
+MARGIN_STEPS = 20
+"""Gradient steps for the margins of all classes together, before the trees take more."""
+
+RESTARTS = 10
+"""Random starts of the descent for each class that the bounds leave open."""
+
+DESCENT_STEPS = 60
+"""Steps of the descent; their lengths fall linearly from the radius to 0."""
+
+NEAR = 1e-4
+"""A margin in float32 below this share of the logits' size is computed again in float64."""
+
+FIRST_NODES = 1000
+"""Nodes for a ball at first, a second or so, when the minimal perturbation is searched; a ball that
+takes more is tried again with four times as many, after a smaller one."""
+
+GAP = 0.5 * EXACT
+"""The last ball is smaller by this share than the distance of the nearest example."""
+
+
+class Decision(NamedTuple):
+    """Whether a closed ball within the box is free of other classes."""
+
+    robust: bool
+    adversarial: np.ndarray | None  # a verified example in the ball, of the shape of an input
+    trees: list[_tree.Tree]  # of the classes that took one
+    nodes: int
+
+
+def bab_bounds(
+    net: Network,
+    X: np.ndarray,
+    y: np.ndarray,
+    p: float,
+    box: Box | None,
+    goal: np.ndarray | None = None,
+    *,
+    max_seconds: float | None = None,
+    upper: np.ndarray | None = None,
+    adversarial: np.ndarray | None = None,
+) -> Bounds:
+    """Bounds on the minimal perturbation of each sample, exact if nothing ends the search early.
+
+    Parameters
+    ----------
+    net : Network
+        With float64 weights.
+    X : ndarray of float64, shape (n, *input_shape)
+    y : ndarray of int, shape (n,)
+    p : {1, 2, inf}
+    box : (lo, hi) or None
+        Arrays of the shape of an input, with X inside.
+    goal : ndarray, shape (n,), optional
+        Radii to decide about: the lower bound is the goal if there is no adversarial example in the
+        closed ball of that radius, otherwise 0.  Without it the minimal perturbation is bounded.
+    max_seconds : float, optional
+        For each sample; then the bounds reached so far are returned.
+    upper, adversarial : ndarray, shapes (n,) and (n, *input_shape), optional
+        Verified adversarial examples and their distances, infinite and NaN where none is known.
+
+    Returns
+    -------
+    Bounds
+        They hold in real arithmetic.
+    """
+    lower = np.zeros(len(X))
+    best = np.full(len(X), np.inf) if upper is None else upper.copy()
+    found = np.full(X.shape, np.nan) if adversarial is None else adversarial.copy()
+    wrong = _examples.misclassified(net, X, y)
+    best[wrong], found[wrong] = 0, X[wrong]
+    for i in np.flatnonzero((margins(net.logits(X), y) > 0) & ~wrong).tolist():
+        deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
+        point = net, X[i], int(y[i]), p
+        if goal is None:
+            example = None if np.isinf(best[i]) else found[i]
+            lower[i], example = minimal_perturbation(*point, box, example, deadline=deadline)
+        elif best[i] < goal[i]:
+            continue
+        else:
+            decision = decide(*point, float(goal[i]), box, deadline=deadline)
+            lower[i] = goal[i] if decision.robust else 0
+            example = decision.adversarial
+        if example is not None and (length := _distance(X[i], example, p)) < best[i]:
+            best[i], found[i] = length, example
+    return Bounds(np.minimum(lower, best), best, found)
+
+
+def minimal_perturbation(
+    net: Network,
+    x: np.ndarray,
+    y: int,
+    p: float,
+    box: Box | None,
+    adversarial: np.ndarray | None = None,
+    *,
+    deadline: float = np.inf,
+) -> tuple[float, np.ndarray | None]:
+    """Distance to the nearest adversarial example, between bounds that meet.
+
+    The ball just below the nearest example so far is decided: either it is robust, and the example
+    is the nearest, or it holds a nearer one.  Where that takes too many nodes, a ball between the
+    bounds comes first.
+
+    Parameters
+    ----------
+    net : Network
+    x : ndarray, shape (*input_shape)
+    y : int
+        The class of x.
+    p : {1, 2, inf}
+    box : (lo, hi) or None
+    adversarial : ndarray of the shape of x, optional
+        A verified example.
+    deadline : float
+        Time of `time.monotonic` at which to stop.
+
+    Returns
+    -------
+    lower : float
+        No example is nearer; infinite if the whole box has one class.
+    adversarial : ndarray of the shape of x, or None
+        The nearest example found.
+    """
+    start = crown_bounds(net, x[None], np.full(1, y), p, box, deadline=deadline)
+    lower, farthest = float(start.lower[0]), float(farthest_distance(x[None], p, box)[0])
+    if np.isinf(lower):
+        return lower, None
+    best, upper = adversarial, np.inf if adversarial is None else _distance(x, adversarial, p)
+    max_nodes, last = FIRST_NODES, True
+    while upper > lower * (1 + EXACT) and time.monotonic() < deadline:
+        largest = min(upper * (1 - GAP), farthest)
+        if np.isfinite(largest):
+            between = np.sqrt(lower * largest) if lower > 0 else largest / 16
+            eps = largest if last else float(between)
+        else:
+            eps = 2 * lower if lower > 0 else float(np.abs(x).max() or 1.0) / 64
+        decision = decide(net, x, y, p, eps, box, deadline=deadline, max_nodes=max_nodes)
+        if decision.adversarial is not None:
+            best, upper = _examples.bring_nearer(net, x, decision.adversarial, y, p, box)
+        elif decision.robust:
+            lower, last = eps, True
+            if eps >= farthest:
+                return (np.inf, None) if best is None else (upper, best)
+        elif any(tree.given_up for tree in decision.trees):
+            break  # rounding errors are too large
+        else:
+            last = not last
+            max_nodes *= 4 if last else 1
+    return min(lower, upper), best
+
+
+def decide(
+    net: Network,
+    x: np.ndarray,
+    y: int,
+    p: float,
+    eps: float,
+    box: Box | None,
+    *,
+    deadline: float = np.inf,
+    max_nodes: float = np.inf,
+) -> Decision:
+    """Whether the ball ``||z - x||_p <= eps`` within the box holds an adversarial example.
+
+    Parameters
+    ----------
+    net : Network
+    x : ndarray, shape (*input_shape)
+    y : int
+    p : {1, 2, inf}
+    eps : float
+    box : (lo, hi) or None
+    deadline : float
+        Time of `time.monotonic` at which to give up.
+    max_nodes : float
+        For each tree.
+
+    Returns
+    -------
+    Decision
+        Neither robust nor with an example where a limit was reached, or a margin is too near 0.
+    """
+    place = _tree.place(net, ball(x[None], np.full(1, eps), p, box))
+    bounds = _kernels.layer_bounds(net, x[None], p, place.ball.radius, box, "crown")[:-1]
+    start = _tree.start(place, bounds)
+    targets = np.array([s for s in range(net.n_classes) if s != y])
+    unit = np.eye(net.n_classes)
+    rows = (unit[y] - unit[targets]).reshape(-1, *net.logits_shape)
+    values, points = _tree.root_bounds(start, rows, MARGIN_STEPS)
+    order = np.argsort(values)
+    left = order[~(values[order] > 0)]
+    count = len(targets)
+    if not len(left):
+        return Decision(True, None, [], count)
+    examples = _Examples(place, x, y, p, eps, box)
+    if examples(points) or examples(_descend(place, x, rows[left], p, eps, box)):
+        return Decision(False, examples.found, [], count)
+    trees: list[_tree.Tree] = []
+    for i in left:
+        tree = _tree.Tree(start, rows[i], examples)
+        tree.run(deadline, max_nodes)
+        if tree.stuck and tree.done and not tree.refuted:
+            _prove_leaves(tree, examples, int(targets[i]))
+        trees.append(tree)
+        count += tree.nodes
+        if not tree.proved:
+            break
+    robust = trees[-1].proved and len(trees) == len(left)
+    return Decision(robust, examples.found, trees, count)
+
+
+def _prove_leaves(tree, examples, target):
+    """Nodes whose units are all fixed, by the nearest point that their constraints allow."""
+    place = examples.place
+    point = Incumbent(
+        place.net, examples.p, examples.box, examples.x, examples.y, float(place.ball.radius[0])
+    )
+    cuts = Subproblems(place.net, examples.p, examples.box, point)
+    leaves, tree.stuck = tree.stuck, []
+    for number, fixed in enumerate(leaves):
+        if not cuts.excludes(Subproblem(target, fixed, [], np.zeros(0), -1)):
+            tree.stuck, tree.given_up = leaves[number:], True
+            examples.found = point.adversarial if np.isfinite(point.upper) else None
+            return
+
+
+class _Examples:
+    """Points that bounds and descents propose, and the first verified example among them."""
+
+    def __init__(self, place, x, y, p, eps, box):
+        self.place, self.x, self.y, self.p, self.eps, self.box = place, x, y, p, eps, box
+        self.found: np.ndarray | None = None
+
+    def __call__(self, points: np.ndarray) -> bool:
+        """Whether an example is among points (n, d)."""
+        Z = points.astype(np.float64).reshape(-1, *self.x.shape)
+        label = np.full(len(Z), self.y)
+        logits = self.place.fast.logits(Z.astype(self.place.dtype))
+        near = margins(logits, label) <= NEAR * np.abs(logits).max(axis=1)
+        if not near.any():
+            return False
+        Z, label = Z[near], label[near]
+        X = np.repeat(self.x[None], len(Z), axis=0)
+        # A smaller radius, so that rounding carries no point out of the ball.
+        Z = project(X, Z, self.p, self.eps * (1 - 1e-12 - 1e-14 * self.x.size), self.box)
+        distances = _examples.verified_distances(self.place.net, X, Z, label, self.p, self.box)
+        best = distances.argmin()
+        if distances[best] <= self.eps:
+            self.found = Z[best]
+        return self.found is not None
+
+
+def _distance(x, z, p):
+    return float(_examples.distance_rounded_up(x[None], z[None], p)[0])
+
+
+def _descend(place, x, rows, p, eps, box):
+    """Ends of descents of functions of the logits, rows (m, *logits_shape), in float32: (.., d)."""
+    net, half = place.fast, place.dtype
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rows, RESTARTS, axis=0).astype(half)
+    X = np.repeat(x[None], len(rows), axis=0).astype(half)
+    limits = None if box is None else (box[0].astype(half), box[1].astype(half))
+    step = rng.uniform(-eps, eps, X.shape) if p == np.inf else eps * rng.standard_normal(X.shape)
+    step[::RESTARTS] = 0
+    Z = project(X, (X + step).astype(half), p, eps, limits)
+    for i in range(DESCENT_STEPS):
+        cache = net.forward(Z)
+        deltas = net.backward(cache, net.at_logits(-rows.reshape(len(rows), -1)))
+        direction = steepest(net.input_gradient(deltas), p)
+        Z = project(X, Z + half(eps * (1 - i / DESCENT_STEPS)) * direction, p, eps, limits)
+    return Z.reshape(len(Z), -1)

@@ -1,0 +1,138 @@
+"""method="bab": answers against the search, limits, leaves, and networks out of float32's range."""
+
+import time
+
+import numpy as np
+import pytest
+
+import refmmr as rm
+from refmmr.certify.bounds import _tree, bab
+from refmmr.reference.backward_bound import layer_bounds
+from refmmr.reference.ball import ball
+
+NORMS = (1, 2, np.inf)
+
+
+def case(seed=0, n=2, sizes=(5, 10, 8, 3)):
+    net = rm.Network.mlp(list(sizes), rng=seed)
+    X = np.random.default_rng(seed).uniform(0, 1, (n, sizes[0]))
+    return net, X, net.logits(X).argmax(axis=1)
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("box", [(0, 1), None])
+def test_answers_of_the_search(p, box):
+    net, X, y = case()
+    exact = rm.certify(net, X, y, p, box, "search")
+    assert exact.exact.all()
+    for share, status in ((0.99, "robust"), (1.01, "adversarial")):
+        found = rm.certify(net, X, y, p, box, "bab", eps=share * exact.upper)
+        assert (found.status == status).all()
+        assert (found.lower <= exact.upper).all()
+        assert (found.upper >= exact.lower).all()
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_minimal_perturbations(p):
+    net, X, y = case(seed=1, n=2, sizes=(4, 8, 3))
+    exact = rm.certify(net, X, y, p, method="search")
+    found = rm.certify(net, X, y, p, method="bab")
+    assert found.exact.all()
+    np.testing.assert_allclose(found.upper, exact.upper, rtol=2e-6)
+    assert (net.logits(found.adversarial).argmax(axis=1) != y).all()
+
+
+def test_the_whole_box_has_one_class():
+    net = rm.Network([rm.Linear([[1.0, 1.0]], [0]), rm.Linear([[1.0], [0.0]], [1, 0])], 2)
+    found = rm.certify(net, [[0.2, 0.5]], [0], method="bab")
+    np.testing.assert_array_equal([found.lower, found.upper], np.inf)
+
+
+def test_a_misclassified_point_has_radius_zero():
+    net, X, y = case()
+    found = rm.certify(net, X, (y + 1) % 3, method="bab", eps=0.1)
+    np.testing.assert_array_equal([found.lower, found.upper], 0)
+    np.testing.assert_array_equal(found.adversarial, X)
+
+
+def test_networks_without_hidden_layers():
+    net = rm.Network([rm.Linear([[1.0, 0.0], [0.0, 1.0]], [0, 0])], 2)
+    found = rm.certify(net, [[0.75, 0.25]], [0], np.inf, method="bab")
+    assert found.exact.all()
+    np.testing.assert_allclose(found.upper, 0.25, rtol=1e-6)
+
+
+def test_weights_out_of_the_range_of_float32():
+    scaled = [
+        rm.Linear([[1e25, -1e25], [1e25, 1e25]], [0, 0]),
+        rm.Linear(1e-25 * np.eye(2), [0.1, 0]),
+    ]
+    plain = [rm.Linear([[1.0, -1.0], [1.0, 1.0]], [0, 0]), rm.Linear(np.eye(2), [0.1, 0])]
+    radii = [
+        rm.certify(rm.Network(layers, 2), [[0.3, 0.02]], [0], np.inf, method="bab").upper[0]
+        for layers in (scaled, plain)
+    ]
+    np.testing.assert_allclose(radii[0], radii[1], rtol=1e-6)
+
+
+def test_a_time_limit_keeps_both_bounds():
+    net, X, y = case(seed=3, n=1, sizes=(20, 40, 40, 3))
+    begin = time.monotonic()
+    found = rm.certify(net, X, y, method="bab", max_seconds=0.5)
+    assert time.monotonic() - begin < 20  # not endless; how near the limit is no matter of a test
+    assert 0 <= found.lower[0] <= found.upper[0] < np.inf
+    assert net.logits(found.adversarial).argmax(axis=1)[0] != y[0]
+
+
+def tree_of(net, x, eps, row, check=lambda points: False, constant=0.0):
+    around = ball(x[None], np.array([eps]), np.inf, None)
+    bounds = layer_bounds(net, x[None], np.inf, around.radius, None, "crown")[:-1]
+    start = _tree.start(_tree.place(net, around), bounds)
+    return _tree.Tree(start, row, check, constant)
+
+
+def test_a_tree_proves_what_its_root_does_not():
+    net, X, y = case(seed=1, sizes=(5, 16, 16, 3))
+    radius = rm.certify(net, X[:1], y[:1], np.inf, None, "search").upper[0]
+    rival = [s for s in range(3) if s != y[0]]
+    trees = [
+        tree_of(net, X[0], 0.99 * radius, np.eye(3)[y[0]] - np.eye(3)[s], constant=0.0)
+        for s in rival
+    ]
+    for tree in trees:
+        tree.run(max_nodes=5000)
+    assert all(tree.proved for tree in trees)
+    assert max(tree.nodes for tree in trees) > 1
+
+
+def test_a_tree_is_never_proved_where_the_function_reaches_zero():
+    net, X, y = case(seed=0, n=1)
+    exact = rm.certify(net, X, y, np.inf, None, "search")
+    rival = int(net.logits(exact.adversarial).argmax())
+    tree = tree_of(net, X[0], float(exact.upper[0]), np.eye(3)[y[0]] - np.eye(3)[rival])
+    tree.run(max_nodes=2000)
+    assert not tree.proved
+
+
+def test_a_counterexample_ends_a_tree():
+    net, X, y = case(seed=0, n=1)
+    seen = []
+
+    def check(points):
+        seen.append(points)
+        return len(seen) > 1
+
+    tree = tree_of(net, X[0], 5.0, np.eye(3)[y[0]] - np.eye(3)[(y[0] + 1) % 3], check)
+    tree.run()
+    assert (tree.refuted, tree.done, tree.proved, len(seen)) == (True, True, False, 2)
+
+
+def test_leaves_are_proved_by_cuts(monkeypatch):
+    """Without gradient steps, nodes end without an unstable unit and an unproved bound."""
+    monkeypatch.setattr(_tree, "SMALL_NODE_STEPS", 0)
+    net, X, y = case(seed=0, n=1, sizes=(3, 5, 2))
+    exact = rm.certify(net, X, y, np.inf, method="search")
+    assert exact.exact.all()
+    limits = (np.zeros(3), np.ones(3))
+    decision = bab.decide(net, X[0], int(y[0]), np.inf, 0.9999 * exact.upper[0], limits)
+    assert decision.robust

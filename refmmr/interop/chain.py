@@ -178,8 +178,6 @@ class _Builder:
             assembly.conv(layer.W, layer.b, where, layer.stride, layer.padding)
         elif isinstance(map_, Times) or value.offset.any():
             factor = map_.factor if isinstance(map_, Times) else np.ones((), np.float32)
-            if len(assembly.shape) == 3 and _sample(value.shape) != assembly.shape:
-                assembly.flatten(where)
             factor, shift = (
                 _fitting(array, value.shape, assembly.shape) for array in (factor, value.offset)
             )

@@ -47,4 +47,10 @@ def through(net: Network, k: int, lower: np.ndarray, upper: np.ndarray) -> Bound
     terms = 2 * layer.W[0].size + 32
     largest = size.apply(np.maximum(np.abs(lower), np.abs(upper)))
     slack = rounding_factor(terms) * (largest + SMALLEST_NORMAL)
-    return middle - spread - slack, middle + spread + slack
+    low, high = middle - spread - slack, middle + spread + slack
+    if k > 0:
+        # Terms of at least 0 have a sum of at least 0, whatever was rounded: such a unit, one that
+        # carries an activation to the next layer for instance, is always active.
+        sure = (layer.W >= 0).all(axis=tuple(range(1, layer.W.ndim))) & (layer.b >= 0)
+        low[:, sure] = np.maximum(low[:, sure], 0)
+    return low, high

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import refmmr as rm
+from refmmr import _kernels
 from refmmr.exact import exact_network, fractions
 from refmmr.interop import chain as chains
 from refmmr.interop import graph as graphs
@@ -295,6 +296,21 @@ def test_channels_last():
     assert (net(images.reshape(4, 2, 5, 4)) == expected).all()
 
 
+def test_an_image_of_one_channel_that_is_turned():
+    """Without its channel it is the same vector, so that elementwise maps there change no layer."""
+    graph = Graph("t", (1, 1, 5, 4))
+    W, V = dyadic(2, 1, 2, 2), dyadic(3, 24)
+    turned = graph.reshape(graph.input, (1, 5, 4, 1), "turn")
+    half = graph.scale(turned, np.full((5, 1, 1), 0.5), 0.25, "scale")
+    h = graph.relu(graph.conv(graph.reshape(half, (1, 1, 5, 4), "back"), W, [0, 0], "conv"), "relu")
+    out = graph.linear(graph.reshape(h, (1, 24), "flat"), V, np.zeros(3), "last")
+    net = to_network(graph, out).network
+    assert kinds(net) == ["Conv2d", "Flatten", "Linear"]
+    X = dyadic(4, 1, 5, 4)
+    hidden = np.maximum(Conv2d(W, np.zeros(2)).apply(0.5 * X + 0.25), 0)
+    assert (net(X) == hidden.reshape(4, 24) @ V.T).all()
+
+
 def test_a_vector_that_becomes_an_image():
     graph = Graph("v", (1, 12))
     W = dyadic(2, 3, 2, 2)
@@ -314,14 +330,22 @@ def test_weights_stay_in_float32():
     assert (net.parameters[0][0] == W).all()
 
 
-def test_carriers_are_always_active():
-    """A unit that only carries has no relaxation: its pre-activation is at least 0 by intervals."""
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_carriers_are_always_active(backend):
+    """Their pre-activations are sums of terms of at least 0, so that they need no relaxation."""
+    if backend == "numba":
+        pytest.importorskip("numba")
     both = Both(2, 6, 6)
     h = both.pool(both.relu(both.conv(both.start, 3, padding=1)), Windows((2, 2), (2, 2)))
     net = both.check(both.linear(both.flatten(h), 3))
-    X = both.X.astype(float)
-    found = rm.certify(net, X, None, p="inf", eps=0.125, box=None, method="crown", progress=False)
-    assert (found.lower >= 0).all()
+    X, eps = both.X.astype(float) * 1.1, np.full(6, 0.3)
+    with rm.use_backend(backend):
+        bounds = _kernels.layer_bounds(net, X, np.inf, eps, None, "crown")
+    W, b = net.parameters[1]
+    carriers = (W >= 0).all(axis=(1, 2, 3)) & (b >= 0)
+    assert carriers.sum() == len(b) / 2
+    assert (bounds[1][0][:, carriers] >= 0).all()
+    assert (bounds[1][0][:, ~carriers] < 0).any()
 
 
 def test_regions_of_a_max_pool_network():

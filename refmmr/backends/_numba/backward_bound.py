@@ -190,6 +190,8 @@ class _Bounds:
         size = np.abs(layer.W)
         b = layer.b if isinstance(layer, Dense) else np.tile(layer.b, layer.geometry.positions)
         factor = rounding_factor(2 * layer.W.shape[1] + 32)
+        sure = (layer.W >= 0).all(axis=1) & (layer.b >= 0) & (k > 0)
+        sure = np.tile(sure, layer.outputs // len(sure))
 
         def part(first, stop):
             for some in runs(first, stop, SAMPLES):
@@ -201,6 +203,7 @@ class _Bounds:
                 spread = _linear(layer, above - below, size) / 2
                 slack = factor * terms[some]
                 low[some] = middle - spread - slack
+                low[some, sure] = np.maximum(low[some, sure], 0)
                 high[some] = middle + spread + slack
 
         threads.spread(part, self.n, least=max(1, 10**6 // layer.products))

@@ -75,7 +75,8 @@ def main() -> None:
         "seconds": seconds(found.records),
         "machine": machine(),
     }
-    write(asked.results, found.records, report)
+    write_points(asked.results / "wk17a.csv", found.records)
+    write_summary(asked.results / "wk17a", report, markdown(report))
     print(found.table())
     print(markdown(report))
 
@@ -129,8 +130,8 @@ def seconds(records: list[dict]) -> dict[str, dict[str, float]]:
     }
 
 
-def write(folder: Path, records: list[dict], report: dict) -> None:
-    """The points, the summary and its table."""
+def write_points(path: Path, records: list[dict]) -> None:
+    """A line for each point."""
     lines = ["point,class,misclassified,attacked,certified,settled_by,lower,upper,seconds"]
     for row in records:
         told = [row["point"], row["class"]]
@@ -138,10 +139,14 @@ def write(folder: Path, records: list[dict], report: dict) -> None:
         told += [row["settled_by"] or "undecided", f"{row['lower']:.6g}", f"{row['upper']:.6g}"]
         told.append(f"{sum(row['seconds'].values()):.4f}")
         lines.append(",".join(map(str, told)))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "wk17a.csv").write_text("\n".join(lines) + "\n")
-    (folder / "wk17a.json").write_text(json.dumps(report, indent=1) + "\n")
-    (folder / "wk17a.md").write_text(markdown(report))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_summary(path: Path, report: dict, text: str) -> None:
+    """The figures and their page."""
+    path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    path.with_suffix(".md").write_text(text)
 
 
 def markdown(report: dict) -> str:
@@ -167,18 +172,23 @@ def markdown(report: dict) -> str:
         lines.append(f"| {name} | {value:.2f} % | {mine} |")
     lines += ["", "| bound alone | robust error, at most |", "| --- | --- |"]
     lines += [f"| {name} | {100 * bound:.2f} % |" for name, bound in report["bounds"].items()]
-    lines += [
-        "",
+    lines += ["", *times_table(report["seconds"])]
+    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    return "\n".join([*lines, "", f"{report['undecided']} points are undecided.  {about}.", ""])
+
+
+def times_table(spent: dict[str, dict[str, float]]) -> list[str]:
+    """Lines of a table of `seconds`."""
+    lines = [
         "| method, in this order | points tried | s in all | median ms | slowest point, s |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for method, row in report["seconds"].items():
+    for method, row in spent.items():
         lines.append(
             f"| {method} | {row['points']} | {row['total']:.0f} | {1e3 * row['median']:.1f} | "
             f"{row['largest']:.2f} |"
         )
-    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    return "\n".join([*lines, "", f"{report['undecided']} points are undecided.  {about}.", ""])
+    return lines
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from refmmr.certify.evaluation.results import (
     RobustnessCurve,
     latex_table,
 )
+from refmmr.certify.outputs import OutputBounds, output_bounds
 from refmmr.certify.universal import certify_universal
 from refmmr.certify.verification import Verification, verify
 
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "Certificates",
     "MinimalPerturbations",
+    "OutputBounds",
     "RobustError",
     "RobustnessCurve",
     "Verification",
@@ -26,6 +28,7 @@ __all__ = [
     "certify_universal",
     "latex_table",
     "minimal_perturbations",
+    "output_bounds",
     "robust_error",
     "robustness_curve",
     "verify",

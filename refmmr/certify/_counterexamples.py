@@ -119,8 +119,6 @@ def descend(
     bool
         Whether `examples` found one.
     """
-    if not len(rows.C):  # each input of the box is one
-        return examples((box[0] + (box[1] - box[0]) / 2)[None])
     fast = net.astype(np.float32)
     clauses = np.repeat(np.arange(n_clauses), RESTARTS)
     # Starts in turn, so that each clause has had its first one early.

@@ -3,11 +3,11 @@
 A property describes its counterexamples as clauses (`refmmr.interop.vnnlib`).  Clauses on the same
 box are decided together, each step on those that the one before leaves open:
 
-1. descents of their rows, for a counterexample;
-2. the backward bound (CROWN) of all rows on the box: where one row of a clause is positive, the
+1. the backward bound (CROWN) of all rows on the box: where one row of a clause is positive, the
    clause has no counterexample;
-3. for networks of few inputs, the same on halves of the box (`_input_splitting`), else branch and
-   bound over the units, row by row.
+2. descents of the rows, for a counterexample (`_counterexamples`);
+3. branch and bound: for networks of few inputs over halves of the box (`_input_splitting`), else
+   over the units (`_unit_splitting`).
 
 "holds" needs a proof in real arithmetic, "violated" a point that satisfies a clause of the file in
 exact arithmetic.  Everything else, errors included, is "unknown".
@@ -31,6 +31,7 @@ from refmmr._optional import require
 from refmmr.certify._clauses import Rows, box_around, nearest, rows_of
 from refmmr.certify._counterexamples import Counterexample, Examples, descend, text_of
 from refmmr.certify._input_splitting import MAX_INPUTS, lower_bounds, split_inputs
+from refmmr.certify._unit_splitting import split_units
 from refmmr.interop.vnnlib import Clause, Property, read_vnnlib
 from refmmr.io import load
 from refmmr.network import Network
@@ -38,7 +39,7 @@ from refmmr.network import Network
 __all__ = ["Verification", "verify"]
 
 ATTACK_SHARE = 0.2
-"""Largest share of the time for the descents, before bounds are tried."""
+"""Largest share of the time for the descents, before branch and bound."""
 
 
 @dataclass(frozen=True)
@@ -224,11 +225,10 @@ def _decide_box(
     """The same for clauses on one box."""
     box = lo, hi = box_around(clauses[0])
     rows = rows_of(clauses, len(lo), net.n_classes)
-    examples = Examples(net, clauses, rows)
-    now = time.monotonic()
-    descend(net, rows, len(clauses), box, examples, rng, now + ATTACK_SHARE * (deadline - now))
-    if examples.found is not None:
-        return examples.found
+    if not all(clause.rows for clause in clauses):  # any input of the box is a counterexample
+        examples = Examples(net, clauses, rows)
+        examples((lo + (hi - lo) / 2)[None])
+        return examples.found or "floats overflow"
     f_size = _output_sizes(net, rows, lo, hi)
     lower = lower_bounds(net, rows, lo[None], hi[None], f_size)
     left = np.flatnonzero(rows.open_clauses(lower, len(clauses))[0]).tolist()
@@ -237,15 +237,16 @@ def _decide_box(
     some = np.isin(rows.clause, left)
     rows = rows.take(some)._replace(clause=np.searchsorted(left, rows.clause[some]))
     examples = Examples(net, [clauses[i] for i in left], rows)
-    if np.count_nonzero(lo < hi) <= MAX_INPUTS:
-        holds = split_inputs(net, rows, len(left), box, f_size, examples, deadline)
-    else:
-        holds = False
-    if holds:
-        return ""
+    now = time.monotonic()
+    descend(net, rows, len(left), box, examples, rng, now + ATTACK_SHARE * (deadline - now))
     if examples.found is not None:
         return examples.found
-    return "time is over" if time.monotonic() > deadline else f"{len(left)} clauses are left open"
+    few = np.count_nonzero(lo < hi) <= MAX_INPUTS
+    search = split_inputs if few else split_units
+    if search(net, rows, len(left), box, f_size, examples, deadline):
+        return ""
+    over = time.monotonic() > deadline
+    return examples.found or ("time is over" if over else f"{len(left)} clauses are left open")
 
 
 def _output_sizes(net: Network, rows: Rows, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:

@@ -118,7 +118,8 @@ def minimizer(ball: Ball, w: np.ndarray) -> np.ndarray:
     slopes, radius = np.abs(w), ball.radius[:, None, None]
     reach = np.full_like(slopes, np.inf)
     if ball.box is not None:
-        reach = np.where(w > 0, ball.x[:, None] - ball.box[0], ball.box[1] - ball.x[:, None])
+        lo, hi = (end if end.ndim == 1 else end[:, None] for end in ball.box)
+        reach = np.where(w > 0, ball.x[:, None] - lo, hi - ball.x[:, None])
     if ball.p == np.inf:
         move = np.minimum(reach, radius)
     elif ball.p == 1:

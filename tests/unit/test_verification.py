@@ -96,9 +96,11 @@ def test_digits_of_counterexamples():
     assert float(values[3]) == 1 / 3
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_random_properties_against_points(seed):
+@pytest.mark.parametrize("seed", range(40))
+def test_random_properties_against_points(seed, monkeypatch):
     """Weights are quarters, so that points of a fine grid are evaluated exactly."""
+    if seed % 2:
+        monkeypatch.setattr(verification, "MAX_INPUTS", 0)  # split units, not inputs
     rng = np.random.default_rng(seed)
     d, outputs = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     sizes = [d, *rng.integers(2, 8, rng.integers(0, 3)), outputs]
@@ -133,6 +135,21 @@ def test_random_properties_against_points(seed):
         x = list(found.exact.x)
         assert any(clause.holds(x, exact_logits(net, x)) for clause in clauses)
         np.testing.assert_allclose(net(found.counterexample[None])[0], found.output, atol=1e-12)
+
+
+@pytest.mark.parametrize("max_inputs", [0, 100])
+def test_a_proof_that_needs_splits(max_inputs, monkeypatch):
+    """``|x_0| + |x_1| >= |x_0 + x_1| - 1/8``: the bound on the whole box proves nothing."""
+    W = [[1, 0], [-1, 0], [0, 1], [0, -1], [1, 1], [-1, -1]]
+    net = rm.Network([rm.Linear(W, np.zeros(6)), rm.Linear([[1, 1, 1, 1, -1, -1]], [0.125])], 2)
+    box = ["(>= X_0 -1)", "(<= X_0 1)", "(>= X_1 -1)", "(<= X_1 1)"]
+    monkeypatch.setattr(verification, "MAX_INPUTS", max_inputs)
+    for row, status in (("(<= Y_0 0)", "holds"), ("(<= Y_0 0.125)", "violated")):
+        prop = about(*box, row, inputs=2, outputs=1)
+        assert rm.verify(net, prop, max_seconds=20).status == status
+    # Two rows: neither is positive on the whole box for the second clause, which the first proves.
+    prop = about(*box, "(and (<= (- Y_0) -9) (<= Y_0 0.1))", inputs=2, outputs=1)
+    assert rm.verify(net, prop, max_seconds=20).status == "holds"
 
 
 def test_rounded_coefficients_count():

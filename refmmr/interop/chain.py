@@ -17,9 +17,17 @@ import numpy as np
 from scipy import sparse
 
 from refmmr.interop.assembly import Assembly
-from refmmr.interop.graph import MAX_HIDDEN, Graph
+from refmmr.interop.graph import Graph
 from refmmr.interop.levels import levelled
-from refmmr.interop.linear_maps import Dense, Filters, Map, Same, Times, product
+from refmmr.interop.linear_maps import (
+    MAX_ENTRIES,
+    Dense,
+    Filters,
+    Map,
+    Same,
+    Times,
+    product,
+)
 from refmmr.interop.recognition import MAX_WEIGHTS, Rows, recognise
 from refmmr.interop.values import Affine, Value
 from refmmr.network import Network
@@ -66,13 +74,6 @@ def to_network(graph: Graph, output: Value) -> Chain:
     if max(output.shape, default=1) != output.size:
         graph.refuse("output", f"expected logits of shape (classes,), got {output.shape}")
     levels = levelled(graph, output)
-    units = sum(value.size for layer in levels.layers for value in layer)
-    if levels.carriers and units > MAX_HIDDEN:
-        graph.refuse(
-            "output",
-            f"expected at most {MAX_HIDDEN} hidden units, got {units}, of which {levels.carriers} "
-            "carry values through layers; instead: fewer or smaller skip connections",
-        )
     targets: list[list[Value]] = [[u.argument for u in layer] for layer in levels.layers]
     targets.append([levels.output])
     owners: list[Sequence[Value]] = [*levels.layers, [levels.output]]
@@ -87,9 +88,8 @@ def to_network(graph: Graph, output: Value) -> Chain:
     if graph.rewritten or levels.carriers:
         kinds = ", ".join(sorted(graph.rewritten)) or "skip connections"
         warnings.warn(
-            f"{graph.source}: {kinds} written as ReLUs: {net.n_hidden} hidden units in "
-            f"{len(net.unit_shapes)} layers, {levels.carriers} of them to carry values through; "
-            "it is the same network",
+            f"{graph.source}: {kinds} written as ReLUs: {net.n_hidden} hidden units, "
+            f"{levels.carriers} of them to carry values through; it is the same network",
             stacklevel=2,
         )
     return Chain(net, input_order)
@@ -233,6 +233,7 @@ class _Builder:
     def _rows(self, wanted: Sequence[Value]) -> list[Rows]:
         """The affine maps from the flattened output of the layer before to each value."""
         n = math.prod(self.assembly.shape)
+        left = MAX_ENTRIES
         made: dict[Value, tuple[sparse.csr_array, np.ndarray]] = {}
         for value, places in self.layout.places.items():
             entries = np.ones(len(places)), (np.arange(len(places)), places)
@@ -246,6 +247,11 @@ class _Builder:
                 M = sparse.csr_array(M + product(own, before))
                 c = c + own @ offset
             made[value] = M, c
+            left -= M.nnz + len(c)
+            if left < 0:
+                raise ValueError(
+                    f"expected maps of at most {MAX_ENTRIES} nonzeros between two ReLUs, got more"
+                )
         rows = []
         for value in wanted:
             M, c = made[value]

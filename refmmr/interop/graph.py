@@ -56,9 +56,9 @@ class Graph:
     >>> from refmmr.interop.chain import to_network
     >>> graph = Graph("an example", (2,))
     >>> hidden = graph.linear(graph.input, [[1.0, 1], [1, -1]], [0.0, 0], "first")
-    >>> leaky = graph.leaky_relu(hidden, 0.5, "leaky")
-    >>> to_network(graph, graph.linear(leaky, [[1.0, 1]], [0.0], "logits")).network
-    Network((2,): Linear(2 -> 4), ReLU, Linear(4 -> 1))
+    >>> bent = graph.relu(hidden, "relu")
+    >>> to_network(graph, graph.linear(bent, [[1.0, 1]], [0.0], "logits")).network
+    Network((2,): Linear(2 -> 2), ReLU, Linear(2 -> 1))
     """
 
     def __init__(self, source: str, input_shape: Shape, sample_shape: Shape | None = None) -> None:

@@ -11,10 +11,14 @@ import heapq
 from dataclasses import replace
 from typing import NamedTuple
 
-from refmmr.interop.graph import Graph
+from refmmr.interop.graph import MAX_HIDDEN, Graph
 from refmmr.interop.values import Affine, Input, Relu, Value
 
 __all__ = ["Levels", "levelled"]
+
+
+MAX_CARRIED = 50_000
+"""Values that are carried, once for each layer: a graph of 10,000 nodes could need millions."""
 
 
 class Levels(NamedTuple):
@@ -71,6 +75,7 @@ class _Split:
     def needed(self) -> list[tuple[list[Value], list[Value]]]:
         """For each layer, from the input on: its units, and the affine maps of them; in order."""
         layers = []
+        hidden = carriers = carried = 0
         wanted = {self.output}
         for level in range(self.output.level, -1, -1):
             units: list[Value] = []
@@ -82,13 +87,24 @@ class _Split:
                 _, value = heapq.heappop(queue)
                 if self._is_unit(value, level):
                     units.append(value)
-                    wanted.add(_argument_in(value, level))
+                    argument = _argument_in(value, level)
+                    wanted.add(argument)
+                    hidden += value.size
+                    carriers += value.size if argument is value else 0
+                    carried += argument is value
                     continue
                 others.append(value)
                 for argument in self._read(value, level):
                     if argument not in seen:
                         seen.add(argument)
                         heapq.heappush(queue, (-argument.number, argument))
+            if carriers and (hidden > MAX_HIDDEN or carried > MAX_CARRIED):
+                self.graph.refuse(
+                    "output",
+                    f"expected at most {MAX_HIDDEN} hidden units, got {hidden} or more, of which "
+                    f"{carriers} carry values through layers; instead: fewer or smaller skip "
+                    "connections",
+                )
             layers.append((units[::-1], sorted(others, key=lambda v: v.number)))
         return layers[::-1]
 

@@ -9,8 +9,8 @@ import pytest
 import refmmr as rm
 from refmmr import _kernels
 from refmmr.exact import exact_network, fractions
-from refmmr.interop import chain as chains
 from refmmr.interop import graph as graphs
+from refmmr.interop import levels
 from refmmr.interop.chain import to_network
 from refmmr.interop.graph import Graph
 from refmmr.interop.pooling import Windows, average_pool, conv_transpose, max_pool, mean
@@ -324,7 +324,7 @@ def test_weights_stay_in_float32():
     W = RNG.normal(size=(2, 1, 3, 3)).astype(np.float32)
     h = graph.relu(graph.conv(graph.input, W, np.zeros(2, np.float32), "conv", 1, 1), "relu")
     h = max_pool(graph, h, Windows((2, 2), (2, 2)), "pool")
-    with pytest.warns(UserWarning, match="MaxPool written as ReLUs: 80 hidden units in 3 layers"):
+    with pytest.warns(UserWarning, match="MaxPool written as ReLUs: 80 hidden units, 24 of"):
         net = to_network(graph, mean(graph, h, (2, 3), False, "")).network
     assert net.dtype == np.float32
     assert (net.parameters[0][0] == W).all()
@@ -365,7 +365,7 @@ def test_regions_of_a_max_pool_network():
 
 def test_limits(monkeypatch):
     monkeypatch.setattr(graphs, "MAX_HIDDEN", 100)
-    monkeypatch.setattr(chains, "MAX_HIDDEN", 100)
+    monkeypatch.setattr(levels, "MAX_HIDDEN", 100)
     both = Both(2, 6, 6)
     h = both.relu(both.conv(both.start, 3, padding=1))
     with pytest.raises(ValueError, match=r"both: pool: expected at most 100 units of .*instead:"):
@@ -374,8 +374,20 @@ def test_limits(monkeypatch):
     h = both.relu(both.conv(both.start, 3, padding=1))
     h = both.add(h, both.conv(both.relu(both.conv(h, 3, padding=1)), 3, padding=1))
     out = both.linear(both.flatten(both.relu(h)), 2)[0]
-    with pytest.raises(ValueError, match="at most 100 hidden units, got 432, of which 108 carry"):
+    with pytest.raises(
+        ValueError, match="at most 100 hidden units, got 324 or more, of which 108 carry"
+    ):
         to_network(both.graph, out)
+
+
+def test_many_skips_are_counted_before_they_are_made():
+    """Each of n ReLUs is read at the end on its own, so that about n^2 / 2 values are carried."""
+    graph = Graph("g", (1, 1))
+    values = [graph.input]
+    for _ in range(400):
+        values.append(graph.relu(graph.scale(values[-1], 1.0, -1.0, "scale"), "relu"))
+    with pytest.raises(ValueError, match=r"g: output: expected at most .* carry values through"):
+        to_network(graph, graph.concat(values, 1, "concat"))
 
 
 FAR = Windows((2, 2), (5, 5), ((2, 9), (0, 0)))

@@ -142,10 +142,48 @@ def seeds(folder):
     graph.initializer[0].float_data.extend([0.5, 0.25])
     opset = onnx.helper.make_opsetid("", 17)
     yield onnx.helper.make_model(graph, opset_imports=[opset]).SerializeToString()
+    yield piecewise_linear()
+
+
+def piecewise_linear():
+    """A file with pooling, a skip connection, and operators on shapes and indices."""
+    make, number = onnx.helper.make_node, onnx.numpy_helper.from_array
+    rng = np.random.default_rng(1)
+    nodes = [
+        make("Transpose", ["x"], ["x0"], perm=[0, 3, 1, 2]),
+        make("Conv", ["x0", "F"], ["x1"], pads=[1, 1, 1, 1], dilations=[1, 1], group=1),
+        make("LeakyRelu", ["x1"], ["x2"], alpha=0.25),
+        make("MaxPool", ["x2"], ["x3"], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1),
+        make("Clip", ["x3", "low", "high"], ["x4"]),
+        make("Add", ["x3", "x4"], ["x5"]),
+        make("Split", ["x5"], ["a", "b"], axis=1),
+        make("Max", ["a", "b"], ["x6"]),
+        make("Pad", ["x6", "pads"], ["x7"]),
+        make("Slice", ["x7", "one", "nine", "two"], ["x8"]),
+        make("Gather", ["x8", "one"], ["x9"], axis=3),
+        make("Concat", ["x9", "x9"], ["x10"], axis=1),
+        make("AveragePool", ["x10"], ["x11"], kernel_shape=[2, 1], count_include_pad=1),
+        make("Unsqueeze", ["x11", "two"], ["x12"]),
+        make("ReduceMean", ["x12"], ["x13"], axes=[2], keepdims=0),
+        make("Flatten", ["x13"], ["x14"]),
+        make("Gemm", ["x14", "W"], ["y"], transB=1, alpha=0.5),
+    ]
+    arrays = {
+        "F": np.float32(rng.normal(size=(2, 2, 3, 3))), "W": np.float32(rng.normal(size=(3, 2))),
+        "low": np.float32(-1), "high": np.float32(1), "pads": np.int64([0, 0, 0, 1, 0, 0, 1, 0]),
+        "one": np.int64([1]), "nine": np.int64([9]), "two": np.int64([2]),
+    }  # fmt: skip
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", 1, ("n", 4, 4, 2))], [value("y", 1, None)],
+        [number(array, name) for name, array in arrays.items()],
+    )  # fmt: skip
+    opset = onnx.helper.make_opsetid("", 13)
+    return onnx.helper.make_model(graph, opset_imports=[opset]).SerializeToString()
 
 
 @settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
-@given(st.integers(0, 2), st.integers(0, 2**32 - 1))
+@given(st.integers(0, 3), st.integers(0, 2**32 - 1))
 def test_mutated_files_are_read_or_refused(files, which, seed):
     content = mutate(files[which], np.random.default_rng(seed))
     try:

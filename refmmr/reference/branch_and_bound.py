@@ -18,6 +18,7 @@ bring it up, the last one without end:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -48,6 +49,16 @@ def split(nodes: Nodes, units: np.ndarray) -> Nodes:
     return both
 
 
+class Visit(NamedTuple):
+    """A node of the tree, as `search` met it."""
+
+    parent: int  # its number, -1 for the root
+    unit: int  # that was fixed last, among all N; -1 for the root
+    sign: int  # 1 active, -1 inactive
+    bound: float
+    half_space: tuple[np.ndarray, float]  # c and e: counterexamples have ``<c, z> + e <= 0``
+
+
 def search(
     net: Network,
     ball: Ball,
@@ -57,7 +68,7 @@ def search(
     constant: float = 0.0,
     steps: int = 20,
     max_nodes: int = 1000,
-) -> tuple[bool, np.ndarray | None, int]:
+) -> tuple[bool, np.ndarray | None, list[Visit]]:
     """Whether ``<row, f_{L+1}(z)> + constant > 0`` on one ball, node by node.
 
     The units of the first layer are clipped; the production code clips those of all layers, many
@@ -81,38 +92,43 @@ def search(
     proved : bool
     point : ndarray, shape (d,), or None
         Where the function is at most 0, in floats.
-    nodes : int
-        Bounded so far.  Neither proved nor a point where this reaches `max_nodes`, or where the
-        function is too near 0 in a node without unstable units.
+    tree : list of Visit
+        The nodes in the order in which they were bounded.  Neither proved nor a point where these
+        are `max_nodes`, or where the function is too near 0 in a node without unstable units.
     """
     unit_rows = np.eye(bounds[0][0].size).reshape(1, -1, *net.unit_shapes[0])
     first = backward_bound(net, ball, unit_rows, [], [])
-    A, offset = first.A[0], first.constant[0]
-    queue, count = [root(bounds)], 0
-    while queue and count < max_nodes:
-        node, count = queue.pop(0), count + 1
+    A, offset, error = first.A[0], first.constant[0], first.error[0]
+    tree: list[Visit] = []
+    queue = [(root(bounds), -1, -1, 0)]
+    while queue and len(tree) < max_nodes:
+        node, parent, unit, sign = queue.pop(0)
         unstable = any(((lower < 0) & (upper > 0)).any() for lower, upper in node.bounds)
-        ascent = ascend(net, ball, row[None], node, steps if unstable else LAST_STEPS)
-        z = ascent.points[0]
-        if (row * net.forward(z.reshape(1, *net.input_shape)).outputs[-1][0]).sum() <= -constant:
-            return False, z, count
-        node = node._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
+        best = ascend(net, ball, row[None], node, steps if unstable else LAST_STEPS)
+        node = node._replace(slopes=best.slopes, multipliers=best.multipliers)
         linear = bound(net, ball, row[None], node)
-        if linear.minimum(ball)[0, 0] + constant > 0:
-            continue
         c, e = linear.A[0, 0], (linear.constant - linear.error)[0, 0] + constant
+        tree.append(Visit(parent, unit, sign, linear.minimum(ball)[0, 0] + constant, (c, e)))
+        z = best.points[0]
+        if (row * net.forward(z.reshape(1, *net.input_shape)).outputs[-1][0]).sum() <= -constant:
+            return False, z, tree
+        if tree[-1].bound > 0:
+            continue
         lower, upper = node.bounds[0]
-        below = clip(ball, A, offset - first.error[0], c, e).reshape(lower.shape)
-        above = -clip(ball, -A, -offset - first.error[0], c, e).reshape(lower.shape)
+        below = clip(ball, A, offset - error, c, e).reshape(lower.shape)
+        above = -clip(ball, -A, -offset - error, c, e).reshape(lower.shape)
         node.bounds[0] = np.maximum(lower, below), np.minimum(upper, above)
         if (node.bounds[0][0] > node.bounds[0][1]).any():
             continue  # no counterexample is in this half-space
-        scores = flat(ascent.scores)[0]
+        scores = flat(best.scores)[0]
         if scores.max() >= 0:
-            children = split(node, np.array([scores.argmax()]))
-            queue += [children.take(np.array([i])) for i in (0, 1)]
+            split_at = int(scores.argmax())
+            halves = split(node, np.array([split_at]))
+            queue += [
+                (halves.take(np.array([i])), len(tree) - 1, split_at, 2 * i - 1) for i in (0, 1)
+            ]
         elif unstable:
-            queue.append(node)  # clipping has made its units stable
+            queue.append((node, len(tree) - 1, unit, sign))  # clipping has made its units stable
         else:
-            return False, None, count  # the function is too near 0
-    return not queue, None, count
+            return False, None, tree  # the function is too near 0
+    return not queue, None, tree

@@ -154,6 +154,26 @@ def test_the_search_stops_at_its_number_of_nodes():
     lowest = ascent.bound(net, around, row[None], ascent.root(bounds)).minimum(around)[0, 0]
     logits = net.logits(points_of(around, np.random.default_rng(0), 5000)) @ row
     constant = -(lowest + 3 * logits.min()) / 4  # between the first bound and the minimum
-    assert bb.search(net, around, row, bounds, constant=constant, max_nodes=1, steps=0) == (
-        False, None, 1,
-    )  # fmt: skip
+    proved, point, tree = bb.search(
+        net, around, row, bounds, constant=constant, max_nodes=1, steps=0
+    )
+    assert (proved, point, len(tree)) == (False, None, 1)
+
+
+def test_the_tree_is_a_tree():
+    net, around, bounds, rng = case(np.inf)
+    row = np.array([1.0, -1.0, 0.0])
+    lowest = (net.logits(points_of(around, rng, 20000)) @ row).min()
+    proved, _, tree = bb.search(net, around, row, bounds, constant=0.2 - lowest, steps=5)
+    assert proved
+    assert len(tree) > 2
+    assert tree[0][:3] == (-1, -1, 0)
+    points = points_of(around, rng, 5000)
+    hidden, values = flat(net.forward(points).outputs[:-1]), net.logits(points) @ row
+    inside = np.ones((len(tree), len(points)), bool)
+    for i, visit in enumerate(tree[1:], 1):
+        assert visit.parent < i
+        inside[i] = inside[visit.parent] & (visit.sign * hidden[:, visit.unit] >= 0)
+        c, e = visit.half_space
+        assert (values[inside[i]] + 0.2 - lowest >= points[inside[i]] @ c + e).all()
+        assert (values[inside[i]] + 0.2 - lowest >= visit.bound).all()

@@ -349,18 +349,24 @@ def test_carriers_are_always_active(backend):
 
 
 def test_regions_of_a_max_pool_network():
-    """Every sampled point lies in a region whose affine map gives its logits."""
+    """Sampled points are in the regions of their patterns; no piece of the maximum is cut twice."""
     both = Both(2)
-    h = both.relu(both.linear(both.start, 6))
-    g = both.graph
-    parts = [g.pick(h[0], np.arange(6).reshape(3, 2)[:, k][None], "tap") for k in range(2)]
+    v = both.linear(both.start, 6)
+    h, g = both.relu(v), both.graph
+    parts = [g.pick(h[0], np.arange(6)[None, k::2], "tap") for k in range(2)]
     top = g.maximum(parts, "max"), np.maximum(h[1][:, ::2], h[1][:, 1::2])
     net = both.check(both.linear(top, 3))
-    complex_ = rm.enumerate_regions(net, rm.Box([-2, -2], [2, 2]), progress=False)
-    Z = np.random.default_rng(2).uniform(-2, 2, (500, 2))
-    region = complex_.region_of(Z)
-    assert (region >= 0).all()
-    assert abs(complex_.areas.sum() - 16) < 1e-9
+    regions = rm.enumerate_regions(net, rm.Box([-2, -2], [2, 2]), progress=False)
+    assert abs(regions.areas.sum() - 16) < 1e-9
+    Z = np.random.default_rng(2).uniform(-2, 2, (3000, 2))
+    patterns = net.activation_pattern(Z)
+    assert (regions.patterns[regions.region_of(Z)] == patterns).all()
+    # The pieces as max-pooling has them: which units are above 0, and which of two is the larger.
+    W, b = net.parameters[0]
+    f = np.maximum(Z @ W.T + b, 0)
+    pieces = np.hstack([f > 0, f[:, ::2] > f[:, 1::2]])
+    sampled = np.unique(np.hstack([pieces, regions.region_of(Z)[:, None]]), axis=0)
+    assert len(sampled) == len(np.unique(pieces, axis=0)) == len(np.unique(patterns, axis=0))
 
 
 def test_limits(monkeypatch):

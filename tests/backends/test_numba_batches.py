@@ -103,7 +103,7 @@ def strict(monkeypatch):
     monkeypatch.setenv("REFMMR_STRICT", "1")
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 3])
 def thread_count(request, monkeypatch):
     """Run on this number of threads, also where the work is not worth them."""
     spread = threads.spread
@@ -257,6 +257,20 @@ def test_results_are_not_the_memory_of_the_next_call(call):
     assert [array.tobytes() for array in found] == kept
 
 
+@pytest.fixture(scope="module")
+def of_large():
+    """What the reference gives at inputs of single precision, computed once, in double."""
+    known = {}
+
+    def get(net, call, n):
+        if (id(net), call) not in known:
+            X, y = inputs(net, n)
+            known[id(net), call] = flat(call(net, X.astype(np.float32).astype(np.float64), y))
+        return known[id(net), call]
+
+    return get
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("net", "n"),
@@ -266,12 +280,14 @@ def test_results_are_not_the_memory_of_the_next_call(call):
     ],
     ids=["dense", "convolutional"],
 )
-def test_networks_larger_than_the_cache(net, n, dtype, call):
+def test_networks_larger_than_the_cache(net, n, dtype, call, of_large):
     """Rows come in several groups of samples, positions and hyperplanes."""
+    expected = of_large(net, call, n)
     net = net.astype(dtype)
     X, y = inputs(net, n)
-    X = X.astype(dtype)
-    expected = flat(call(net, X, y))
+    X = X.astype(np.float32).astype(dtype)
+    if call is CALLS["pgd, restarts"]:  # ties of gradients' entries are other ones in float32
+        expected = flat(call(net, X, y))
     # The masks of float32 are those of float64: no unit is that near to 0.
     assert_array_equal(net.activation_pattern(X), net.astype(float).activation_pattern(X))
     assert_close(on_numba(call, net, X, y), expected, 1e-10 if dtype == np.float64 else 2e-5)

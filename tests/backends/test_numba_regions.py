@@ -94,7 +94,7 @@ def test_networks(net, seed, n):
     assert_same(net, subspace(np.random.default_rng(seed), net.input_shape, n), tolerance=1e-9)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(testing.dyadic_networks(), SEEDS, st.integers(1, 4))
 def test_dyadic_networks(net, seed, n):
     """Zero rows, twins, opposites, dead units, hyperplanes through one vertex or along a facet."""
@@ -291,7 +291,7 @@ def test_complex_of_a_slice_of_a_convolutional_network(monkeypatch):
         np.testing.assert_allclose(array, other, atol=1e-12)
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(SEEDS, st.integers(1, 4), st.booleans())
 def test_volumes(seed, n, grid):
     rng = np.random.default_rng(seed)

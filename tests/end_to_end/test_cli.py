@@ -318,7 +318,7 @@ def test_backend_from_the_environment_is_checked(monkeypatch):
 
 @pytest.mark.usefixtures("ctrl_c")
 def test_a_stopped_training_keeps_its_epochs_and_goes_on(tmp_path):
-    words = ["train", "--data", "moons", "--scheme", "plain", "--epochs", 800, "--seed", 3]
+    words = ["train", "--data", "moons", "--scheme", "plain", "--epochs", 400, "--seed", 3]
     straight, resumed = tmp_path / "straight.npz", tmp_path / "resumed.npz"
     assert run(*words, "--out", straight).exit_code == 0
     process = subprocess.Popen(command(*words, "--out", resumed), stderr=subprocess.PIPE, text=True)

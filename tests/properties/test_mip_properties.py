@@ -32,7 +32,7 @@ def plane_network(rng):
     return net.with_parameters([(W, 0.3 * rng.standard_normal(len(b))) for W, b in net.parameters])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32 - 1).map(np.random.default_rng), flat_norms)
 def test_minimal_perturbation_is_that_of_brute_force(rng, p):
     net = plane_network(rng)
@@ -100,7 +100,7 @@ def test_order_of_the_bounds(data, eps, kind):
             assert below.lower[s] == pytest.approx(relaxed, abs=10 * scale)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data(), flat_norms, st.booleans(), st.floats(0.05, 1.5))
 def test_decisions_are_consistent(data, p, boxed, eps):
     net = data.draw(testing.networks() | testing.conv_networks())

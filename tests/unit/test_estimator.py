@@ -26,7 +26,7 @@ def model(**options):
     return rm.MMRClassifier((16,), **(settings | options))
 
 
-@parametrize_with_checks([rm.MMRClassifier(epochs=10, lr=0.03)])
+@parametrize_with_checks([rm.MMRClassifier((16,), epochs=10, lr=0.03)])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
 

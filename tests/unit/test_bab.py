@@ -136,3 +136,19 @@ def test_leaves_are_proved_by_cuts(monkeypatch):
     limits = (np.zeros(3), np.ones(3))
     decision = bab.decide(net, X[0], int(y[0]), np.inf, 0.9999 * exact.upper[0], limits)
     assert decision.robust
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_a_tree_leaves_the_bounds_of_others_alone(p):
+    """The half-space of one function's counterexamples says nothing about those of another."""
+    net = rm.Network.mlp([3, 10, 8, 2], rng=2)
+    X, radius = np.random.default_rng(0).uniform(size=(1, 3)), np.full(1, 0.4)
+    box = np.zeros(3), np.ones(3)
+    place = _tree.place(net, ball(X, radius, p, box))
+    start = _tree.start(place, layer_bounds(net, X, p, radius, box, "crown")[:-1])
+    before = [(lower.copy(), upper.copy()) for lower, upper in start.bounds]
+    for row in ([1.0, -1.0], [-1.0, 1.0], [1.0, 0.0], [0.0, -1.0]):
+        _tree.Tree(start, np.array(row), lambda points: False, -0.05).run(max_nodes=20)
+    for (lower, upper), (low, high) in zip(start.bounds, before, strict=True):
+        np.testing.assert_array_equal(lower, low)
+        np.testing.assert_array_equal(upper, high)

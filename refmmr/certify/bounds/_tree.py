@@ -292,7 +292,8 @@ class Tree:
         for k, own in enumerate(bounds):
             if k:
                 own, self.forms[k] = bound_units(self.place, k, fresh, own, self.magnitudes)
-            lower, upper = (side.reshape(1, -1) for side in own)
+            # Copies: what holds for this function's counterexamples does not for those of others.
+            lower, upper = (side.reshape(1, -1).copy() for side in own)
             lower, upper = self._clip_layer(k, lower, upper, c, e, lower < upper, 12)
             if (lower > upper).any():
                 return None

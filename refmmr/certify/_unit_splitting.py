@@ -14,6 +14,7 @@ import numpy as np
 from refmmr import _kernels
 from refmmr.certify._clauses import Rows
 from refmmr.certify._counterexamples import Examples
+from refmmr.certify._leaves import prove_leaves
 from refmmr.certify.bounds import _tree
 from refmmr.network import Network
 from refmmr.reference.ball import ball
@@ -72,6 +73,8 @@ def _some_row_is_positive(start, C, constants, examples, deadline):
             return False
         tree = _tree.Tree(start, row, examples, float(constant))
         tree.run(now + (deadline - now) / (len(C) - number))
+        if tree.done:
+            prove_leaves(tree, start)
         if tree.proved:
             return True
         if examples.found is not None:

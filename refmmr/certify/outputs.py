@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from refmmr import _boxes, _kernels
 from refmmr import _validate as check
+from refmmr.certify._output_search import tighten
 from refmmr.certify.api import check_radii
 from refmmr.network import Network
 from refmmr.reference.lipschitz import lipschitz_constants
@@ -31,6 +33,9 @@ class OutputBounds:
         ``lower <= f(z) <= upper`` for all z of the ball and the box, in real arithmetic.
     lipschitz : ndarray, shape (n, K)
         ``|f_k(z) - f_k(z')| <= lipschitz * ||z - z'||_p`` for all z, z' of the ball and the box.
+    reached_lower, reached_upper : ndarray, shape (n, K)
+        Of "bab": the smallest and largest values that points of the ball were found to have, in
+        floats; NaN for other methods.
     p : {1, 2, inf}
     eps : ndarray, shape (n,)
     method : str
@@ -39,6 +44,8 @@ class OutputBounds:
     lower: np.ndarray
     upper: np.ndarray
     lipschitz: np.ndarray
+    reached_lower: np.ndarray
+    reached_upper: np.ndarray
     p: float
     eps: np.ndarray
     method: str
@@ -60,6 +67,8 @@ def output_bounds(
     p: float | str = 2,
     box: Any = (0, 1),
     method: str = "crown",
+    *,
+    max_seconds: float | None = None,
 ) -> OutputBounds:
     """Bound the logits, and how fast they change, on the balls ``||z - x||_p <= eps`` in the box.
 
@@ -77,13 +86,17 @@ def output_bounds(
     box : (lo, hi) or None
         ``lo <= z <= hi``, numbers or arrays of the shape of an input, or of X for a box of each
         point; where lo = hi, nothing changes.  None for the whole space.
-    method : {"crown", "fast-lin", "ibp"}
-        Of the bounds, see `refmmr.certify`.
+    method : {"crown", "fast-lin", "ibp", "bab"}
+        Of the bounds, see `refmmr.certify`.  "bab" begins with those of "crown" and splits until
+        they are within 1e-4 of their first width of values that are reached (l_2: mostly 10%).
+    max_seconds : float, optional
+        Time limit for each point of "bab"; then the bounds proved by then are returned.
 
     Returns
     -------
     OutputBounds
-        ``.lower``, ``.upper``, ``.lipschitz``, shape (n, K).
+        ``.lower``, ``.upper``, ``.lipschitz``, shape (n, K); of "bab" ``.reached_lower`` and
+        ``.reached_upper``.
 
     Raises
     ------
@@ -108,7 +121,12 @@ def output_bounds(
     p = check.check_p(p)
     limits = check.check_box(box, X, own=True)
     radii = check_radii(eps, len(X))
-    method = check.check_choice("method", method, METHODS)
+    method = check.check_choice("method", method, (*METHODS, "bab"))
+    if max_seconds is not None:
+        if method != "bab":
+            raise ValueError(f"max_seconds: expected None, as {method!r} takes none of it")
+        max_seconds = check.check_number("max_seconds", max_seconds)
+    cheap = "crown" if method == "bab" else method
     widest = net.n_classes * max(int(np.prod(shape)) for shape in net.shapes)
     size = max(1, NUMBERS // widest)
     parts = []
@@ -117,7 +135,7 @@ def output_bounds(
         for start in range(0, len(X), size):
             rows = slice(start, start + size)
             *hidden, (lower, upper) = _kernels.layer_bounds(
-                net, X[rows], p, radii[rows], _boxes.take(limits, X, rows), method
+                net, X[rows], p, radii[rows], _boxes.take(limits, X, rows), cheap
             )
             n = len(lower)
             constants = np.broadcast_to(lipschitz_constants(net, hidden, p), (n, net.n_classes))
@@ -125,4 +143,12 @@ def output_bounds(
     lower, upper, lipschitz = (np.concatenate(part) for part in zip(*parts, strict=True))
     lower = np.where(np.isnan(lower), -np.inf, lower)
     upper = np.where(np.isnan(upper), np.inf, upper)
-    return OutputBounds(lower, upper, lipschitz, p, radii, method)
+    reached = np.full((2, *lower.shape), np.nan)
+    if method == "bab" and net.unit_shapes:
+        for some, own in _boxes.shared(limits, X):
+            for i in some.tolist():
+                deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
+                if np.isfinite(lower[i]).all() and np.isfinite(upper[i]).all():
+                    ends = tighten(net, X[i], p, float(radii[i]), own, lower[i], upper[i], deadline)
+                    lower[i], upper[i], reached[0, i], reached[1, i] = ends
+    return OutputBounds(lower, upper, lipschitz, reached[0], reached[1], p, radii, method)

@@ -47,6 +47,36 @@ def test_constants_are_exact_where_all_units_are_stable(p):
     np.testing.assert_allclose(width, 2e-7 * found.lipschitz, atol=1e-11)  # rounding errors
 
 
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_branch_and_bound_meets_what_is_reached(p):
+    net = rm.Network.mlp([3, 8, 6, 1], rng=1)
+    X = np.random.default_rng(0).uniform(size=(1, 3))
+    first = rm.output_bounds(net, X, 0.4, p)
+    found = rm.output_bounds(net, X, 0.4, p, method="bab")
+    # In l_2 gradient steps find the multipliers of leaves, not linear programs.
+    gap = (0.2 if p == 2 else 1.01e-4) * (first.upper - first.lower)
+    assert (first.lower <= found.lower).all()
+    assert (found.upper <= first.upper).all()
+    assert (found.lower <= found.reached_lower).all()
+    assert (found.reached_lower <= found.lower + gap).all()
+    assert (found.upper - gap <= found.reached_upper).all()
+    assert (found.reached_upper <= found.upper).all()
+    rng = np.random.default_rng(0)
+    box = np.zeros(3), np.ones(3)
+    for _ in range(200):
+        f = net(random_start(X, p, 0.4 * (1 - 1e-9), box, rng))
+        assert ((found.lower <= f) & (f <= found.upper)).all()
+    assert np.isnan(first.reached_lower).all()
+
+
+def test_branch_and_bound_in_time():
+    net = rm.Network.mlp([20, 60, 60, 3], rng=0)
+    found = rm.output_bounds(net, [[0.5] * 20], 0.5, np.inf, method="bab", max_seconds=0.3)
+    assert (found.lower <= found.reached_lower).all()
+    with pytest.raises(ValueError, match="max_seconds: expected None"):
+        rm.output_bounds(net, [[0.5] * 20], 0.5, max_seconds=1)
+
+
 def test_what_is_fixed_does_not_change_the_outputs():
     net = rm.Network.mlp([3, 8, 1], rng=0)
     x = np.array([[0.2, 0.5, 0.7]])
@@ -78,7 +108,7 @@ def test_overflow_proves_nothing():
         ((0.0,), "eps: expected a finite number > 0"),
         ((0.1, 3), "p: expected 1, 2 or inf"),
         ((0.1, 2, (1, 2)), "X: expected points inside the box"),
-        ((0.1, 2, None, "search"), "method: expected one of 'ibp', 'fast-lin', 'crown'"),
+        ((0.1, 2, None, "search"), "method: expected one of 'ibp', 'fast-lin', 'crown', 'bab'"),
     ],
 )
 def test_errors(arguments, message):

@@ -4,12 +4,12 @@ Is ``f(z) = <row, f_{L+1}(z)> + constant`` positive on a ball within a box?  The
 (`refmmr.reference.backward_bound`) says yes where it is positive.  Where it is not, four steps
 bring it up, the last one without end:
 
-``ascend``   Gradient steps in the free parameters of the bound (`refmmr.reference.ascent`).
-``clip``     Only a half-space of the ball can hold a point with ``f(z) <= 0``.  The units are
-             bounded again on it (`refmmr.reference.clipping`).
-``score``    The relaxation of one unit costs most at the minimizer of the bound.
-``split``    That unit is fixed: active (f >= 0) in one *node*, inactive (f <= 0) in the other.
-             Its relaxation is exact in both.
+    ascend  Gradient steps in the free parameters of the bound (`refmmr.reference.ascent`).
+    clip    Only a half-space of the ball can hold a point with f(z) <= 0.  The units are bounded
+            again on it (`refmmr.reference.clipping`).
+    score   The relaxation of one unit costs most at the minimizer of the bound.
+    split   That unit is fixed: active (f >= 0) in one node, inactive (f <= 0) in the other.
+            Its relaxation is exact in both.
 
 `search` does this until all nodes are proved, or a point with ``f(z) <= 0`` is met (Bunel et al.
 2018).  All bounds that count are backward bounds, with their rounding errors subtracted.

@@ -465,5 +465,5 @@ def test_all_questions_have_their_page():
     text = "".join(path.read_text() for path in (DOCS.parent / "notebooks").glob("*.md"))
     marks = re.findall(r"^<!-- playground: (\w+) -->$", text, flags=re.MULTILINE)
     questions = {path.stem: path.read_text() for path in DOCS.glob("playground/questions/*.md")}
-    assert set(marks) <= set(questions)
+    assert sorted(marks) == sorted(questions)
     assert all("```{playground} " in question for question in questions.values())

@@ -134,7 +134,9 @@ def ascend(net: Network, ball: Ball, rows: np.ndarray, nodes: Nodes, steps: int)
         weights += weight
         means = [mean + weight * part for mean, part in zip(means, f, strict=True)]
         if unit is None:  # multipliers are measured in coefficients of a typical unit
-            unit = [np.abs(part).reshape(n, -1).mean(axis=1) for part in G]
+            unit = [
+                mean_size(part, upper) for part, (_, upper) in zip(G, nodes.bounds, strict=True)
+            ]
         if step == steps:
             break
         rate = step_length(step, steps)
@@ -148,6 +150,12 @@ def ascend(net: Network, ball: Ball, rows: np.ndarray, nodes: Nodes, steps: int)
             betas[k] = np.maximum(betas[k] + move, 0)
     averages = [mean / weights for mean in means]
     return Ascent(best_slopes, best_betas, best, score(current, G, averages), points)
+
+
+def mean_size(G: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """The mean absolute coefficient of units that can be active, (n, *unit_shape) to (n,)."""
+    G, used = (part.reshape(len(G), -1) for part in (np.abs(G), upper > 0))
+    return (G * used).sum(axis=1) / np.maximum(used.sum(axis=1), 1).astype(G.dtype)
 
 
 def step_length(step: int, steps: int) -> float:

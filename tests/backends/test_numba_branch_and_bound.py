@@ -62,6 +62,31 @@ def test_gradient_steps(make, p, box, threads):
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("hidden", [0, 1, 2])
+@pytest.mark.parametrize("make", [dense, convolutional])
+def test_bounds_of_nodes(make, hidden):
+    rng = np.random.default_rng(0)
+    net, n = make(2), 40
+    x = rng.uniform(0, 1, (1, *net.input_shape))
+    around = ball(x, np.array([0.4]), np.inf, None)
+    bounds = layer_bounds(net, x, np.inf, around.radius, None, "crown")[:hidden]
+    nodes = ascent.root(bounds).take(np.zeros(n, int))
+    for _ in range(3 * (hidden > 0)):
+        units = sum(part[0].size for part in nodes.fixed)
+        nodes = bb.split(nodes, rng.integers(0, units, n)).take(np.arange(n))
+    multipliers = [rng.uniform(0, 2, part.shape) for part in nodes.fixed]
+    nodes = nodes._replace(multipliers=multipliers)
+    shape = net.logits_shape if hidden == 2 else net.unit_shapes[hidden]
+    rows = rng.normal(size=(n, *shape))
+    expected = ascent.bound(net, around, rows, nodes)
+    with rm.use_backend("numba"):
+        found = _kernels.bound(net, around, rows, nodes)
+    np.testing.assert_allclose(found.A, expected.A, rtol=1e-9, atol=1e-12)
+    for name in ("constant", "error"):  # the twin rounds intercepts up, too
+        a, b = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=0 if name == "error" else 1e-12)
+
+
 @pytest.mark.parametrize("box", [True, False])
 @pytest.mark.parametrize("p", NORMS)
 def test_clipping(p, box):

@@ -45,8 +45,11 @@ class Lines(NamedTuple):
 
 
 @jit
-def upper_lines(lines):
-    """Fill in the upper relaxations.  Twin of `relaxation.relu_relaxation`, not rounded up."""
+def upper_lines(lines, slack, least):
+    """Fill in the upper relaxations.  Twin of `relaxation.relu_relaxation`.
+
+    `slack` and `least` are what it rounds the intercepts up by; 0 where no proof follows.
+    """
     n, units = lines.lower.shape
     zero, one = lines.lower.dtype.type(0), lines.lower.dtype.type(1)
     for i in range(n):
@@ -55,16 +58,18 @@ def upper_lines(lines):
             unstable = low < zero and high > zero
             stable_slope = one if low >= zero else zero
             lines.unstable[i, j] = unstable
-            lines.slope[i, j] = high / (high - low) if unstable else stable_slope
-            lines.intercept[i, j] = -lines.slope[i, j] * low if unstable else zero
+            slope = high / (high - low) if unstable else stable_slope
+            lines.slope[i, j] = slope
+            above = max(-slope * low, high - slope * high + slack * high)
+            lines.intercept[i, j] = above * (one + slack) + least if unstable else zero
 
 
 @jit
-def relax_back(G, lines, slopes, fixed, betas, any_fixed, bias, factors, A, constant):
-    """The backward step through a ReLU and the biases before it.
+def relax_back(G, lines, slopes, fixed, betas, any_fixed, factors, A, constant):
+    """The backward step through a ReLU.
 
-    G, slopes, fixed, betas : (n, units); bias : (units,).  Writes the slopes that G selects to
-    `factors` and ``G * factors - fixed * beta`` to `A`, and adds to `constant`, (n,).
+    G, slopes, fixed, betas : (n, units).  Writes the slopes that G selects to `factors` and
+    ``G * factors - fixed * beta`` to `A`, and adds the intercepts to `constant`, (n,).
     """
     n, units = G.shape
     zero = G.dtype.type(0)
@@ -75,15 +80,12 @@ def relax_back(G, lines, slopes, fixed, betas, any_fixed, bias, factors, A, cons
             below = slopes[i, j] if lines.unstable[i, j] else lines.slope[i, j]
             factor = lines.slope[i, j] if g < zero else below
             factors[i, j] = factor
-            a = g * factor
-            A[i, j] = a
-            total += min(g, zero) * lines.intercept[i, j] + a * bias[j]
+            A[i, j] = g * factor
+            total += min(g, zero) * lines.intercept[i, j]
         if any_fixed:
             for j in range(units):
                 if fixed[i, j] != 0:
-                    b = betas[i, j] if fixed[i, j] > 0 else -betas[i, j]
-                    A[i, j] -= b
-                    total -= b * bias[j]
+                    A[i, j] -= betas[i, j] if fixed[i, j] > 0 else -betas[i, j]
         constant[i] += total
 
 

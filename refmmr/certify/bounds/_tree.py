@@ -143,7 +143,7 @@ def bound(
     slopes = [np.nan_to_num(slope.astype(np.float64)).clip(0, 1) for slope in nodes.slopes]
     betas = [np.nan_to_num(beta.astype(np.float64)).clip(0) for beta in nodes.multipliers]
     nodes = nodes._replace(slopes=slopes, multipliers=betas)
-    linear = book.bound(place.net, place.ball, rows, nodes, magnitudes)
+    linear = _kernels.bound(place.net, place.ball, rows, nodes, magnitudes)
     error = linear.error + rounding_factor(8) * abs(constant)
     linear = LinearBound(linear.A, linear.constant + constant, error, [])
     return linear.minimum(place.ball)[:, 0], linear.A[:, 0], (linear.constant - error)[:, 0]
@@ -365,9 +365,15 @@ class Tree:
         n = len(scores)
         count = min(CANDIDATES, scores.shape[1])
         tried = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+        place, dtype = self.place, self.place.dtype
+        bounds: list[Bounds] = [
+            (low.astype(dtype), high.astype(dtype)) for low, high in nodes.bounds
+        ]
+        nodes = nodes._replace(bounds=bounds)
         children = split(nodes.take(np.repeat(np.arange(n), count)), tried.reshape(-1))
-        rows = np.repeat(self.row[None], 2 * n * count, axis=0)
-        values = ascend(self.place, rows, children, 0).values + self.constant
+        rows = np.repeat(self.row[None].astype(dtype), 2 * n * count, axis=0)
+        linear = _kernels.bound(place.fast, place.fast_ball, rows, children, self.magnitudes)
+        values = linear.minimum(place.fast_ball)[:, 0] + self.constant
         values = np.minimum(values.reshape(n, count, 2), 0)
         quality = values.min(axis=2) + 0.1 * values.max(axis=2)
         quality[np.take_along_axis(scores, tried, 1) < 0] = -np.inf

@@ -24,6 +24,7 @@ FRESH = "REFMMR_FUZZ_CASES" in os.environ
 BUDGETS = {
     "search": {"max_regions": 300, "max_seconds": 2},
     "lp": {"max_seconds": 2},
+    "bab": {"max_seconds": 0.5},
     "mip": {"max_seconds": 2},
 }
 

@@ -215,7 +215,7 @@ UNDERFLOW = {
 @pytest.mark.parametrize("name", UNDERFLOW)
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize(
-    "method", ["region", "ibp", "fast-lin", "kw", "crown", "lp", "search", "mip"]
+    "method", ["region", "ibp", "fast-lin", "kw", "crown", "lp", "bab", "search", "mip"]
 )
 def test_underflow_certifies_nothing_wrong(method, backend, name):
     """What a product loses by underflow is multiplied by activations of 1e300."""

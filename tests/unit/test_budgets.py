@@ -17,7 +17,7 @@ def cpu_clock(monkeypatch):
 
 
 @pytest.mark.usefixtures("cpu_clock")
-@pytest.mark.parametrize("method", ["lp", "search", "mip"])
+@pytest.mark.parametrize("method", ["lp", "bab", "search", "mip"])
 def test_a_deadline_is_met_within_a_second(method):
     """Without it CROWN's radius alone takes seconds on this network in NumPy."""
     net = rm.Network.lenet_small((1, 28, 28), 10, rng=0)

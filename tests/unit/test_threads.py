@@ -11,7 +11,7 @@ from refmmr.backends import threads
 
 
 @pytest.mark.usefixtures("short_attack")
-@pytest.mark.parametrize("method", ["lp", "mip", "search"])
+@pytest.mark.parametrize("method", ["lp", "bab", "mip", "search"])
 def test_threads_certify_what_one_does(method):
     net = random_biases(3, 8, 8, 2)
     X = np.random.default_rng(0).uniform(0, 1, (8, 3))

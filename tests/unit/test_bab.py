@@ -62,6 +62,18 @@ def test_networks_without_hidden_layers():
     np.testing.assert_allclose(found.upper, 0.25, rtol=1e-6)
 
 
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("share", [1, 1 + 1e-15, 1 - 1e-15])
+def test_a_radius_up_to_rounding_of_a_network_without_a_unit_to_split(share, p):
+    """No bound is positive and no descent ends at an example: nothing is claimed."""
+    net = rm.Network([rm.Linear([[1.0, 0.0], [0.0, 1.0]], [0, 0])], 2)
+    radius = {1: 0.5, 2: 0.5**0.5 / 2, np.inf: 0.25}[p]
+    for box in ((0, 1), None, ([0.75 - radius, 0], [1, 0.25 + radius])):
+        found = rm.certify(net, [[0.75, 0.25]], [0], p, box, "bab", eps=share * radius)
+        assert found.lower <= radius * (1 + 1e-15)
+        assert found.upper >= radius * (1 - 1e-15)
+
+
 def test_weights_out_of_the_range_of_float32():
     scaled = [
         rm.Linear([[1e25, -1e25], [1e25, 1e25]], [0, 0]),

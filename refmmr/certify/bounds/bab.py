@@ -226,6 +226,9 @@ def decide(
     examples = _Examples(place, x, y, p, eps, box)
     if examples(points) or examples(_descend(place, x, rows[left], p, eps, box)):
         return Decision(False, examples.found, [], count)
+    if not bounds:
+        # No hidden layer, nothing to split: the bounds are the minima but for rounding errors.
+        return Decision(False, None, [], count)
     trees: list[_tree.Tree] = []
     for i in left:
         tree = _tree.Tree(start, rows[i], examples)

@@ -6,9 +6,9 @@ a robust error between 14.36 and 30.81 %, by mixed-integer programs and a commer
 seconds a point (Tjeng, Xiao, Tedrake 2019).
 
 CROWN, PGD and branch and bound settle one point after the other.  Points that a time limit leaves
-open are tried again with the next one.  The records of a pass are in ``out/rsl18a``: after an
-interruption the same command goes on from there.  After each pass ``results/rsl18a.csv``, a line a
-point, and the summary ``results/rsl18a.json`` and ``.md`` are written.
+open are tried again with the next one.  ``results/rsl18a.csv`` has a line for each point so far,
+and is read first: points that it decides are done.  The records of a pass are in ``out/rsl18a``, so
+the same command goes on after an interruption.
 
 Needs ``REFMMR_DATA`` and ``REFMMR_MODELS``.
 """
@@ -16,19 +16,21 @@ Needs ``REFMMR_DATA`` and ``REFMMR_MODELS``.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 from pathlib import Path
 
 import numpy as np
 from _machine import machine
-from wk17a import RESULTS, pgd_error, seconds, times_table, write_points, write_summary
+from wk17a import RESULTS, pgd_error, seconds, times_table, write_summary
 
 import refmmr as rm
 
 EPS = 0.1
 PUBLISHED = {"test error": "4.18 %", "robust error": "14.36 to 30.81 %"}
 METHODS = ("crown", "attack", "bab")
-LIMITS = (10.0, 60.0, 600.0)
+COUNTS = ("point", "class", "misclassified", "attacked", "certified")
+LIMITS = (3.0, 30.0, 300.0)
 """Seconds a point, one pass after the other."""
 
 
@@ -40,29 +42,29 @@ def main() -> None:
     net = network(Path(os.environ["REFMMR_MODELS"], "rsl18a.npz"))
     data = rm.datasets.load("mnist", dtype=np.float64)
     X, y = data.X_test[: asked.n].reshape(-1, 784), data.y_test[: asked.n]
-    records: list[dict] = []
+    path = asked.results / "rsl18a.csv"
+    records = read_points(path)
     for limit in asked.limits:
-        open_ = [i for i, row in enumerate(records) if is_open(row)] if records else range(len(X))
-        if not len(open_):
-            break
-        found = rm.robust_error(
-            net, X[open_], y[open_], np.inf, eps=EPS, methods=METHODS, max_seconds=limit,
-            n_jobs=asked.jobs, out=asked.out / f"{limit:g}s",
-        )  # fmt: skip
-        if not records:
-            records = list(found.records)
-        for i, row in zip(open_, found.records, strict=True):
-            records[i] = {**row, "point": i}
-        report = summary(records, limit)
-        write_points(asked.results / "rsl18a.csv", records)
-        write_summary(asked.results / "rsl18a", report, markdown(report))
-        print(markdown(report))
+        open_ = [i for i in range(len(X)) if i not in records or is_open(records[i])]
+        for part in range(0, len(open_), asked.part):
+            some = open_[part : part + asked.part]
+            found = rm.robust_error(
+                net, X[some], y[some], np.inf, eps=EPS, methods=METHODS, max_seconds=limit,
+                n_jobs=asked.jobs, out=asked.out / f"{limit:g}s-{some[0]}-{len(some)}",
+            )  # fmt: skip
+            for i, row in zip(some, found.records, strict=True):
+                records[i] = {**row, "point": i}
+            report = summary(records, limit)
+            write_points(path, records)
+            write_summary(asked.results / "rsl18a", report, markdown(report))
+        print(markdown(summary(records, limit)))
 
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--n", type=int, help="only the first points")
+    parser.add_argument("--part", type=int, default=500, help="points between two results")
     parser.add_argument("--limits", type=float, nargs="+", default=LIMITS, help="s a point")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--backend", default="numba")
@@ -78,26 +80,54 @@ def network(path: Path) -> rm.Network:
     return rm.Network(layers, 784)
 
 
+def read_points(path: Path) -> dict[int, dict]:
+    """The results so far, by point."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        return {int(line["point"]): _row(line) for line in csv.DictReader(file)}
+
+
+def _row(line: dict[str, str]) -> dict:
+    row: dict = {name: int(line[name]) for name in COUNTS}
+    row |= {"settled_by": line["settled_by"], "lower": float(line["lower"])}
+    row["upper"] = float(line["upper"])
+    row["seconds"] = {name: float(line[name]) for name in METHODS if line[name]}
+    return row
+
+
+def write_points(path: Path, records: dict[int, dict]) -> None:
+    """A line for each point."""
+    lines = [",".join([*COUNTS, "settled_by", "lower", "upper", *METHODS])]
+    for _, row in sorted(records.items()):
+        told = [str(int(row[name])) for name in COUNTS]
+        told += [row["settled_by"] or "", f"{row['lower']:.6g}", f"{row['upper']:.6g}"]
+        times = (row["seconds"].get(name) for name in METHODS)
+        lines.append(",".join(told + ["" if time is None else f"{time:.4f}" for time in times]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
 def is_open(row: dict) -> bool:
     """Whether a point is neither certified nor attacked."""
     return not (row["attacked"] or row["certified"])
 
 
-def summary(records: list[dict], limit: float) -> dict:
+def summary(records: dict[int, dict], limit: float) -> dict:
     """The figures of all points so far."""
-    n = len(records)
-    attacked = sum(row["attacked"] for row in records)
-    certified = sum(row["certified"] for row in records)
+    rows, n = list(records.values()), len(records)
+    attacked = sum(row["attacked"] for row in rows)
+    certified = sum(row["certified"] for row in rows)
     return {
         "points": n,
         "eps": EPS,
-        "test_error": sum(row["misclassified"] for row in records) / n,
-        "pgd": pgd_error(records),
+        "test_error": sum(row["misclassified"] for row in rows) / n,
+        "pgd": pgd_error(rows),
         "lower_bound": attacked / n,
         "upper_bound": 1 - certified / n,
-        "open": [row["point"] for row in records if is_open(row)],
+        "open": [row["point"] for row in rows if is_open(row)],
         "limit": limit,
-        "seconds": seconds(records),
+        "seconds": seconds(rows),
         "machine": machine(),
     }
 

@@ -35,8 +35,9 @@ from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, 
     help="In this order: attack and any of " + ", ".join(METHODS) + ".",
 )
 @click.option(
-    "--max-seconds", type=float, help="Seconds of lp, search and mip for each point and radius."
-)
+    "--max-seconds", type=float,
+    help="Seconds of lp, bab, search and mip for each point and radius.",
+)  # fmt: skip
 @click.option("--max-regions", type=int, help="Regions of search for each point and radius.")
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the attack's random starts."

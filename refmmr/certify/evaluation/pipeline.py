@@ -51,9 +51,9 @@ box : (lo, hi) or None
 scale : float or array_like, optional
     A unit for each coordinate: distances are ``||(z - x) / scale||_p``, see `refmmr.certify`.
 methods : sequence of str, optional
-    "attack" and methods of `refmmr.certify`, the cheapest first; add "search" or "mip" for points
-    that the other methods do not decide.  If not given, "crown" and "attack" at radii, "region",
-    "attack" and "crown" for minimal perturbations.
+    "attack" and methods of `refmmr.certify`, the cheapest first; add "bab", "search" or "mip"
+    for points that the other methods do not decide.  If not given, "crown" and "attack" at radii,
+    "region", "attack" and "crown" for minimal perturbations.
 pgd_steps, restarts : int
     Steps and runs of the attack at a given radius: projections onto the decision boundaries of the
     affine map around each point, then `refmmr.pgd`.  Minimal perturbations are attacked by
@@ -62,7 +62,7 @@ rng : int, numpy.random.Generator or None
     Source of the attack's random starts.  Each point has its own starts, which depend neither on
     the other points nor on the number of workers.
 max_seconds, max_regions : optional
-    Budget of "lp", "search" and "mip" for each point and radius.
+    Budget of "lp", "bab", "search" and "mip" for each point and radius.
 out : path-like, optional
     A folder, or a file ending in .jsonl, to which a line is written for each point as soon as it is
     decided or all methods have run.  The same call continues from it after an interruption; a

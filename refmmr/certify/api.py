@@ -16,6 +16,7 @@ from refmmr import _boxes, _examples, _minimal_attack, _scaling
 from refmmr import _validate as check
 from refmmr._optional import require
 from refmmr.attacks import RESTARTS, STEPS
+from refmmr.certify._estimate import warn_if_slow
 from refmmr.certify._scaled import scaled_bounds
 from refmmr.certify.bounds import EXACT, Bounds, linear, region
 from refmmr.network import Network
@@ -268,6 +269,15 @@ def certify(
     )
     radii = None if eps is None else check_radii(eps, len(X))
     goal = None if radii is None else np.nextafter(radii, np.inf)
+    if chosen.batched:
+        first = slice(0, 1)
+        warn_if_slow(
+            lambda: run_method(
+                chosen, net, X[first], labels[first], p, limits,
+                None if goal is None else goal[first], options,
+            ),
+            method, len(X),
+        )  # fmt: skip
     parts, seconds = [], []
     disable = None if progress is None else not progress
     size = BLOCK if chosen.batched else 1

@@ -305,7 +305,7 @@ def test_expensive_methods_load_at_first_use():
         ({"eps": [0.1, 0.2]}, r"eps: expected shape \(1,\), got \(2,\)"),
         ({"eps": [-0.1]}, "eps: expected numbers > 0, got -0.1 at index 0"),
         ({"eps": [np.nan]}, "eps: expected finite numbers, got nan"),
-        ({"max_seconds": 1}, "max_seconds: expected None, because only 'lp', 'search', 'mip'"),
+        ({"max_seconds": 1}, "max_seconds: expected None, because only 'lp', 'bab', 'search'"),
         ({"method": "search", "max_seconds": -1}, "max_seconds: expected a finite number > 0"),
         ({"method": "search", "max_regions": 0}, "max_regions: expected an integer of at least 1"),
     ],

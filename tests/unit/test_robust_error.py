@@ -454,7 +454,10 @@ def test_records_and_frame():
         ({"n_jobs": -2}, "n_jobs: expected"),
         ({"n_jobs": 1.5}, "n_jobs: expected"),
         ({"dask": 8786}, 'dask: expected None, "local" or an address, got 8786'),
-        ({"max_seconds": 1}, "max_seconds: expected None, because only 'lp', 'search', 'mip'"),
+        (
+            {"max_seconds": 1},
+            "max_seconds: expected None, because only 'lp', 'bab', 'search', 'mip'",
+        ),
         ({"max_regions": 1}, "max_regions: expected None, because only 'search' can take it"),
         ({"methods": ["search"], "max_seconds": 0}, "max_seconds: expected a finite number > 0"),
         ({"out": "points.txt"}, "out: expected a folder or a file ending in .jsonl"),

@@ -152,6 +152,7 @@ def _evaluate(
         bar.update(len(run.records))
         try:
             if len(run.records) < len(X):
+                run.warn_if_slow(n_jobs)
                 with workers.pool(n_jobs, dask) as work:
                     for record in run.improve(work):
                         if writer is not None:

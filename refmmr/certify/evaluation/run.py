@@ -12,6 +12,7 @@ import numpy as np
 
 from refmmr import _examples
 from refmmr.certify import api
+from refmmr.certify._estimate import warn_if_slow
 from refmmr.certify.api import Certificates
 from refmmr.certify.evaluation import records, workers
 from refmmr.certify.evaluation.results import ATTACK, settled
@@ -139,6 +140,16 @@ class Run:
         elif record["misclassified"]:
             self.adversarial[i] = self.X[i]
 
+    def warn_if_slow(self, jobs: int) -> None:
+        """Warn where the first method will take long with the backend in use."""
+        name = self.names[0]
+        if name == ATTACK or not self.problem.methods[name].batched:
+            return
+        one = np.array([next(i for i in range(len(self.X)) if i not in self.records)])
+        block = self._block(one)._replace(names=(name,))
+        left = len(self.X) - len(self.records)
+        warn_if_slow(lambda: improve(self.problem, block), name, left, max(1, jobs))
+
     def improve(self, work: workers.RunTasks) -> Iterator[dict[str, Any]]:
         """Run the methods; yields the record of each point as soon as it is done."""
         # Batched methods take fixed blocks of points; the others one point at a time.
@@ -176,17 +187,19 @@ class Run:
             points = np.arange(start, min(start + BLOCK, len(self.X)))
             if all(int(i) in self.records for i in points):
                 continue
-            X, y = self.X[points], self.y[points]
-            wrong = _examples.misclassified(self.problem.net, X, y)
-            blocks.append(
-                Block(
-                    (), points, X, y, None if self.radii is None else self.radii[points],
-                    np.zeros(len(points)), np.where(wrong, 0, np.inf),
-                    np.where(wrong.reshape(-1, *[1] * (X.ndim - 1)), X, np.nan),
-                    np.where(wrong, "misclassified", "").astype(object), {},
-                )
-            )  # fmt: skip
+            blocks.append(self._block(points))
         return blocks
+
+    def _block(self, points: np.ndarray) -> Block:
+        """The state of points before any method."""
+        X, y = self.X[points], self.y[points]
+        wrong = _examples.misclassified(self.problem.net, X, y)
+        return Block(
+            (), points, X, y, None if self.radii is None else self.radii[points],
+            np.zeros(len(points)), np.where(wrong, 0, np.inf),
+            np.where(wrong.reshape(-1, *[1] * (X.ndim - 1)), X, np.nan),
+            np.where(wrong, "misclassified", "").astype(object), {},
+        )  # fmt: skip
 
     def _not_done(self, block: Block) -> Block:
         rows = [row for row, point in enumerate(block.points) if int(point) not in self.records]

@@ -8,7 +8,6 @@ are only a proposal: what counts is the backward bound with these multipliers, i
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import linprog
 
 from refmmr.certify.bounds import _tree
 from refmmr.reference import ascent as book
@@ -126,6 +125,8 @@ def _program(tree, place, signs, fixed, penalty):
 
 def _solve(c, A, b, ball):
     """``min <c, (z, t)>`` with ``A (z, t) <= b``: z, and the dual variables of the rows."""
+    from scipy.optimize import linprog  # late: importing refmmr loads no SciPy
+
     d, m = ball.x.size, len(b)
     x, low, high = ball.x[0], ball.lowest[0], ball.highest[0]
     ends = [*zip(low, high, strict=True), (0, None)]

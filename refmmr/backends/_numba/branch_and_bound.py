@@ -14,7 +14,7 @@ import numpy as np
 from refmmr._backend import implements
 from refmmr.backends import threads
 from refmmr.backends._numba import ascent_kernels as kernels
-from refmmr.backends._numba.layers import Buffers, Dense
+from refmmr.backends._numba.layers import Buffers, Dense, Layer
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.reference import ascent, clipping
 from refmmr.reference.ascent import MOMENTS, TIE, Ascent, Nodes, mean_size, step_length
@@ -128,7 +128,8 @@ class _Layers:
             else:
                 self.kept.append(np.flatnonzero(((upper > 0) | (fixed != 0)).any(axis=0)))
         self.kept.append(slice(None))
-        self.layers, before = [], slice(None)
+        self.layers: list[Layer] = []
+        before: np.ndarray | slice = slice(None)
         for layer, kept in zip(self.layout.layers, self.kept, strict=False):
             if isinstance(layer, Dense):
                 layer = Dense(layer.W[kept][:, before], layer.b[kept])

@@ -49,9 +49,13 @@ ROUNDS = 3
 MIN_GAIN = 5e-3
 """Stop them where a round gains less than this share of the bound's distance to 0."""
 
-CANDIDATES = 8
+CANDIDATES = 4
 """Units that are tried before a split in networks of several hidden layers ("filtered smart
 branching", De Palma et al. 2021): the score of a unit says less there."""
+
+CLIP_SHARE = 0.1
+"""Units of a node of several hidden layers are clipped where their score is above this share of the
+mean score of the unstable units of their layer: the relaxations of the others cost little."""
 
 MAX_BYTES = 2**30
 """Size of the queue from which on the newest nodes come first, so that it stops growing."""
@@ -205,6 +209,18 @@ def _repeated(nodes: Nodes, n: int) -> Nodes:
     return nodes.take(np.zeros(n, dtype=int))
 
 
+def _worth_clipping(scores: np.ndarray) -> np.ndarray:
+    """The units whose bounds are worth making better in each node: (n, *unit_shape) to (n, units).
+
+    All, where the scores are not finite.
+    """
+    scores = scores.reshape(len(scores), -1)
+    unstable = scores >= 0
+    total = np.where(unstable, scores, 0).sum(axis=1, keepdims=True)
+    mean = total / np.maximum(unstable.sum(axis=1, keepdims=True), 1)
+    return ~(scores < CLIP_SHARE * mean)
+
+
 class Tree:
     """Branch and bound for ``<row, f_{L+1}(z)> + constant > 0`` on one ball.
 
@@ -337,13 +353,15 @@ class Tree:
         bounds: list[Bounds] = []
         empty = np.zeros(len(values), dtype=bool)
         single = len(nodes.bounds) == 1
-        for k, own in enumerate(nodes.bounds):
+        by_layer = unflat(scores, self._shapes)
+        for k, (own, own_scores) in enumerate(zip(nodes.bounds, by_layer, strict=True)):
             lower, upper = (side.reshape(len(values), -1).copy() for side in own)
-            wanted = np.ones(lower.shape, dtype=bool)
             if single:
                 # Where the output weight is positive, only the lower relaxation is used, which
                 # does not depend on the bounds.
-                wanted &= self._output_weights() < 0
+                wanted = np.repeat(self._output_weights()[None] < 0, len(values), axis=0)
+            else:
+                wanted = _worth_clipping(own_scores)
             lower, upper = self._clip_layer(k, lower, upper, c, e, wanted, 6)
             empty |= (lower > upper).any(axis=1)
             bounds.append((lower.reshape(own[0].shape), upper.reshape(own[1].shape)))
@@ -371,7 +389,7 @@ class Tree:
         ]
         nodes = nodes._replace(bounds=bounds)
         children = split(nodes.take(np.repeat(np.arange(n), count)), tried.reshape(-1))
-        rows = np.repeat(self.row[None].astype(dtype), 2 * n * count, axis=0)
+        rows: np.ndarray = np.repeat(self.row[None].astype(dtype), 2 * n * count, axis=0)
         linear = _kernels.bound(place.fast, place.fast_ball, rows, children, self.magnitudes)
         values = linear.minimum(place.fast_ball)[:, 0] + self.constant
         values = np.minimum(values.reshape(n, count, 2), 0)

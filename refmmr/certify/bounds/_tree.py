@@ -391,9 +391,11 @@ class Tree:
         children = split(nodes.take(np.repeat(np.arange(n), count)), tried.reshape(-1))
         rows: np.ndarray = np.repeat(self.row[None].astype(dtype), 2 * n * count, axis=0)
         linear = _kernels.bound(place.fast, place.fast_ball, rows, children, self.magnitudes)
-        values = linear.minimum(place.fast_ball)[:, 0] + self.constant
+        values = linear.minimum(place.fast_ball)[:, 0].astype(np.float64) + self.constant
         values = np.minimum(values.reshape(n, count, 2), 0)
         quality = values.min(axis=2) + 0.1 * values.max(axis=2)
+        # A stable unit is no candidate, not even where the bounds of all others are -inf.
+        quality = np.maximum(np.nan_to_num(quality), -LARGEST)
         quality[np.take_along_axis(scores, tried, 1) < 0] = -np.inf
         return np.take_along_axis(tried, quality.argmax(axis=1)[:, None], 1)[:, 0]
 

@@ -270,9 +270,11 @@ class TestBox:
         [
             (1, ValueError, ["pair (lo, hi)", "1"]),
             ((0, 1, 2), ValueError, ["pair (lo, hi)", "(0, 1, 2)"]),
-            ((1, 0), ValueError, ["lo < hi", "lo = 1", "hi = 0"]),
-            ((1, 1), ValueError, ["lo < hi", "lo = 1", "hi = 1"]),
-            (([0, 1], [1, 1]), ValueError, ["lo < hi", "lo = 1", "hi = 1", "(1,)"]),
+            ((1, 0), ValueError, ["lo <= hi", "lo = 1", "hi = 0"]),
+            (([0, 1], [1, 0.5]), ValueError, ["lo <= hi", "lo = 1", "hi = 0.5", "(1,)"]),
+            # Where lo = hi nothing may change, but x must have that value.
+            ((1, 1), ValueError, ["X", "inside the box", "from 1 to 1"]),
+            (([0, 1], [1, 1]), ValueError, ["X", "inside the box"]),
             ((0, INF), ValueError, ["hi", "finite", "inf"]),
             ((NAN, 1), ValueError, ["lo", "finite", "nan"]),
             (("a", "b"), TypeError, ["lo", "real numbers"]),

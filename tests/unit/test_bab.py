@@ -1,6 +1,7 @@
 """method="bab": answers against the search, limits, leaves, and networks out of float32's range."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,3 +165,85 @@ def test_a_tree_leaves_the_bounds_of_others_alone(p):
     for (lower, upper), (low, high) in zip(start.bounds, before, strict=True):
         np.testing.assert_array_equal(lower, low)
         np.testing.assert_array_equal(upper, high)
+
+
+@pytest.mark.parametrize("p", NORMS)
+def test_an_affine_network_is_decided_next_to_its_boundary(p):
+    net = rm.Network([rm.Linear([[1.0, 0.3], [0.2, 1.0]], [0, 0.1])], 2)
+    w, value = np.array([0.8, -0.7]), 0.8 * 0.75 - 0.7 * 0.25 - 0.1
+    radius = value / {1: 0.8, 2: np.linalg.norm(w), np.inf: 1.5}[p]
+    for share, status in ((1 - 1e-9, "robust"), (1 + 1e-9, "adversarial")):
+        found = rm.certify(net, [[0.75, 0.25]], [0], p, method="bab", eps=share * radius)
+        assert found.status[0] == status
+
+
+def test_balls_beyond_the_range_of_float32():
+    net = rm.Network([rm.Linear([[1.0, 1.0]], [0]), rm.Linear([[1.0], [0.0]], [1, 0])], 2)
+    for eps in (1e20, 1e300, 1.5e308):
+        for box in ((0, 1), None):
+            found = rm.certify(net, [[0.2, 0.5]], [0], np.inf, box, method="bab", eps=eps)
+            assert not np.isfinite(found.upper[0])
+            assert box is None or found.robust[0]
+
+
+def test_no_unit_is_bounded_after_the_deadline():
+    net, X, y = case(seed=1, n=1)
+    around = ball(X, np.full(1, 0.5), np.inf, None)
+    bounds = layer_bounds(net, X, np.inf, around.radius, None, "crown")[:-1]
+    with pytest.raises(_tree.OutOfTimeError):
+        _tree.start(_tree.place(net, around, time.monotonic()), bounds)
+    decision = bab.decide(net, X[0], int(y[0]), np.inf, 0.5, None, deadline=time.monotonic())
+    assert not decision.robust
+    assert decision.adversarial is None
+
+
+def test_no_stable_unit_is_split_where_floats_overflow(monkeypatch):
+    net, X, y = case(seed=1, n=1, sizes=(5, 16, 16, 3))
+    tree = tree_of(net, X[0], 0.3, np.eye(3)[y[0]] - np.eye(3)[(y[0] + 1) % 3], constant=-5.0)
+    assert tree._queue
+    assert all(part.base is None for node in tree._queue for part in node)  # no view of a batch
+    nodes, scores = tree._pop()
+    scores[:] = -1
+    scores[0, 20] = 0.5
+    bound = _tree._kernels.bound
+
+    def overflow(*arguments):
+        linear = bound(*arguments)
+        return linear._replace(constant=np.full_like(linear.constant, np.nan))
+
+    monkeypatch.setattr(_tree._kernels, "bound", overflow)
+    np.testing.assert_array_equal(tree._choose(nodes, scores), 20)
+
+
+def leaf_of_an_example(share):
+    """The leaf of an image's nearest example, on a ball with a share of its distance as radius."""
+    rng = np.random.default_rng(0)
+    layers = [
+        rm.Conv2d(rng.normal(size=(2, 1, 2, 2)), np.zeros(2), padding=1),
+        rm.Flatten(),
+        rm.Linear(rng.normal(size=(2, 18)), [0.0, 0.0]),
+    ]
+    net = rm.Network(layers, (1, 2, 2))
+    x = rng.uniform(0.3, 0.7, (1, 1, 2, 2))
+    y = int(net.logits(x).argmax())
+    exact = rm.certify(net, x, [y], np.inf, method="search")
+    eps = share * float(exact.upper[0])
+    limits = np.zeros((1, 2, 2)), np.ones((1, 2, 2))
+    place = _tree.place(net, ball(x, np.full(1, eps), np.inf, limits))
+    signs = np.where(net.activation_pattern(exact.adversarial)[0], 1, -1).astype(np.int8)
+    found = bab._Examples(place, x[0], y, np.inf, eps, limits)
+    return SimpleNamespace(stuck=[signs], given_up=False), found, 1 - y
+
+
+def test_an_example_in_a_leaf_is_an_image_of_the_ball():
+    tree, examples, target = leaf_of_an_example(1.01)
+    bab._prove_leaves(tree, examples, target)
+    assert tree.stuck
+    assert examples.found.shape == (1, 2, 2)
+    assert np.abs(examples.found - examples.x).max() <= examples.eps
+
+
+def test_a_leaf_is_taken_off_once_it_is_proved():
+    tree, examples, target = leaf_of_an_example(0.999)
+    bab._prove_leaves(tree, examples, target)
+    assert (tree.stuck, tree.given_up, examples.found) == ([], False, None)

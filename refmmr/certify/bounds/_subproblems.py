@@ -241,7 +241,7 @@ class Subproblems:
         net, point, radius = self.net, self.point, np.array([self._radius])
         self._bounds = _kernels.layer_bounds(net, point.x, self.p, radius, self.box, "crown")[:-1]
         if self.stable is None:
-            low, high = (_flat(side) for side in zip(*self._bounds, strict=True))
+            low, high = (_flat([pair[side] for pair in self._bounds]) for side in (0, 1))
             self.stable, self.stable_radius = (low > 0) | (high < 0), self._radius
         self._ball = ball(point.x, radius, self.p, self.box)
         self._magnitudes = rounding.layer_magnitudes(net, self._ball, self._bounds)

@@ -61,7 +61,8 @@ MAX_BYTES = 2**30
 """Size of the queue from which on the newest nodes come first, so that it stops growing."""
 
 LARGEST = 1e15
-"""Weights above this, or below its reciprocal, leave the range of float32 in products."""
+"""Weights and inputs above this, and weights and radii below its reciprocal, leave the range of
+float32 in products."""
 
 CHUNK = 2**22
 """Numbers in an array of the rows of units, at most."""
@@ -75,6 +76,10 @@ class Forms(NamedTuple):
     constant: np.ndarray  # (2, u), the errors subtracted
 
 
+class OutOfTimeError(Exception):
+    """The deadline of a place passed while units were bounded."""
+
+
 class Place(NamedTuple):
     """A ball around one point within the box, and the network on it."""
 
@@ -82,6 +87,7 @@ class Place(NamedTuple):
     ball: Ball
     fast: Network  # float32, where its range holds all weights
     fast_ball: Ball
+    deadline: float  # time of `time.monotonic` after which no unit is bounded
 
     @property
     def dtype(self) -> type:
@@ -98,14 +104,16 @@ class Start(NamedTuple):
     magnitudes: list[Magnitude]  # of rounding errors, for these and narrower bounds
 
 
-def place(net: Network, ball: Ball) -> Place:
+def place(net: Network, ball: Ball, deadline: float = np.inf) -> Place:
     """The network on a ball around one point."""
     weights = [np.abs(part[part != 0]) for pair in net.parameters for part in pair]
     narrow = all(w.max(initial=1) < LARGEST and w.min(initial=1) > 1 / LARGEST for w in weights)
-    dtype = np.float32 if narrow and ball.radius[0] > 1 / LARGEST else np.float64
+    farthest = max(np.abs(ball.lowest).max(), np.abs(ball.highest).max())
+    narrow = narrow and ball.radius[0] > 1 / LARGEST and farthest < LARGEST
+    dtype = np.float32 if narrow else np.float64
     box = None if ball.box is None else (ball.box[0].astype(dtype), ball.box[1].astype(dtype))
     fast_ball = Ball(ball.x.astype(dtype), ball.radius.astype(dtype), ball.p, box)
-    return Place(net, ball, net.map(lambda w: w.astype(dtype)), fast_ball)
+    return Place(net, ball, net.map(lambda w: w.astype(dtype)), fast_ball, deadline)
 
 
 def start(place: Place, bounds: Sequence[Bounds]) -> Start:
@@ -169,6 +177,11 @@ def bound_units(
     (lower, upper), each (1, *unit_shape)
     Forms
         Of the units that were unstable.
+
+    Raises
+    ------
+    OutOfTimeError
+        With a deadline.
     """
     lower, upper = (side.copy() for side in own)
     units = np.flatnonzero((lower < 0) & (upper > 0))
@@ -177,6 +190,8 @@ def bound_units(
     step = max(1, CHUNK // max(d, *(low.size for low, _ in bounds), size))
     for sign, side in ((1, 0), (-1, 1)):
         for start in range(0, len(units), step):
+            if time.monotonic() > place.deadline:
+                raise OutOfTimeError
             some = units[start : start + step]
             rows = np.zeros((len(some), size))
             rows[np.arange(len(some)), some] = sign
@@ -300,7 +315,10 @@ class Tree:
             if clipped is None:
                 return
             nodes = nodes._replace(bounds=clipped)
-        self._push(nodes, flat(ascent.scores), value)
+        if nodes.bounds:
+            self._push(nodes, flat(ascent.scores), value)
+        else:
+            self.stuck.append(np.zeros(0, np.int8))  # an affine function: nothing to split
 
     def _clip_root(self, bounds, c, e):
         """Bounds of all units in a half-space, layer after layer; None if it is empty."""
@@ -410,7 +428,8 @@ class Tree:
         self.stuck += list(np.where(lower >= 0, 1, -1).astype(np.int8)[leaf])
         keep = np.flatnonzero(~leaf)
         columns = [lower, upper, *parts, scores]
-        self._queue += [tuple(column[i] for column in columns) for i in keep]
+        # Copies: a view of one row would keep the arrays of the whole batch.
+        self._queue += [tuple(column[i].copy() for column in columns) for i in keep]
         self._values = np.concatenate([self._values, values[keep]])
 
     def _pop(self):

@@ -211,7 +211,17 @@ def decide(
     Decision
         Neither robust nor with an example where a limit was reached, or a margin is too near 0.
     """
-    place = _tree.place(net, ball(x[None], np.full(1, eps), p, box))
+    # A ball that holds the whole box may be huge: rounding errors are relative to its radius.
+    eps = min(eps, float(farthest_distance(x[None], p, box)[0]))
+    place = _tree.place(net, ball(x[None], np.full(1, eps), p, box), deadline)
+    try:
+        return _decide(place, x, y, eps, box, max_nodes)
+    except _tree.OutOfTimeError:
+        return Decision(False, None, [], 0)
+
+
+def _decide(place, x, y, eps, box, max_nodes):
+    net, p, deadline = place.net, place.ball.p, place.deadline
     bounds = _kernels.layer_bounds(net, x[None], p, place.ball.radius, box, "crown")[:-1]
     start = _tree.start(place, bounds)
     targets = np.array([s for s in range(net.n_classes) if s != y])
@@ -226,9 +236,6 @@ def decide(
     examples = _Examples(place, x, y, p, eps, box)
     if examples(points) or examples(_descend(place, x, rows[left], p, eps, box)):
         return Decision(False, examples.found, [], count)
-    if not bounds:
-        # No hidden layer, nothing to split: the bounds are the minima but for rounding errors.
-        return Decision(False, None, [], count)
     trees: list[_tree.Tree] = []
     for i in left:
         tree = _tree.Tree(start, rows[i], examples)
@@ -250,12 +257,14 @@ def _prove_leaves(tree, examples, target):
         place.net, examples.p, examples.box, examples.x, examples.y, float(place.ball.radius[0])
     )
     cuts = Subproblems(place.net, examples.p, examples.box, point)
-    leaves, tree.stuck = tree.stuck, []
-    for number, fixed in enumerate(leaves):
-        if not cuts.excludes(Subproblem(target, fixed, [], np.zeros(0), -1)):
-            tree.stuck, tree.given_up = leaves[number:], True
-            examples.found = point.adversarial if np.isfinite(point.upper) else None
+    cuts.deadline = place.deadline
+    while tree.stuck and time.monotonic() < place.deadline:
+        if not cuts.excludes(Subproblem(target, tree.stuck[-1], [], np.zeros(0), -1)):
+            tree.given_up = time.monotonic() < place.deadline
+            if point.upper <= examples.eps:
+                examples.found = point.adversarial.reshape(examples.x.shape)
             return
+        tree.stuck.pop()  # now that it is proved: an interruption leaves the others
 
 
 class _Examples:
@@ -295,10 +304,12 @@ def _descend(place, x, rows, p, eps, box):
     rows = np.repeat(rows, RESTARTS, axis=0).astype(half)
     X = np.repeat(x[None], len(rows), axis=0).astype(half)
     limits = None if box is None else (box[0].astype(half), box[1].astype(half))
-    step = rng.uniform(-eps, eps, X.shape) if p == np.inf else eps * rng.standard_normal(X.shape)
-    step[::RESTARTS] = 0
-    Z = project(X, (X + step).astype(half), p, eps, limits)
+    draw = rng.uniform(-1, 1, X.shape) if p == np.inf else rng.standard_normal(X.shape)
+    draw[::RESTARTS] = 0
+    Z = project(X, (X + eps * draw).astype(half), p, eps, limits)
     for i in range(DESCENT_STEPS):
+        if time.monotonic() > place.deadline:
+            break
         cache = net.forward(Z)
         deltas = net.backward(cache, net.at_logits(-rows.reshape(len(rows), -1)))
         direction = steepest(net.input_gradient(deltas), p)

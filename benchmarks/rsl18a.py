@@ -54,10 +54,10 @@ def main() -> None:
             )  # fmt: skip
             for i, row in zip(some, found.records, strict=True):
                 records[i] = {**row, "point": i}
-            report = summary(records, limit)
+            report = summary(records, len(X), limit)
             write_points(path, records)
             write_summary(asked.results / "rsl18a", report, markdown(report))
-        print(markdown(summary(records, limit)))
+        print(markdown(summary(records, len(X), limit)))
 
 
 def arguments() -> argparse.Namespace:
@@ -113,19 +113,20 @@ def is_open(row: dict) -> bool:
     return not (row["attacked"] or row["certified"])
 
 
-def summary(records: dict[int, dict], limit: float) -> dict:
-    """The figures of all points so far."""
-    rows, n = list(records.values()), len(records)
+def summary(records: dict[int, dict], n: int, limit: float) -> dict:
+    """The figures of n points; those without a record are open."""
+    rows = list(records.values())
     attacked = sum(row["attacked"] for row in rows)
     certified = sum(row["certified"] for row in rows)
     return {
         "points": n,
         "eps": EPS,
         "test_error": sum(row["misclassified"] for row in rows) / n,
-        "pgd": pgd_error(rows),
+        "pgd": pgd_error(rows) * len(rows) / n,
         "lower_bound": attacked / n,
         "upper_bound": 1 - certified / n,
-        "open": [row["point"] for row in rows if is_open(row)],
+        "open": n - attacked - certified,
+        "not_tried": n - len(rows),
         "limit": limit,
         "seconds": seconds(rows),
         "machine": machine(),
@@ -139,8 +140,9 @@ def markdown(report: dict) -> str:
         "test error": f"{100 * report['test_error']:.2f} %",
         "robust error": " to ".join(dict.fromkeys(ends)),
     }
-    left = report["open"]
-    rest = f"{len(left)} points are open" + (f": {', '.join(map(str, left))}" if left else "")
+    rest = f"{report['open']} points are open, after {report['limit']:g} s each"
+    if report["not_tried"]:
+        rest += f"; {report['not_tried']} of them have not been tried yet"
     about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     lines = [
         "# The robust error of rsl18a, open since 2018",
@@ -155,7 +157,7 @@ def markdown(report: dict) -> str:
         "",
         *times_table(report["seconds"]),
         "",
-        f"{rest}, after {report['limit']:g} s each.  {about}.",
+        f"{rest}.  {about}.",
         "",
     ]
     return "\n".join(lines)

@@ -215,7 +215,7 @@ def certify(
         For a network that begins with a convolution one for each channel.
     max_seconds : float, optional
         Time limit for each point of "lp", "bab", "search" and "mip"; then the bounds found so far
-        are returned.
+        are returned.  Without it they run to their end, which may take hours for a single point.
     max_regions : int, optional
         Largest number of linear regions for each point of "search"; then the bounds found so far
         are returned.

@@ -45,6 +45,9 @@ FIRST_NODES = 1000
 """Nodes for a ball at first, a second or so, when the minimal perturbation is searched; a ball that
 takes more is tried again with four times as many, after a smaller one."""
 
+NEARER = 0.99
+"""An example that is nearer by less than this has not been brought to the decision boundary."""
+
 GAP = 0.5 * EXACT
 """The last ball is smaller by this share than the distance of the nearest example."""
 
@@ -167,7 +170,10 @@ def minimal_perturbation(
             eps = 2 * lower if lower > 0 else float(np.abs(x).max() or 1.0) / 64
         decision = decide(net, x, y, p, eps, box, deadline=deadline, max_nodes=max_nodes)
         if decision.adversarial is not None:
+            before = upper
             best, upper = _examples.bring_nearer(net, x, decision.adversarial, y, p, box)
+            # Where no projection brings it nearer, halve the interval instead of creeping.
+            last = upper < NEARER * before
         elif decision.robust:
             lower, last = eps, True
             if eps >= farthest:

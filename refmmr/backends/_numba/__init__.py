@@ -25,11 +25,12 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``wong_kolter.robust_loss_gradient`` ``wong_kolter.robust_loss_gradient``
 ``wong_kolter.forward, backward``    ``wong_kolter_kernels``, ``wong_kolter_gradient``; of at most
                                      one hidden layer: ``wong_kolter_rows``
-``ascent.ascend``                    ``branch_and_bound.ascend``; ``ascent_kernels``
+``ascent.ascend``                    ``ascent.ascend``; ``ascent_kernels``
+``ascent.bound``                     ``ascent.bound``
 ``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
 ``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
 ``backward_bound.row_bounds``        ``backward_bound.row_bounds``
-``clipping.clip_nodes``              ``branch_and_bound.clip_nodes``
+``clipping.clip_nodes``              ``clipping.clip_nodes``; ``ascent_kernels``
 ``enumeration.enumerate_regions``    ``enumeration.enumerate_regions``
 ``enumeration.next_maps``            ``maps.Maps``
 ``vertices.VertexTable``             ``vertices``; on the edges of a cell: ``pieces``
@@ -44,8 +45,9 @@ cache, through matrix products (BLAS) and compiled loops (`jit`).
 
 from refmmr.backends._numba import (
     adam,
+    ascent,
     backward_bound,
-    branch_and_bound,
+    clipping,
     distances,
     enumeration,
     loss,
@@ -60,8 +62,9 @@ from refmmr.backends._numba import (
 
 __all__ = [
     "adam",
+    "ascent",
     "backward_bound",
-    "branch_and_bound",
+    "clipping",
     "distances",
     "enumeration",
     "loss",

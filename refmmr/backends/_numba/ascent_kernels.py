@@ -1,4 +1,4 @@
-"""The compiled loops of `refmmr.backends._numba.branch_and_bound`.
+"""The compiled loops of `refmmr.backends._numba.ascent` and `clipping`.
 
 Arrays are float32 for gradient steps, float64 for clipped bounds.  Numbers are taken from arrays of
 that type, so that no loop computes in another one.

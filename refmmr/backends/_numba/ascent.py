@@ -1,4 +1,4 @@
-"""Gradient steps and clipped bounds: twins of `refmmr.reference.ascent` and `clipping`.
+"""Gradient steps and bounds of nodes: twins of `refmmr.reference.ascent`.
 
 A step is two matrix products a layer, back and forth, for all nodes of a thread; all that happens
 at a hidden layer on either way is one compiled loop (`ascent_kernels`).  Arrays of units are
@@ -16,10 +16,10 @@ from refmmr.backends import threads
 from refmmr.backends._numba import ascent_kernels as kernels
 from refmmr.backends._numba.layers import Buffers, Dense, Layer
 from refmmr.backends._numba.layout import Layout, runs
-from refmmr.reference import ascent, clipping
+from refmmr.reference import ascent as reference
 from refmmr.reference.ascent import MOMENTS, TIE, Ascent, Nodes, mean_size, step_length
 from refmmr.reference.backward_bound import LinearBound
-from refmmr.reference.ball import SMALL, Ball
+from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import (
     SMALLEST_NORMAL,
@@ -36,7 +36,7 @@ NUMBERS = 2**19
 """Numbers in the widest array of a run of nodes: a few MB, to stay near a core's cache."""
 
 
-@implements("numba", ascent.ascend)
+@implements("numba", reference.ascend)
 def ascend(net: Network, ball: Ball, rows: np.ndarray, nodes: Nodes, steps: int) -> Ascent:
     """Twin of `refmmr.reference.ascent.ascend`."""
     n, dtype, count = len(rows), rows.dtype, len(nodes.bounds)
@@ -44,7 +44,7 @@ def ascend(net: Network, ball: Ball, rows: np.ndarray, nodes: Nodes, steps: int)
     slopes, betas = ([np.array(part, dtype) for part in field] for field in nodes[2:])
     scores = [np.full(part.shape, -1, dtype) for part in slopes]
     values, points = np.empty(n, dtype), np.empty((n, ball.x.shape[1]), dtype)
-    limits = _limits(layers.layout, ball, dtype)
+    limits = limits_of(layers.layout, ball, dtype)
 
     def part(start, stop):
         for some in runs(start, stop, layers.run):
@@ -60,7 +60,7 @@ def ascend(net: Network, ball: Ball, rows: np.ndarray, nodes: Nodes, steps: int)
     return Ascent(slopes, betas, values, scores, points)
 
 
-@implements("numba", ascent.bound)
+@implements("numba", reference.bound)
 def bound(
     net: Network,
     ball: Ball,
@@ -95,7 +95,7 @@ def bound(
     return LinearBound(A, constant, error, [])
 
 
-def _limits(layout, ball, dtype):
+def limits_of(layout, ball, dtype):
     """The ball as the kernels read it, its coordinates in the order of a layout if one is given."""
     d = ball.x.shape[1]
     lo, hi = (np.full(d, -np.inf), np.full(d, np.inf)) if ball.box is None else ball.box
@@ -282,42 +282,3 @@ def _sizes(rows, terms, inputs):
     rows = np.abs(rows)
     sums = rows @ terms[0] if len(terms) == 1 else np.einsum("ij,ij->i", rows, terms)
     return sums + rows.dtype.type(SMALLEST_NORMAL) * (1 + inputs)
-
-
-@implements("numba", clipping.clip_nodes)
-def clip_nodes(
-    ball: Ball,
-    A: np.ndarray,
-    constant: np.ndarray,
-    c: np.ndarray,
-    e: np.ndarray,
-    wanted: np.ndarray,
-    steps: int,
-) -> np.ndarray:
-    """Twin of `refmmr.reference.clipping.clip_nodes`."""
-    values = np.full(wanted.shape, -np.inf)
-    limits = _limits(None, ball, np.dtype(np.float64))
-    largest = np.maximum(np.abs(limits.low), np.abs(limits.high))
-    error = rounding_factor(8 * A.shape[1] + 64)
-    sizes, cut_sizes = np.abs(A) @ largest + np.abs(constant), np.abs(c) @ largest + np.abs(e)
-    # Products that underflow; in l_2 squares do, too.
-    smallest = SMALL if ball.p == 2 else SMALLEST_NORMAL
-    allowance = A.shape[1] * smallest * (1 + largest.sum())
-    norms = np.abs(A).sum(axis=1)
-    cut_norms = np.abs(c).sum(axis=1)
-    if ball.p == np.inf:
-        # ``<w, z>`` lies within ``sum_j |w_j| half_j`` of its value at the center.
-        center, half = (limits.low + limits.high) / 2, (limits.high - limits.low) / 2
-        constant, e = A @ center + constant, c @ center + e
-        A, c = A * half, c * half
-
-    def part(start, stop):
-        some = slice(start, stop)
-        kernels.clip(
-            A, constant, sizes, norms, c[some], e[some], cut_sizes[some], cut_norms[some],
-            wanted[some], limits,
-            error, allowance, steps, values[some],
-        )  # fmt: skip
-
-    threads.spread(part, len(c), least=LEAST)
-    return values

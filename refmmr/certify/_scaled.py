@@ -15,7 +15,7 @@ Run = Callable[[Network, np.ndarray, np.ndarray, Box | None, np.ndarray | None],
 """A method in the plain norm: network, points, classes, box and goal to bounds."""
 
 FAR = 2.0**30
-"""Radius, relative to the point, up to which a class is looked at that seems to fill the space."""
+"""Radius, relative to the point, up to which a class that seems to fill the space is tested."""
 
 
 def scaled_bounds(

@@ -58,7 +58,7 @@ CLIP_SHARE = 0.1
 mean score of the unstable units of their layer: the relaxations of the others cost little."""
 
 MAX_BYTES = 2**30
-"""Size of the queue from which on the newest nodes come first, so that it stops growing."""
+"""Above this size of the queue the newest nodes come first, so that it stops growing."""
 
 LARGEST = 1e15
 """Weights and inputs above this, and weights and radii below its reciprocal, leave the range of

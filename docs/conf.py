@@ -59,7 +59,7 @@ autosummary_generate = True
 autosummary_imported_members = True
 # Some file systems take no difference between capitals and small letters.
 autosummary_filename_map = {
-    f"refmmr.{name}": f"refmmr.{name}-class" for name in ("Distances", "MMR")
+    f"refmmr.{name}": f"refmmr.{name}-class" for name in ("Distances", "MMR", "zoo.Card")
 }
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = True

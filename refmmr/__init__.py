@@ -51,7 +51,7 @@ from refmmr.regions import (
 )
 
 if TYPE_CHECKING:
-    from refmmr import datasets, plot, testing
+    from refmmr import datasets, plot, testing, zoo
     from refmmr._presets import presets
     from refmmr.estimator import MMRClassifier
     from refmmr.interop.pytorch import from_torch, to_torch
@@ -112,6 +112,7 @@ __all__ = [
     "to_torch",
     "use_backend",
     "verify",
+    "zoo",
 ]
 
 _LAZY = {
@@ -126,6 +127,7 @@ _LAZY = {
     "datasets": "refmmr.datasets",
     "plot": "refmmr.plot",
     "testing": "refmmr.testing",
+    "zoo": "refmmr.zoo",
 }
 
 

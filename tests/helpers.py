@@ -1,5 +1,9 @@
 """What several files of tests share; pytest finds it by `pythonpath` in pyproject.toml."""
 
+import http.server
+import threading
+from contextlib import contextmanager
+
 import numpy as np
 
 import refmmr as rm
@@ -93,3 +97,25 @@ def bits(net):
     """Everything that makes a network, comparable bit by bit."""
     parameters = [(a.dtype, a.shape, a.tobytes()) for pair in net.parameters for a in pair]
     return repr(net), net.input_shape, net.dtype, parameters
+
+
+@contextmanager
+def file_server(folder):
+    """A server of the files of a folder: its address, and a list of what it was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, form, *args):
+            asked.append(self.path.strip("/"))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_port}/", asked
+        finally:
+            running.shutdown()
+            thread.join()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from refmmr.datasets.files import inside
 from refmmr.datasets.idx import IDX_FILES
 
-__all__ = ["locate"]
+__all__ = ["cache_folder", "download_file", "has_pooch", "locate"]
 
 
 class Home(NamedTuple):
@@ -129,12 +129,12 @@ def locate(
     found = _place(name, Path(folder)) if folder else None
     if found is not None:
         return found
-    cache = _cache()
+    cache = cache_folder()
     if cache is not None and (cache / name).exists():
         return cache / name
     if not download:
         raise _missing(name, "or, for a download, download=True")
-    if cache is None or not _has_pooch():
+    if cache is None or not has_pooch():
         raise _missing(name, "or, for a download, pooch: pip install 'refmmr[interop]'")
     return _fetch(name, cache, progress)
 
@@ -143,19 +143,20 @@ def _place(name: str, folder: Path) -> Path | None:
     return next((folder / place for place in PLACES[name] if (folder / place).exists()), None)
 
 
-def _cache() -> Path | None:
+def cache_folder() -> Path | None:
     """``REFMMR_CACHE``, or a folder where the system keeps caches."""
     folder = os.environ.get("REFMMR_CACHE")
     if folder:
         return Path(folder).expanduser()
-    if not _has_pooch():
+    if not has_pooch():
         return None
     import pooch
 
     return Path(pooch.os_cache("refmmr"))
 
 
-def _has_pooch() -> bool:
+def has_pooch() -> bool:
+    """Whether pooch is installed, which downloads need."""
     try:
         import pooch  # noqa: F401
     except ImportError:
@@ -180,7 +181,7 @@ def _fetch(name: str, cache: Path, progress: bool | None) -> Path:
     home, partial = HOMES[name], cache / f"{name}.partial"
 
     def download(url: str, path: str, _: Any) -> None:
-        _download(url, path, progress)
+        download_file(url, path, progress)
 
     for file, md5 in home.files.items():
         url = home.base + file
@@ -218,7 +219,8 @@ def _fetch(name: str, cache: Path, progress: bool | None) -> Path:
     return cache / name
 
 
-def _download(url: str, path: str, progress: bool | None) -> None:
+def download_file(url: str, path: str, progress: bool | None = None) -> None:
+    """Download a file of at most `MAX_DOWNLOAD_BYTES`."""
     import requests
     from tqdm import tqdm
 

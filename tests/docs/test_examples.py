@@ -11,7 +11,7 @@ import refmmr as rm
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 PUBLIC = {f"refmmr.{name}": getattr(rm, name) for name in rm.__all__} | {
     f"refmmr.{module}.{name}": getattr(getattr(rm, module), name)
-    for module in ("datasets", "plot", "testing")
+    for module in ("datasets", "plot", "testing", "zoo")
     for name in getattr(rm, module).__all__
 }
 

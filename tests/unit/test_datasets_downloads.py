@@ -2,15 +2,14 @@
 
 import gzip
 import hashlib
-import http.server
 import io
 import stat
 import struct
 import sys
-import threading
 import zipfile
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 
@@ -74,31 +73,18 @@ def empty(tmp_path, monkeypatch):
 def server(empty, tmp_path, monkeypatch):
     """A server of files; returns a function that publishes a data set, and what was asked for."""
     pytest.importorskip("pooch")
-    folder, asked = tmp_path / "server", []
+    folder = tmp_path / "server"
     folder.mkdir()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, form, *args):
-            asked.append(self.path.strip("/"))
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with helpers.file_server(folder) as (address, asked):
 
         def publish(name, files, **sums):
             for file, content in files.items():
                 (folder / file).write_bytes(content)
             known = {file: hashlib.md5(content).hexdigest() for file, content in files.items()}
-            home = downloads.Home(f"http://127.0.0.1:{running.server_port}/", known | sums)
-            monkeypatch.setitem(downloads.HOMES, name, home)
+            monkeypatch.setitem(downloads.HOMES, name, downloads.Home(address, known | sums))
             return asked
 
         yield publish
-        running.shutdown()
-        thread.join()
 
 
 def test_download(server, empty):

@@ -21,7 +21,7 @@ FLOORS = [
     "display",
     "_presets exact geometry network",
     "_examples _minimal_attack _scaling attacks datasets interop io testing",
-    "certify regions training",
+    "certify regions training zoo",
     "estimator plot scorer",
     "",  # the public page
     "cli demo",

@@ -76,38 +76,39 @@ def tighten(
     Ends
     """
     radius = np.array([eps])
-    place = _tree.place(net, ball(x[None], radius, p, box))
+    place = _tree.place(net, ball(x[None], radius, p, box), deadline)
     hidden = _kernels.layer_bounds(net, x[None], p, radius, box, "crown")[:-1]
-    start = _tree.start(place, hidden)
+    try:
+        start = _tree.start(place, hidden)
+    except _tree.OutOfTimeError:
+        start = None
     ends = Ends(lower.copy(), upper.copy(), np.empty_like(lower), np.empty_like(upper))
     for k in range(net.n_classes):
         width = upper[k] - lower[k]
         row = np.zeros(net.n_classes)
         row[k] = 1
         point = x, p, eps, box
-        ends.lower[k], ends.reached_lower[k] = _smallest(
-            start, row, point, lower[k], width, deadline
-        )
-        top, reached = _smallest(start, -row, point, -upper[k], width, deadline)
-        ends.upper[k], ends.reached_upper[k] = -top, -reached
+        values = _Values(net, row, *point, deadline)
+        ends.lower[k] = _smallest(start, values, lower[k], width, deadline)
+        ends.reached_lower[k] = values.best
+        values = _Values(net, -row, *point, deadline)
+        ends.upper[k] = -_smallest(start, values, -upper[k], width, deadline)
+        ends.reached_upper[k] = -values.best
     return ends
 
 
-def _smallest(start, row, point, lower, width, deadline):
-    """A proved lower bound of ``<row, f>``, and a value that is reached."""
-    values = _Values(start.place.net, row, *point)
+def _smallest(start, values, lower, width, deadline):
+    """A proved lower bound of ``<row, f>``; without a start, as time is over, the one given."""
     values.descend(RESTARTS)
     gap = GAP * width
-    for _ in range(TURNS):
+    for _ in range(TURNS if start is not None else 0):
         target = values.best - gap
         if not (lower < target and time.monotonic() < deadline):
             break
         values.goal = target
-        shape = start.place.net.logits_shape
-        tree = _tree.Tree(start, row.reshape(shape), values, -target)
-        tree.run(deadline)
-        if tree.done:
-            prove_leaves(tree, start)
+        tree = _tree_of(start, values, deadline)
+        if tree is None:
+            break
         if tree.proved:
             lower = target
             break
@@ -115,14 +116,28 @@ def _smallest(start, row, point, lower, width, deadline):
             values.descend(1)
         else:
             gap *= WIDER
-    return min(lower, values.best), values.best
+    return min(lower, values.best)
+
+
+def _tree_of(start, values, deadline):
+    """The tree for whether ``<row, f>`` is above the goal on the whole ball; None out of time."""
+    row = values.row.reshape(start.place.net.logits_shape)
+    try:
+        tree = _tree.Tree(start, row, values, -values.goal)
+    except _tree.OutOfTimeError:
+        return None
+    tree.run(deadline)
+    if tree.done:
+        prove_leaves(tree, start)
+    return tree
 
 
 class _Values:
     """The smallest value of ``<row, f>`` at points of the ball so far, called by the trees."""
 
-    def __init__(self, net, row, x, p, eps, box):
+    def __init__(self, net, row, x, p, eps, box, deadline):
         self.net, self.row, self.x, self.p, self.eps, self.box = net, row, x, p, eps, box
+        self.deadline = deadline
         self.best, self.best_point = float(net.logits(x[None])[0] @ row), x
         self.goal = -np.inf
 
@@ -143,6 +158,8 @@ class _Values:
         Z = random_start(X, self.p, self.eps, self.box, np.random.default_rng(0))
         Z[0] = self.best_point
         for i in range(STEPS):
+            if time.monotonic() > self.deadline:
+                break
             cache = self.net.forward(Z)
             df = np.broadcast_to(-self.row, (n, len(self.row)))
             deltas = self.net.backward(cache, self.net.at_logits(df))

@@ -1,18 +1,17 @@
 """Branch and bound along the units, for the rows of clauses.
 
-The bounds of all units are made better once, on the whole box.  Then each open clause needs one row
-that is positive on it: a tree (`refmmr.certify.bounds._tree`) for each of its rows, those whose
-bounds are nearest to 0 first, until one is proved.
+The bounds of all units are made better once, on the whole box.  Then each open clause has a tree
+(`refmmr.certify.bounds._tree`), for its row, or for the largest of its rows where it has several
+(`refmmr.certify._conjunctions`): that it is positive on the whole box.
 """
 
 from __future__ import annotations
-
-import time
 
 import numpy as np
 
 from refmmr import _kernels
 from refmmr.certify._clauses import Rows
+from refmmr.certify._conjunctions import continued, largest_row
 from refmmr.certify._counterexamples import Examples
 from refmmr.certify._leaves import prove_leaves
 from refmmr.certify.bounds import _tree
@@ -36,47 +35,65 @@ def split_units(
 
     Arguments are those of `refmmr.certify._input_splitting.split_inputs`.
     """
-    if not net.unit_shapes:
-        return False  # the function is affine: its bounds were exact up to rounding
     lo, hi = box
-    shape = (1, *net.input_shape)
-    x = np.clip(lo + (hi - lo) / 2, lo, hi).reshape(shape)
+    x = np.clip(lo + (hi - lo) / 2, lo, hi).reshape(1, *net.input_shape)
     limits = lo.reshape(net.input_shape), hi.reshape(net.input_shape)
-    radius = np.array([2 * (hi - lo).max()])
+    around = ball(x, np.array([2 * (hi - lo).max()]), np.inf, limits)
     with np.errstate(over="ignore", invalid="ignore"):
-        place = _tree.place(net, ball(x, radius, np.inf, limits))
-        hidden = _kernels.layer_bounds(net, x, np.inf, radius, limits, "crown")[:-1]
-        start = _tree.start(place, hidden)
-        C = rows.C.reshape(-1, *net.logits_shape)
-        values, points = _tree.root_bounds(start, C, ROW_STEPS)
-        lower = rows.lower(values[None], lo[None], hi[None], f_size)
-        if examples(points):
+        try:
+            place = _tree.place(net, around, deadline)
+            return _Clauses(net, place, rows, f_size, examples).proved(n_clauses)
+        except _tree.OutOfTimeError:
             return False
+
+
+class _Clauses:
+    """The rows of clauses on one box, and their bounds on all of it."""
+
+    def __init__(self, net, place, rows, f_size, examples):
+        self.net, self.rows, self.examples = net, rows, examples
+        around = place.ball
+        x, *limits = (end.reshape(net.input_shape) for end in (around.x, *around.box))
+        *hidden, (f_lower, _) = _kernels.layer_bounds(
+            net, x[None], np.inf, around.radius, tuple(limits), "crown"
+        )
+        self.f_lower = f_lower.reshape(-1)
+        self.start = _tree.start(place, hidden)
+        self.C = rows.C.reshape(-1, *net.logits_shape)
+        values, self.points = _tree.root_bounds(self.start, self.C, ROW_STEPS)
+        box = around.lowest, around.highest
+        self.lower = rows.lower(values[None], *box, f_size)[0]
         # A lower bound of what a row adds to its function of the logits, errors included.
-        constants = rows.lower(np.zeros((1, len(C))), lo[None], hi[None], f_size)[0]
-        open_clauses = np.flatnonzero(rows.open_clauses(lower, n_clauses)[0])
-        best = [lower[0, rows.clause == clause].max() for clause in open_clauses]
-        # The hardest first: if its time is over, so is that of the others.
-        for clause in open_clauses[np.argsort(best)]:
-            own = np.flatnonzero(rows.clause == clause)
-            own = own[np.argsort(-lower[0, own])]
-            if not _some_row_is_positive(start, C[own], constants[own], examples, deadline):
-                return False
-    return True
+        self.constants = rows.lower(np.zeros((1, len(self.C))), *box, f_size)[0]
 
-
-def _some_row_is_positive(start, C, constants, examples, deadline):
-    """Whether the tree of one row ends with a proof; the rows share the time that is left."""
-    for number, (row, constant) in enumerate(zip(C, constants, strict=True)):
-        now = time.monotonic()
-        if now > deadline or not np.isfinite(constant):
+    def proved(self, n_clauses):
+        """Whether no clause has a counterexample."""
+        if self.examples(self.points):
             return False
-        tree = _tree.Tree(start, row, examples, float(constant))
-        tree.run(now + (deadline - now) / (len(C) - number))
+        waiting = np.flatnonzero(self.rows.open_clauses(self.lower[None], n_clauses)[0])
+        best = [self.lower[self.rows.clause == clause].max() for clause in waiting]
+        # The hardest first: if its time is over, so is that of the others.
+        return all(self._is_proved(clause) for clause in waiting[np.argsort(best)])
+
+    def _is_proved(self, clause):
+        """Whether the tree of a clause ends with a proof."""
+        usable = np.isfinite(self.constants) & np.isfinite(self.lower)
+        own = np.flatnonzero((self.rows.clause == clause) & usable)
+        if not len(own):
+            return False
+        best = own[self.lower[own].argmax()]
+        start, row, constant = self.start, self.C[best], float(self.constants[best])
+        if len(own) > 1 and np.isfinite(self.f_lower).all():
+            net, constant = largest_row(
+                self.net,
+                self.rows.C[own],
+                self.constants[own],
+                self.lower[own],
+                self.f_lower,
+            )
+            start, row = continued(start, net), np.ones(1)
+        tree = _tree.Tree(start, row, self.examples, constant)
+        tree.run(start.place.deadline)
         if tree.done:
             prove_leaves(tree, start)
-        if tree.proved:
-            return True
-        if examples.found is not None:
-            return False
-    return False
+        return tree.proved

@@ -7,7 +7,7 @@ box are decided together, each step on those that the one before leaves open:
    clause has no counterexample;
 2. descents of the rows, for a counterexample (`_counterexamples`);
 3. branch and bound: for networks of few inputs over halves of the box (`_input_splitting`), else
-   over the units (`_unit_splitting`).
+   over the units (`_unit_splitting`), for the largest row of each clause (`_conjunctions`).
 
 "holds" needs a proof in real arithmetic, "violated" a point that satisfies a clause of the file in
 exact arithmetic.  Everything else, errors included, is "unknown".

@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 HOME = Path(__file__).parents[1] / "playground"
-MODULES = ("core", "pane", "state", "lines", "app")
+MODULES = ("core", "picture", "pane", "state", "lines", "app", "nodes", "tree")
 """In this order: each imports only from those before it."""
 
 
@@ -29,12 +29,14 @@ class Playground(SphinxDirective):
     """The component: an empty box that the script fills.
 
     The options choose its pictures (``plain``, ``mmr``, ``lines``), what it shows besides the
-    distances (``epochs``, ``hinge``, ``step``, ``hyperplanes``), and where the point starts.
+    distances (``epochs``, ``hinge``, ``step``, ``hyperplanes``), and where the point starts.  With
+    ``tree`` it is one of branch and bound instead.
     """
 
     required_arguments = 1
     option_spec: ClassVar[dict[str, Any]] = {
         "panes": directives.unchanged_required,
+        "tree": directives.flag,
         "show": directives.unchanged,
         "x": directives.unchanged,
         "epoch": directives.nonnegative_int,
@@ -43,7 +45,7 @@ class Playground(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """The box, for HTML alone."""
         data = "".join(
-            f' data-{key}="{html.escape(str(value))}"' for key, value in self.options.items()
+            f' data-{key}="{html.escape(str(value or ""))}"' for key, value in self.options.items()
         )
         box = (
             f'<div class="pg" id="play-{html.escape(self.arguments[0])}"{data}>'
@@ -74,8 +76,11 @@ def bundle(folder: Path = HOME / "js") -> str:
 
 
 START = """const shared = (window.refmmrPlayground ??= {});
-Object.assign(shared, { core, state, lines });
-if (shared.data) shared.components = app.begin(shared.data);
+Object.assign(shared, { core, state, lines, nodes });
+if (shared.data) {
+  shared.components = app.begin(shared.data);
+  shared.trees = tree.begin(shared.data.tree);
+}
 """
 """The end of the script: tests reach its modules by the same name as the data."""
 
@@ -89,21 +94,22 @@ def write(app: Sphinx) -> None:
     (target / "playground.js").write_text(bundle(), encoding="utf-8")
     style = (HOME / "playground.css").read_text(encoding="utf-8")
     (target / "playground.css").write_text(style, encoding="utf-8")
-    source = (HOME / "networks.py").read_bytes()
+    source = b"".join((HOME / f"{name}.py").read_bytes() for name in ("networks", "tree"))
     head = f"// {hashlib.sha256(source).hexdigest()}\n"
     path = target / "playground-data.js"
     # Training takes seconds: a site that is built on keeps the networks of the same source.
     if not path.exists() or not path.read_text(encoding="utf-8").startswith(head):
-        text = json.dumps(networks().data(), separators=(",", ":"), allow_nan=False)
+        data = module("networks").data() | {"tree": module("tree").data()}
+        text = json.dumps(data, separators=(",", ":"), allow_nan=False)
         path.write_text(f"{head}window.refmmrPlayground = {{ data: {text} }};\n", encoding="utf-8")
 
 
-def networks() -> Any:
-    """The module ``docs/playground/networks.py``."""
-    spec = importlib.util.spec_from_file_location("playground_networks", HOME / "networks.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module(name: str) -> Any:
+    """A module of ``docs/playground``."""
+    spec = importlib.util.spec_from_file_location(f"playground_{name}", HOME / f"{name}.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def add_files(

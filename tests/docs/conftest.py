@@ -1,11 +1,14 @@
 """The built site, and a browser that reads it from disk."""
 
+import importlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+DOCS = Path(__file__).parents[2] / "docs"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 VIEWS = {
@@ -19,6 +22,13 @@ VIEWS = {
         "has_touch": True,
     },
 }
+
+BARE_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Playground</title>
+<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="playground.css">
+<style>:root {{ color-scheme: light dark; --color-background-secondary: Canvas;
+  --color-foreground-primary: CanvasText; --color-background-border: gray }}</style>
+<script defer src="playground-data.js"></script><script defer src="playground.js"></script>
+</head><body>{}</body></html>"""
 
 
 def built():
@@ -113,3 +123,19 @@ def reader_in(contexts):
 def reader(reader_in):
     """Light, on a large screen."""
     return reader_in("light")
+
+
+@pytest.fixture(scope="session")
+def directive():
+    pytest.importorskip("sphinx")
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        return importlib.import_module("refmmr_playground")
+    finally:
+        sys.path.remove(str(DOCS / "_ext"))
+
+
+@pytest.fixture(scope="session")
+def bare_page():
+    """A page with the playground's script beside it; its body is to be filled in."""
+    return BARE_PAGE

@@ -1,10 +1,8 @@
 """The playground: its mathematics against the reference, and a reader's hands on it."""
 
-import importlib
 import os
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,31 +23,15 @@ BOXES = """
 <div class="pg" id="play-lines" data-panes="lines"></div>
 <div class="pg" id="play-step" data-panes="plain" data-show="hinge step"></div></main>
 """
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Playground</title>
-<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="playground.css">
-<style>:root {{ color-scheme: light dark; --color-background-secondary: Canvas;
-  --color-foreground-primary: CanvasText; --color-background-border: gray }}</style>
-<script defer src="playground-data.js"></script><script defer src="playground.js"></script>
-</head><body>{}</body></html>"""
 
 
 @pytest.fixture(scope="session")
-def directive():
-    pytest.importorskip("sphinx")
-    sys.path.insert(0, str(DOCS / "_ext"))
-    try:
-        return importlib.import_module("refmmr_playground")
-    finally:
-        sys.path.remove(str(DOCS / "_ext"))
-
-
-@pytest.fixture(scope="session")
-def page_file(site, tmp_path_factory):
+def page_file(site, bare_page, tmp_path_factory):
     """A page of three components, with script, style and networks of the built site."""
     folder = tmp_path_factory.mktemp("playground")
     for name in ("playground.js", "playground-data.js", "playground.css"):
         shutil.copy(site / "_static" / name, folder)
-    (folder / "index.html").write_text(PAGE.format(BOXES))
+    (folder / "index.html").write_text(bare_page.format(BOXES))
     return folder / "index.html"
 
 
@@ -180,7 +162,7 @@ def test_regions_are_those_of_the_enumeration(core, sizes):
 
 def test_weights_arrive_bit_for_bit(core, directive):
     net = rm.Network.mlp([2, 4, 3, 2], rng=2).astype("float32")
-    text = directive.networks().encode(net)
+    text = directive.module("networks").encode(net)
     found = core(
         "core.decode(text, [2, 4, 3, 2]).layers.map(({ W, b }) => [plain(W), plain(b)])", text=text
     )

@@ -2,7 +2,8 @@
 
 import { decode, hiddenUnits, mmrGradient, predict, stepped } from "./core.js";
 import { Editor, network } from "./lines.js";
-import { element, Pane } from "./pane.js";
+import { Pane } from "./pane.js";
+import { element } from "./picture.js";
 import { read, rounded, write } from "./state.js";
 
 const RATE = 0.02; // of one step of gradient descent on lambda MMR: one moves the lines visibly
@@ -83,10 +84,6 @@ class Playground {
         + "arrow keys (with Shift: larger steps). ", this.link, " ", this.again));
     this.root.classList.toggle("pg-hinges", this.show.has("hinge"));
     this.root.classList.toggle("pg-single", this.panes.length === 1);
-    // The colours of the canvas follow the theme.
-    const paint = () => this.panes.forEach((pane) => pane.paint());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
-    new MutationObserver(paint).observe(document.body, { attributeFilter: ["data-theme"] });
   }
 
   _norm() {

@@ -4,7 +4,8 @@
 // the angle of its normal, its slope, and its weight in the difference of the two logits.
 
 import { layer } from "./core.js";
-import { element, movable, shape } from "./pane.js";
+import { movable } from "./pane.js";
+import { element, shape } from "./picture.js";
 
 const ARM = 0.16; // from the handle that moves a line to the one that turns it
 const MOST = 12; // units

@@ -1,81 +1,45 @@
-// One picture of a network: regions on a canvas, and above it, in SVG, what belongs to the point.
+// One picture of a network with a point to move, and what belongs to the point.
 
-import { certify, classPieces, enumerate, FRAME, hyperplanes, linearRegion, mmr, predict,
-  regionPolygon, shortestStep } from "./core.js";
+import { certify, hyperplanes, linearRegion, mmr, predict, regionPolygon,
+  shortestStep } from "./core.js";
+import { element, Picture, shape, SIZE } from "./picture.js";
 
-const SVG = "http://www.w3.org/2000/svg";
-const SIZE = 1000; // of the SVG's own coordinates
-const SHADES = [0.2, 0.28, 0.36]; // neighbouring regions differ a little
-
-/** A new element with attributes and children. */
-export function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key in made && typeof value !== "string") made[key] = value;
-    else made.setAttribute(key, value);
-  }
-  made.append(...children);
-  return made;
-}
-
-/** A new element of SVG. */
-export function shape(name, attributes = {}) {
-  const made = document.createElementNS(SVG, name);
-  return reshape(made, attributes);
-}
-
-function reshape(made, attributes) {
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  return made;
-}
-
-export class Pane {
+export class Pane extends Picture {
   /** Build the picture; `now` says where the point is, `seen` is told where it should be. */
   constructor({ frame, points, name, now, seen }) {
-    this.frame = frame;
+    super(frame, `Linear regions, ${name}`);
     this.now = now;
     this.points = points;
     this.heading = element("div", { class: "pg-title" });
-    this.canvas = element("canvas", { "aria-hidden": "true" });
-    this.svg = shape("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, "aria-hidden": "true" });
     this.handle = element("button", { type: "button", class: "pg-handle pg-point",
       "aria-label": `Point, ${name}`, "aria-roledescription": "movable point" });
-    this.stage = element("div", { class: "pg-stage", role: "group", "aria-label":
-      `Linear regions, ${name}` }, this.canvas, this.svg, this.handle);
+    this.stage.append(this.handle);
     this.hinge = shape("svg", { viewBox: "0 0 320 110", class: "pg-hinge", role: "img",
       "aria-label": `Hinges of the distances, ${name}` });
     this.root = element("div", { class: "pg-pane" }, this.heading, this.stage, this.hinge);
     this._layers();
     movable(this.handle, this.stage, (place) => seen(this.place(place)));
     anywhere(this.stage, this.handle, (place) => seen(this.place(place)));
-    new ResizeObserver(() => this.paint()).observe(this.stage);
   }
 
   _layers() {
-    const add = (name, group) => this.svg.appendChild(shape(name, { class: group }));
-    this.region = add("polygon", "pg-region");
-    this.data = add("g", "pg-data");
+    this.region = this.add("polygon", "pg-region");
+    this.data = this.add("g", "pg-data");
     for (const [x, y, label] of this.points) {
       const [u, v] = this.at([x, y]);
       this.data.append(label
         ? shape("path", { d: `M${u - 12},${v + 9}h24l-12,-22z`, class: "pg-class1" })
         : shape("circle", { cx: u, cy: v, r: 10, class: "pg-class0" }));
     }
-    this.around = add("path", "pg-around");
-    this.reach = add("path", "pg-reach");
-    this.ball = add("path", "pg-ball");
-    this.lineB = add("path", "pg-line pg-b");
-    this.lineD = add("path", "pg-line pg-d");
-    this.stepB = add("path", "pg-step pg-b");
-    this.stepD = add("path", "pg-step pg-d");
-    this.cross = add("path", "pg-cross");
-    this.extra = add("g", "pg-extra");
-  }
-
-  /** Coordinates of the SVG of a place in the plane. */
-  at([x, y]) {
-    const [x0, y0, x1, y1] = this.frame;
-    return [(SIZE * (x - x0)) / (x1 - x0), (SIZE * (y1 - y)) / (y1 - y0)];
+    this.around = this.add("path", "pg-around");
+    this.reach = this.add("path", "pg-reach");
+    this.ball = this.add("path", "pg-ball");
+    this.lineB = this.add("path", "pg-line pg-b");
+    this.lineD = this.add("path", "pg-line pg-d");
+    this.stepB = this.add("path", "pg-step pg-b");
+    this.stepD = this.add("path", "pg-step pg-d");
+    this.cross = this.add("path", "pg-cross");
+    this.extra = this.add("g", "pg-extra");
   }
 
   /** The place in the plane of a share of the stage, or of a move by shares of it. */
@@ -85,58 +49,6 @@ export class Pane {
     if (at) return [x0 + at[0] * wide, y1 - at[1] * high];
     const [x, y] = origin ?? this.now();
     return [x + by[0] * wide, y - by[1] * high];
-  }
-
-  /** Take another network: its regions are found and drawn. */
-  setNet(net) {
-    if (net === this.net) return;
-    this.net = net;
-    this.regions = enumerate(net, this.frame);
-    this.pieces = this.regions.map(classPieces);
-    this.paint();
-  }
-
-  /** Draw the regions. */
-  paint() {
-    if (!this.net) return;
-    const width = Math.round(this.stage.clientWidth * Math.min(devicePixelRatio, 2));
-    if (!width) return;
-    if (this.canvas.width !== width) this.canvas.width = this.canvas.height = width;
-    const style = getComputedStyle(this.root);
-    const color = (name) => style.getPropertyValue(`--pg-${name}`).trim();
-    const c = this.canvas.getContext("2d"), scale = width / SIZE;
-    c.setTransform(1, 0, 0, 1, 0, 0);
-    c.clearRect(0, 0, width, width);
-    c.setTransform(scale, 0, 0, scale, 0, 0);
-    const faces = [color("class0"), color("class1")];
-    const seams = new Path2D(), border = new Path2D();
-    this.pieces.forEach((pieces, i) => {
-      for (const piece of pieces) {
-        const face = new Path2D();
-        piece.polygon.points.forEach((z, j) => face[j ? "lineTo" : "moveTo"](...this.at(z)));
-        c.globalAlpha = SHADES[i % SHADES.length];
-        c.fillStyle = faces[piece.class];
-        c.fill(face);
-        this._edges(piece.polygon, border);
-      }
-      this._edges(this.regions[i].polygon, seams);
-    });
-    c.globalAlpha = 1;
-    c.strokeStyle = color("seam");
-    c.lineWidth = 1.1 / scale;
-    c.stroke(seams);
-    c.strokeStyle = color("ink");
-    c.lineWidth = 3 / scale;
-    c.lineCap = "round";
-    c.stroke(border);
-  }
-
-  _edges({ points, labels }, path) {
-    labels.forEach((label, i) => {
-      if (label === FRAME) return;
-      path.moveTo(...this.at(points[i]));
-      path.lineTo(...this.at(points[(i + 1) % points.length]));
-    });
   }
 
   /** Show what belongs to the point of the state; returns the numbers. */
@@ -154,9 +66,9 @@ export class Pane {
       .filter(({ distance }) => Number.isFinite(distance));
     this.around.setAttribute("d",
       show.has("hyperplanes") ? lines.map((plane) => this._line(x, plane)).join("") : "");
-    this.reach.setAttribute("d", show.has("hinge") ? this._ball(x, gamma, p) : "");
+    this.reach.setAttribute("d", show.has("hinge") ? this.ballPath(x, gamma, p) : "");
     this.ball.setAttribute("d",
-      Number.isFinite(proved.lower) ? this._ball(x, proved.lower, p) : "");
+      Number.isFinite(proved.lower) ? this.ballPath(x, proved.lower, p) : "");
     for (const [plane, line, step] of [[proved.dB, this.lineB, this.stepB],
       [proved.dD, this.lineD, this.stepD]]) {
       line.setAttribute("d", plane ? this._line(x, plane) : "");
@@ -183,15 +95,6 @@ export class Pane {
     const step = shortestStep(...w, value, p);
     const [u, v] = this.at([x[0] + step[0], x[1] + step[1]]);
     return Math.max(Math.abs(u), Math.abs(v)) > 1e6 ? "" : `M${this.at(x)}L${u},${v}`;
-  }
-
-  /** The ball of l_p as a path. */
-  _ball(x, radius, p) {
-    const [u, v] = this.at(x), r = (radius * SIZE) / (this.frame[2] - this.frame[0]);
-    if (p === 2) return `M${u - r},${v}a${r},${r} 0 1 0 ${2 * r},0a${r},${r} 0 1 0 ${-2 * r},0z`;
-    return p === 1
-      ? `M${u - r},${v}l${r},${-r}l${r},${r}l${-r},${r}z`
-      : `M${u - r},${v - r}h${2 * r}v${2 * r}h${-2 * r}z`;
   }
 
   /** The hinge over the distances: the k_B nearest boundaries, and the decision boundary. */

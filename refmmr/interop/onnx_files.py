@@ -4,10 +4,11 @@ A model that can be read has one input, with a batch of any size or without one,
 logits.  Its operators are
 
 Affine, and folded into layers
-    Gemm, MatMul, Conv and ConvTranspose (2-D, with groups and dilations), BatchNormalization, Add,
-    Sub, Mul, Div, Sum, Mean and Neg with at most one factor that depends on the input,
-    AveragePool, GlobalAveragePool, ReduceMean, ReduceSum, Pad, Slice, Gather, Split, Concat,
-    Expand, Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity, Cast, Dropout.
+    Gemm, MatMul, Conv and ConvTranspose (of images and sequences, with groups and dilations),
+    BatchNormalization, Add, Sub, Mul, Div, Sum, Mean and Neg with at most one factor that depends
+    on the input, AveragePool, GlobalAveragePool, ReduceMean, ReduceSum, Pad, Slice, Gather, Split,
+    Concat, Expand, Resize and Upsample (nearest, by whole factors), Transpose, Reshape, Flatten,
+    Squeeze, Unsqueeze, Identity, Cast, Dropout.
 Piecewise linear, and written exactly as ReLUs
     Relu, LeakyRelu, PRelu, Clip, HardSigmoid, Abs, Max, Min, MaxPool, GlobalMaxPool, ReduceMax,
     ReduceMin; and skip connections, whose values are carried through the layers between.
@@ -16,7 +17,8 @@ Left out at the very end, with a warning
     largest for the same class.
 
 An image with the channels as its last axis (NHWC) that goes to a convolution becomes the (channels,
-height, width) of this library; `read_model` tells the order.
+height, width) of this library; `read_model` tells the order.  A sequence (channels, length) that
+goes to a convolution is an image of one row.
 
 Everything else is refused by the name of the operator and of its node.  Weights may be float16,
 bfloat16 (both become float32), float32 or float64; they may lie in a file in the model's folder.

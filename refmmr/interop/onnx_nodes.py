@@ -37,8 +37,6 @@ REASONS = {
         ("Floor", "Ceil", "Round", "Sign", "Where", "Equal", "Less", "Greater", "ThresholdedRelu"),
         "it is not continuous",
     ),
-    "Resize": "instead: a ConvTranspose with filters of ones",
-    "Upsample": "instead: a ConvTranspose with filters of ones",
 }  # fmt: skip
 """Reasons for which some common operators are refused, and what to export in their place."""
 
@@ -112,6 +110,12 @@ _TABLE = {
     "ReduceSum": (1, 2, _REDUCE),
     "Relu": (1, 1, ""),
     "Reshape": (2, 2, "allowzero:INT"),
+    "Resize": (
+        1, 4,
+        "antialias:INT axes:INTS coordinate_transformation_mode:STRING cubic_coeff_a:FLOAT "
+        "exclude_outside:INT extrapolation_value:FLOAT keep_aspect_ratio_policy:STRING "
+        "mode:STRING nearest_mode:STRING",
+    ),
     "Shape": (1, 1, "start:INT end:INT"),
     "Sigmoid": (1, 1, ""),
     "Slice": (1, 5, "axes:INTS ends:INTS starts:INTS"),
@@ -122,6 +126,7 @@ _TABLE = {
     "Sum": (1, 1000, ""),
     "Transpose": (1, 1, "perm:INTS"),
     "Unsqueeze": (1, 2, "axes:INTS"),
+    "Upsample": (1, 2, "mode:STRING scales:FLOATS"),
 }  # fmt: skip
 
 OPERATORS = {
@@ -133,7 +138,9 @@ OPERATORS = {
 MANY_OUTPUTS = ("Dropout", "Split")
 """Operators whose further outputs may be named; nothing may read the mask of Dropout."""
 
-OPTIONAL_INPUTS = {"Clip": 1, "Dropout": 1, "Pad": 2, "Slice": 1, "ReduceSum": 1, "ReduceMean": 1}
+OPTIONAL_INPUTS = {
+    "Clip": 1, "Dropout": 1, "Pad": 2, "ReduceMean": 1, "ReduceSum": 1, "Resize": 1, "Slice": 1,
+}  # fmt: skip
 """Operators that may leave inputs empty before others that they have, and how many they need."""
 
 

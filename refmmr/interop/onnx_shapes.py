@@ -11,6 +11,7 @@ import numpy as np
 from refmmr.interop.graph import MAX_UNITS
 from refmmr.interop.onnx_constants import axes_of, slices
 from refmmr.interop.onnx_nodes import Node
+from refmmr.interop.onnx_tensors import quote
 from refmmr.interop.values import Value
 
 if TYPE_CHECKING:
@@ -182,6 +183,64 @@ def _pad(reader: Reader, node: Node) -> Value:
     return graph.scale(padded, np.float32(1), np.where(indices < 0, number, 0.0), node.where)
 
 
+REPEATS = {
+    ("asymmetric", "floor"),
+    ("half_pixel", "round_prefer_ceil"),
+    ("half_pixel", "round_prefer_floor"),
+    ("pytorch_half_pixel", "round_prefer_ceil"),
+    ("pytorch_half_pixel", "round_prefer_floor"),
+    ("tf_half_pixel_for_nn", "floor"),
+}
+"""Modes of Resize in which pixel i of an image that is s times larger is pixel ``i // s``, s whole:
+its center (i + 1/2) / s, or its corner i / s, lies in that pixel."""
+
+MULTIPLES = "instead: resize by whole factors, nearest, or with a ConvTranspose"
+
+
+def _resize(reader: Reader, node: Node) -> Value:
+    """Resize and Upsample to a multiple of the size, by repetition."""
+    x, given = reader.data(node), node.attributes
+    old = node.kind == "Upsample" or reader.opset < 11
+    modes = (
+        given.get("coordinate_transformation_mode", "asymmetric" if old else "half_pixel"),
+        given.get("nearest_mode", "floor" if old else "round_prefer_floor"),
+    )
+    mode = given.get("mode", "nearest")
+    if mode != "nearest" or modes not in REPEATS:
+        got = ", ".join(map(quote, (mode, *modes)))
+        node.refuse(
+            "expected mode nearest, asymmetric with floor or half_pixel with rounding, got "
+            f"{got}; {MULTIPLES}"
+        )
+    if "axes" in given or given.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        node.refuse(f"expected scales or sizes of all axes as they are, got others; {MULTIPLES}")
+    factors = _factors(reader, node, x.shape, 1 if old else 2)
+    if len(factors) != len(x.shape) or min(factors) < 1 or any(f % 1 for f in factors):
+        node.refuse(f"expected a whole number for each axis as factor, got {factors}; {MULTIPLES}")
+    reader.keep_batch(node, [k for k, factor in enumerate(factors) if factor != 1])
+    if x.size * math.prod(factors) > MAX_UNITS:
+        node.refuse(f"expected at most {MAX_UNITS} units, got more")
+    indices = reader.graph.indices(x)
+    for axis, factor in enumerate(factors):
+        indices = np.repeat(indices, int(factor), axis)
+    return reader.graph.pick(x, indices, node.where)
+
+
+def _factors(reader: Reader, node: Node, shape: tuple[int, ...], k: int) -> list[float]:
+    """The factor of each axis, from input k, the scales, or from sizes in the input behind it."""
+    if "scales" in node.attributes:
+        return list(node.attributes["scales"])
+    if len(node.inputs) > k + 1:  # then the scales are empty
+        sizes = reader.constants.integers(node, k + 1)
+        if reader.batch not in (None, 1) and sizes[:1] == [reader.batch]:
+            sizes = [1, *sizes[1:]]
+        return [size / own for size, own in zip(sizes, shape, strict=False)]
+    if len(node.inputs) <= k:
+        node.refuse("expected scales or sizes, got neither")
+    scales = reader.constant(node, k)
+    return list(scales.reshape(-1).tolist())
+
+
 SHAPE_READERS: Mapping[str, Callable[[Any, Node], Value | list[Value]]] = {
     "Concat": _concat,
     "Expand": _expand,
@@ -189,10 +248,12 @@ SHAPE_READERS: Mapping[str, Callable[[Any, Node], Value | list[Value]]] = {
     "Gather": _gather,
     "Pad": _pad,
     "Reshape": _reshape,
+    "Resize": _resize,
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
+    "Upsample": _resize,
 }
 """The function for each operator."""

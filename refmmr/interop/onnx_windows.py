@@ -1,4 +1,7 @@
-"""The operators of ONNX with windows, convolutions and pooling, as operations of a graph."""
+"""The operators of ONNX with windows, convolutions and pooling, as operations of a graph.
+
+Sequences (batch, channels, length) are images of one row.
+"""
 
 from __future__ import annotations
 
@@ -60,19 +63,53 @@ def _steps(node: Node, image: Sequence[int], kernel: Sequence[int]) -> _Steps:
     return _Steps(*two, ((top, bottom), (left, right)))
 
 
-def _image(reader: Reader, node: Node) -> tuple[Value, tuple[int, ...]]:
-    """The input of an operator on images, and its ``(channels, height, width)``."""
-    x = reader.data(node)
+def _on_sequences(read: Callable[[Reader, Node, Value], Value]) -> Callable[[Any, Node], Value]:
+    """An operator on images, for sequences too."""
+
+    def read_both(reader: Reader, node: Node) -> Value:
+        x = reader.data(node)
+        if len(x.shape) != 3:
+            return read(reader, node, x)
+        row = reader.graph.reshape(x, (*x.shape[:2], 1, x.shape[2]), node.where)
+        y = read(reader, _with_two_axes(node), row)
+        return reader.graph.reshape(y, (*y.shape[:2], y.shape[3]), node.where)
+
+    return read_both
+
+
+def _with_two_axes(node: Node) -> Node:
+    """The node with windows of height 1."""
+    given = dict(node.attributes)
+    ones = {"dilations": 1, "kernel_shape": 1, "output_padding": 0, "strides": 1}
+    for name in ones.keys() & given.keys():
+        given[name] = [ones[name], *given[name]]
+    if len(given.get("pads", [])) == 2:
+        given["pads"] = [0, given["pads"][0], 0, given["pads"][1]]
+    return node._replace(attributes=given)
+
+
+def _image(node: Node, x: Value) -> tuple[int, ...]:
+    """The ``(channels, height, width)`` of the input of an operator on images."""
     if len(x.shape) != 4 or x.shape[0] != 1:
-        node.refuse(f"expected images (batch, channels, height, width), got shape {x.shape}")
-    return x, x.shape[1:]
+        node.refuse(
+            "expected images (batch, channels, height, width) or sequences (batch, channels, "
+            f"length), got shape {x.shape}; instead: reshape it to an image before"
+        )
+    return x.shape[1:]
 
 
-def _conv(reader: Reader, node: Node) -> Value:
-    x, image = _image(reader, node)
+def _filters(reader: Reader, node: Node) -> np.ndarray:
+    """The filters of a convolution, with 4 axes."""
     W = reader.constant(node, 1)
-    if W.ndim != 4:
-        node.refuse(f"expected filters with 4 axes, got shape {W.shape}")
+    rank = len(reader.data(node).shape)
+    if W.ndim != rank:
+        node.refuse(f"expected filters with {rank} axes, got shape {W.shape}")
+    return W if rank == 4 else W[:, :, None]
+
+
+def _conv(reader: Reader, node: Node, x: Value) -> Value:
+    image = _image(node, x)
+    W = _filters(reader, node)
     b = reader.constant(node, 2) if len(node.inputs) == 3 else np.zeros(len(W), W.dtype)
     kernel = list(W.shape[2:])
     if node.attributes.get("kernel_shape", kernel) != kernel:
@@ -111,10 +148,10 @@ def spread(W: np.ndarray, dilation: Pair, refuse: Callable[[str], Any]) -> np.nd
     return whole
 
 
-def _conv_transpose(reader: Reader, node: Node) -> Value:
-    x, image = _image(reader, node)
-    given, W = node.attributes, reader.constant(node, 1)
-    if W.ndim != 4 or len(W) != image[0]:
+def _conv_transpose(reader: Reader, node: Node, x: Value) -> Value:
+    image = _image(node, x)
+    given, W = node.attributes, _filters(reader, node)
+    if len(W) != image[0]:
         node.refuse(f"expected filters of {image[0]} channels, got shape {W.shape}")
     if given.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in given:
         node.refuse("expected pads, got auto_pad or output_shape; instead: export with pads")
@@ -150,36 +187,34 @@ def _windows(node: Node, image: Sequence[int]) -> Windows:
     return Windows((kernel[0], kernel[1]), steps.stride, steps.pads, steps.dilation, ceil)
 
 
-def _max_pool(reader: Reader, node: Node) -> Value:
-    x, image = _image(reader, node)
-    return max_pool(reader.graph, x, _windows(node, image), node.where)
+def _max_pool(reader: Reader, node: Node, x: Value) -> Value:
+    return max_pool(reader.graph, x, _windows(node, _image(node, x)), node.where)
 
 
-def _average_pool(reader: Reader, node: Node) -> Value:
-    x, image = _image(reader, node)
-    windows = _windows(node, image)
+def _average_pool(reader: Reader, node: Node, x: Value) -> Value:
+    windows = _windows(node, _image(node, x))
     if windows.ceil:
         node.refuse("expected ceil_mode = 0, got 1, which runtimes compute in different ways")
     counted = bool(node.attributes.get("count_include_pad", 0))
     return average_pool(reader.graph, x, windows, node.where, counted)
 
 
-def _global_max_pool(reader: Reader, node: Node) -> Value:
-    x, image = _image(reader, node)
-    return max_pool(reader.graph, x, Windows((image[1], image[2]), (1, 1)), node.where)
+def _global_max_pool(reader: Reader, node: Node, x: Value) -> Value:
+    _, height, width = _image(node, x)
+    return max_pool(reader.graph, x, Windows((height, width), (1, 1)), node.where)
 
 
-def _global_average_pool(reader: Reader, node: Node) -> Value:
-    x, _ = _image(reader, node)
+def _global_average_pool(reader: Reader, node: Node, x: Value) -> Value:
+    _image(node, x)
     return mean(reader.graph, x, (2, 3), True, node.where)
 
 
 WINDOW_READERS: Mapping[str, Callable[[Any, Node], Value]] = {
-    "AveragePool": _average_pool,
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "GlobalAveragePool": _global_average_pool,
-    "GlobalMaxPool": _global_max_pool,
-    "MaxPool": _max_pool,
+    "AveragePool": _on_sequences(_average_pool),
+    "Conv": _on_sequences(_conv),
+    "ConvTranspose": _on_sequences(_conv_transpose),
+    "GlobalAveragePool": _on_sequences(_global_average_pool),
+    "GlobalMaxPool": _on_sequences(_global_max_pool),
+    "MaxPool": _on_sequences(_max_pool),
 }
 """The function for each operator."""

@@ -29,6 +29,13 @@ INSTEAD = (
     "; instead: train with a piecewise linear one in its place, such as ReLU, LeakyReLU or Hardtanh"
 )
 
+EXPORTED = (
+    "Conv1d", "ConvTranspose1d", "MaxPool1d", "AvgPool1d", "Upsample", "UpsamplingNearest2d",
+)  # fmt: skip
+"""Modules that are read from ONNX files alone."""
+
+EXPORT = "; instead: export the module with torch.onnx.export, and read the file with refmmr.load"
+
 
 class Step(NamedTuple):
     """Where an operation stands, and the graph that it becomes part of."""
@@ -58,7 +65,7 @@ def check_kinds(nodes: Sequence[Any], modules: Mapping[str, Any]) -> None:
             if kind not in READ and kind not in LEFT_OUT and kind not in ENDS:
                 known = ", ".join((*READ, *LEFT_OUT))
                 where = place_of(node.target)
-                more = INSTEAD if "." not in kind else ""
+                more = "" if "." in kind else EXPORT if kind in EXPORTED else INSTEAD
                 raise ValueError(f"module: {where}: expected {known}, got {kind}{more}")
 
 

@@ -24,11 +24,15 @@ def f4(*shape, seed=2):
 
 
 def model(steps, weights=(), shape=IMAGE, output=None, opset=17):
-    """Steps are (operator, inputs, attributes[, outputs]); "x" goes in, "y" comes out."""
+    """Steps are (operator, inputs, attributes[, outputs]); "x" goes in, "y" comes out.
+
+    An input that is left out is "-".
+    """
     nodes = []
     for operator, inputs, attributes, *outputs in steps:
         made = outputs[0].split() if outputs else [f"t{len(nodes)}"]
-        nodes.append(helper.make_node(operator, inputs.split(), made, **attributes))
+        given = [name.strip("-") for name in inputs.split()]
+        nodes.append(helper.make_node(operator, given, made, **attributes))
     nodes[-1].output[0] = "y"
     graph = helper.make_graph(
         nodes,
@@ -250,6 +254,111 @@ STEPS = {
 def test_steps(name):
     step, size, weights = STEPS[name]
     assert_same(before_dense(step, size, weights))
+
+
+SEQUENCE = (1, 3, 12)
+
+
+@pytest.mark.parametrize(
+    ("step", "shape"),
+    [
+        (("Conv", "h D", {"strides": [2], "pads": [2, 1], "dilations": [2]}, "s"), (2, 7)),
+        (("Conv", "h D", {"auto_pad": "SAME_LOWER"}, "s"), (2, 12)),
+        (("ConvTranspose", "h T", {"strides": [2], "output_padding": [1]}, "s"), (2, 26)),
+        (("ConvTranspose", "h U", {"group": 3}, "s"), (3, 14)),
+        (("MaxPool", "h", {"kernel_shape": [3], "strides": [2], "pads": [1, 0]}, "s"), (3, 6)),
+        (("AveragePool", "h", {"kernel_shape": [2], "strides": [2]}, "s"), (3, 6)),
+        (("GlobalAveragePool", "h", {}, "s"), (3, 1)),
+        (("GlobalMaxPool", "h", {}, "s"), (3, 1)),
+        (("BatchNormalization", "h q q q w", {}, "s"), (3, 12)),
+        (("Add", "h x", {}, "s"), (3, 12)),
+        (("Resize", "h - z", {"coordinate_transformation_mode": "asymmetric",
+                              "nearest_mode": "floor"}, "s"), (3, 24)),
+    ],
+)  # fmt: skip
+def test_sequences(step, shape):
+    """Convolutions and pooling along one axis, behind a convolution and a ReLU."""
+    steps = [
+        ("Conv", "x F c", {"pads": [1, 1], "kernel_shape": [3]}, "g"),
+        ("Relu", "g", {}, "h"),
+        step,
+        ("Relu", "s", {}, "r"),
+        ("Flatten", "r", {}, "f"),
+        ("MatMul", "f W", {}),
+    ]
+    weights = {
+        "F": f4(3, 3, 3), "c": f4(3), "D": f4(2, 3, 2), "T": f4(3, 2, 3), "U": f4(3, 1, 3),
+        "q": f4(3), "w": 0.5 + f4(3) ** 2, "W": f4(int(np.prod(shape)), 4, seed=5),
+        "z": np.float32([1, 1, 2]),
+    }  # fmt: skip
+    net = assert_same(model(steps, weights, SEQUENCE), SEQUENCE)
+    assert isinstance(net.layers[0], rm.Conv2d)
+    assert net.input_shape == (3, 1, 12)
+
+
+HALF = "half_pixel"
+
+
+@pytest.mark.parametrize("factors", [(2, 2), (3, 1), (5, 7)])
+@pytest.mark.parametrize(
+    ("mode", "nearest", "opset"),
+    [
+        ("asymmetric", "floor", 11),
+        (HALF, "round_prefer_floor", 13),
+        (HALF, "round_prefer_ceil", 13),
+        ("pytorch_half_pixel", "round_prefer_floor", 17),
+        ("tf_half_pixel_for_nn", "floor", 11),
+    ],
+)
+def test_resize_repeats_pixels(factors, mode, nearest, opset):
+    attributes = {"coordinate_transformation_mode": mode, "nearest_mode": nearest}
+    weights = {"none": np.zeros(0, "f4"), "z": np.float32([1, 1, *factors]),
+               "n": np.int64([1, 4, 6 * factors[0], 5 * factors[1]])}  # fmt: skip
+    for inputs in ("r none z", "r none none n"):
+        step = ("Resize", inputs, attributes, "s")
+        assert_same(before_dense(step, 120 * np.prod(factors), weights, opset=opset), samples=2)
+
+
+def test_older_resize_and_upsample():
+    step, weights = ("Resize", "r z", {}, "s"), {"z": np.float32([1, 1, 2, 3])}
+    assert_same(before_dense(step, 720, weights, opset=10))
+    assert_same(before_dense(("Upsample", "r z", {}, "s"), 720, weights, opset=9))
+    step = ("Upsample", "r", {"scales": [1.0, 1.0, 2.0, 3.0]}, "s")
+    assert_same(before_dense(step, 720, opset=7))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes", "message"),
+    [
+        ("r none z", {"mode": "linear"}, "got 'linear', 'half_pixel', 'round_prefer_floor'; "),
+        ("r none z", {"nearest_mode": "ceil"}, "got 'nearest', 'half_pixel', 'ceil'; instead: "),
+        ("r none y", {}, r"a whole number for each axis as factor, got \[1.0, 1.0, 1.5, 2.0\]; in"),
+        ("r none none n", {}, r"whole number .*got \[1.0, 0.75, 1.0, 1.0\]; instead: resize by"),
+        ("r none h", {}, "got 'h', which depends|constants beside its input"),
+        ("r none w", {}, r"a whole number for each axis as factor, got \[2.0, 2.0\]"),
+        ("r", {}, "expected scales or sizes, got neither"),
+    ],
+)
+def test_refused_resizing(inputs, attributes, message):
+    weights = {"none": np.zeros(0, "f4"), "z": np.float32([1, 1, 2, 2]), "w": np.float32([2, 2]),
+               "y": np.float32([1, 1, 1.5, 2]), "n": np.int64([1, 3, 6, 5])}  # fmt: skip
+    with pytest.raises(ValueError, match="m.onnx: Resize node 2: .*" + message):
+        read(before_dense(("Resize", inputs, attributes, "s"), 120, weights))
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (
+            ("Conv", "x F", {}),
+            r"expected images .* or sequences .*got shape \(1, 3, 4, 4, 4\); ins",
+        ),
+        (("MaxPool", "x", {"kernel_shape": [2, 2, 2]}), "instead: reshape it to an image before"),
+    ],
+)
+def test_volumes_are_refused(step, message):
+    with pytest.raises(ValueError, match="node 0: .*" + message):
+        read(model([step], {"F": f4(2, 3, 2, 2, 2)}, (1, 3, 4, 4, 4)))
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,10 @@ def refusals(torch):
             nn.Sequential(nn.Linear(2, 2), nn.Tanh()), None, ValueError,
             "1: expected Linear, .* got Tanh; instead: train with a piecewise linear one",
         ),
+        "sequences": (
+            nn.Sequential(nn.Conv1d(1, 2, 3), *last), (1, 9), ValueError,
+            "0: expected Linear, .* got Conv1d; instead: export the module with torch.onnx.export",
+        ),
         "hook": (nn.Sequential(hooked), None, ValueError, "module: 0: expected a module without"),
         "mode": (
             nn.Sequential(nn.Conv2d(1, 2, 2, padding=1, padding_mode="reflect")), image,

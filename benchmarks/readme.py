@@ -1,7 +1,8 @@
 """Write the demo's table and picture, and figures of the benchmarks, into the README.
 
 The demo is run anew (unless ``--no-demo``); the other figures are those of the last
-``make -C benchmarks`` with ``backends``, ``training`` and ``wk17a``, and of ``benchmarks/gpu.sh``.
+``make -C benchmarks`` with ``backends``, ``training``, ``wk17a`` and ``table1``, and of
+``benchmarks/gpu.sh``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 from pathlib import Path
 
+import _table1_report
 from _machine import machine
 from training import EPOCH
 from wk17a import PUBLISHED
@@ -47,6 +49,7 @@ def main() -> None:
     replace("backends table", backends_table(results("backends")))
     replace("training table", training_table(results("training"), results("gpu")["runs"][-1]))
     replace("certification table", certification_table(results("wk17a")))
+    replace("paper's table", _table1_report.short_table(_table1_report.table()))
 
 
 def results(name: str) -> dict:

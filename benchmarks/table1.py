@@ -1,4 +1,4 @@
-"""The networks of the paper's Table 1, trained one after the other: a queue that may stop anywhere.
+"""The networks of the paper's Table 1: trained, evaluated, and beside the paper's figures.
 
 ``train`` takes the next row that is not finished, in the order of `ROWS`, until all are, at low
 priority; ``train ROW ...`` takes these.  The checkpoint of a row is in ``out/table1``: after a kill
@@ -6,7 +6,15 @@ at any point the same command continues.  A finished network is written to ``zoo
 ``zoo/ROW.json`` beside it says how it was made: preset, seed, commit, history, time, machine.
 ``status`` says what is done, and how long the rest takes.
 
-Needs ``REFMMR_DATA``.
+``evaluate`` measures the rows that are in ``zoo``, or those that are named, and continues likewise:
+test error; Wong and Kolter without the box, as in the paper; CROWN, PGD, and branch and bound
+within the box; radii that the region and CROWN prove.  The points are in
+``results/table1/ROW.csv.gz``, the figures in ``zoo/ROW.json``.
+
+``table`` writes ``results/table1.md`` and its figures, the README's short table, and the checksums
+of the zoo that the library knows.
+
+``train`` and ``evaluate`` need ``REFMMR_DATA``.
 """
 
 from __future__ import annotations
@@ -17,16 +25,16 @@ import hashlib
 import json
 import os
 import subprocess
-from pathlib import Path
 
+import _table1_evaluate
+import _table1_report
 import numpy as np
 from _machine import machine
+from _table1_evaluate import OUT, ROOT, ZOO
 
 import refmmr as rm
 from refmmr import _files
 
-ROOT = Path(__file__).parent.parent
-ZOO, OUT = ROOT / "zoo", ROOT / "out" / "table1"
 SEED = 0
 BLOCKS = ("mnist-cnn-linf", "mnist-fc1-linf", "mnist-cnn-l2", "mnist-fc1-l2",
           "fmnist-cnn-linf", "fmnist-fc1-linf", "fmnist-cnn-l2", "fmnist-fc1-l2")  # fmt: skip
@@ -36,23 +44,41 @@ ROWS = [f"{block}-{scheme}" for block in BLOCKS for scheme in SCHEMES]
 
 
 def main() -> None:
-    """Train, or say how far the training is."""
+    """Do what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train")
     train.add_argument("rows", nargs="*", metavar="ROW", help="all that are not finished")
+    measure = commands.add_parser("evaluate")
+    measure.add_argument("rows", nargs="*", metavar="ROW", help="all that are in the zoo")
+    measure.add_argument("--n", type=int, help="first test points: 1000 in l_inf, in l_2 all")
+    measure.add_argument("--max-seconds", type=float, default=3.0, help="of a point, for bab")
+    measure.add_argument("--jobs", type=int, default=1, help="processes")
     commands.add_parser("status")
+    commands.add_parser("table")
     arguments = parser.parse_args()
     if arguments.command == "status":
         print(status())
-        return
+    elif arguments.command == "train":
+        train(arguments.rows)
+    elif arguments.command == "evaluate":
+        os.nice(10)
+        rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
+        for row in arguments.rows or rm.zoo.names():
+            _table1_evaluate.evaluate(row, arguments.n, arguments.max_seconds, arguments.jobs)
+    else:
+        _table1_report.write()
+
+
+def train(rows: list[str]) -> None:
+    """Train rows one after the other, all that are missing if none is named."""
     os.nice(19)
     rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
     OUT.mkdir(parents=True, exist_ok=True)
     with open(OUT / "lock", "w") as lock:
         # One queue at a time: two would train the same row.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for row in arguments.rows or ROWS:
+        for row in rows or ROWS:
             if not (ZOO / f"{row}.json").exists():
                 print(row, flush=True)
                 train_row(row)
@@ -86,6 +112,7 @@ def train_row(row: str) -> None:
     }
     # Atomically: a row with a card counts as finished.
     _files.write_text(ZOO / f"{row}.json", json.dumps(card, indent=1) + "\n")
+    _table1_evaluate.write_checksums()
     checkpoint.unlink()
 
 
@@ -107,9 +134,11 @@ def status() -> str:
         card, checkpoint = ZOO / f"{row}.json", OUT / f"{row}.npz"
         if card.exists():
             found = json.loads(card.read_text())
+            measured = found.get("evaluation")
             lines.append(
                 f"{row:24} finished, test error {100 * found['test_error']:.2f} %, "
-                f"{found['seconds'] / 3600:.1f} h"
+                f"{found['seconds'] / 3600:.1f} h; "
+                + (_table1_evaluate.text(measured) if measured else "not evaluated")
             )
             continue
         epochs = rm.presets[row].epochs

@@ -10,13 +10,21 @@ import click
 import refmmr as rm
 from refmmr import _files, datasets
 from refmmr import _validate as check
+from refmmr._presets import presets
 from refmmr.certify import METHODS
 from refmmr.cli.app import interruptible, main
-from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, headless
+from refmmr.cli.options import BACKEND, DATA, NORM, check_fit, geometry, headless
 
 
 @main.command()
-@MODEL
+@click.argument("model", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.option(
+    "--preset",
+    type=click.Choice(list(presets), case_sensitive=False),
+    metavar="NAME",
+    help="Data, norm and radius of a row of the paper's table, such as mnist-cnn-linf-mmr+at; "
+    "options beside it replace single ones.",
+)
 @DATA
 @NORM
 @click.option(
@@ -63,15 +71,21 @@ from refmmr.cli.options import BACKEND, DATA, MODEL, NORM, check_fit, geometry, 
 @interruptible
 @geometry
 def certify(
-    net: rm.Network, data: str, p: str, eps: str, n: int | None, start: int, methods: str | None,
-    max_seconds: float | None, max_regions: int | None, seed: int, out: Path | None,
-    keep_adversarial: bool, jobs: int, dask: str | None, picture: Path | None,
+    net: rm.Network | None, preset: str | None, data: str, p: str, eps: str, n: int | None,
+    start: int, methods: str | None, max_seconds: float | None, max_regions: int | None, seed: int,
+    out: Path | None, keep_adversarial: bool, jobs: int, dask: str | None, picture: Path | None,
 ) -> None:  # fmt: skip
     """Certify MODEL on a test set: test error and bounds on the robust error.
 
     With several radii a robustness curve, with 'none' the minimal perturbations.  MODEL is an .npz,
-    .onnx, .safetensors or .mat file.
+    .onnx, .safetensors or .mat file; with --preset it may be left out, for the network of that name
+    in rm.zoo.
     """
+    if preset is not None:
+        data, p, eps = _settings(preset, data, p, eps)
+        net = rm.zoo.load(preset) if net is None else net
+    if net is None:
+        raise click.UsageError("Missing argument 'MODEL', or --preset for a network of rm.zoo.")
     radii = _radii(eps)
     csv = out is not None and out.suffix == ".csv"
     if picture is not None:
@@ -107,6 +121,20 @@ def certify(
 
         figures.save(result.plot(), picture)
         click.echo(f"curve drawn in {picture}")
+
+
+def _settings(preset: str, data: str, p: str, eps: str) -> tuple[str, str, str]:
+    """Data, norm and radius of a preset, where the command line does not say others."""
+    row, context = presets[preset], click.get_current_context()
+    if row.p is None:
+        raise ValueError(f"preset: expected a row with a norm, got {preset}, which has several")
+    rows = {"data": (data, row.data), "p": (p, str(row.p)), "eps": (eps, repr(row.eps))}
+    default = click.core.ParameterSource.DEFAULT
+    found = [
+        of_row if context.get_parameter_source(name) == default else given
+        for name, (given, of_row) in rows.items()
+    ]
+    return found[0], found[1], found[2]
 
 
 def _radii(text: str) -> float | list[float] | None:

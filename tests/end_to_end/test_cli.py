@@ -156,6 +156,23 @@ def test_certify_a_curve(moons, tmp_path):
     assert rows == [str(int(certified)) for certified in curve.certified[:, 1]]
 
 
+def test_certify_a_row_of_the_papers_table(moons, monkeypatch, tmp_path):
+    row = ("--preset", "mnist-fc1-linf-mmr", "--n", 3)
+    result = run("certify", moons, *row, "--data", "moons")
+    assert result.output.startswith("3 points, l_inf, eps = 0.1\n")
+    assert run("certify", moons, *row, "--data", "moons", "--eps", 0.2, "--p", 2).output.startswith(
+        "3 points, l_2, eps = 0.2\n"
+    )
+    monkeypatch.setenv("REFMMR_ZOO", str(tmp_path))
+    monkeypatch.setattr(rm.zoo, "CLONE", tmp_path)
+    result = run("certify", *row)
+    assert result.exit_code == 1
+    assert "Error: mnist-fc1-linf-mmr: expected the files" in result.output
+    result = run("certify", moons, "--preset", "mnist-cnn-universal")
+    assert "preset: expected a row with a norm, got mnist-cnn-universal" in result.output
+    assert "Missing argument 'MODEL', or --preset" in run("certify").output
+
+
 def test_certify_minimal_perturbations(moons, tmp_path):
     out = tmp_path / "points.csv"
     result = run("certify", moons, "--data", "moons", "--eps", "none", "--n", 5, "--out", out)

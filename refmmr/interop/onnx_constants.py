@@ -90,12 +90,13 @@ class Constants:
         if node.kind not in COMPUTED:
             node.refuse("expected an input that depends on the input of the network, got constants")
         try:
-            result = np.asarray(COMPUTED[node.kind](self, node))
+            result = COMPUTED[node.kind](self, node)
         except (TypeError, ValueError, IndexError, OverflowError) as error:
             if str(error).startswith(node.source):
                 raise
             node.refuse(f"expected constants that fit, got {str(error).splitlines()[0][:200]}")
-        self.values[node.outputs[0]] = result
+        parts = result if isinstance(result, list) else [result]
+        self.values.update(zip(node.outputs, map(np.asarray, parts), strict=False))
 
     def take(self, shape: tuple[int, ...], node: Node) -> None:
         """Count the memory of an array that is about to be made."""
@@ -205,6 +206,30 @@ def _squeezed(constants: Constants, node: Node) -> np.ndarray:
     return array.squeeze(None if axes is None else axes_of(node, axes, array.ndim))
 
 
+def _split(constants: Constants, node: Node) -> list[np.ndarray]:
+    array, sizes = constants.array(node, 0), constants.listed(node, "split", 1)
+    [axis] = axes_of(node, [node.attributes.get("axis", 0)], array.ndim)
+    if sizes is None:
+        part = -(-array.shape[axis] // len(node.outputs))
+        sizes = [part] * (len(node.outputs) - 1)
+        sizes.append(array.shape[axis] - sum(sizes))
+    if len(sizes) != len(node.outputs) or sum(sizes) != array.shape[axis] or min(sizes) < 0:
+        node.refuse(f"expected sizes that sum to {array.shape[axis]}, got {sizes[:9]}")
+    return np.split(array, np.cumsum(sizes)[:-1], axis)
+
+
+def _product(constants: Constants, node: Node) -> np.ndarray:
+    array, axes = constants.array(node, 0), constants.listed(node, "axes", 1)
+    keep = bool(node.attributes.get("keepdims", 1))
+    return array.prod(axis=axes_of(node, axes or None, array.ndim), keepdims=keep)
+
+
+def _chosen(constants: Constants, node: Node) -> np.ndarray:
+    which, a, b = (constants.array(node, k) for k in range(3))
+    constants.take(np.broadcast_shapes(which.shape, a.shape, b.shape), node)
+    return np.where(which != 0, a, b)
+
+
 def _elementwise(f: Callable[..., Any]) -> Callable[[Constants, Node], np.ndarray]:
     def computed(constants: Constants, node: Node) -> np.ndarray:
         arrays = [constants.array(node, k) for k in range(len(node.inputs))]
@@ -232,15 +257,21 @@ COMPUTED: Mapping[str, Callable[[Constants, Node], Any]] = {
     "Constant": _written,
     "ConstantOfShape": _filled,
     "Div": _elementwise(_quotient),
+    "Equal": _elementwise(lambda a, b: (a == b).astype(np.int64)),
     "Expand": _expanded,
     "Gather": _taken,
     "Mul": _elementwise(np.multiply),
     "Neg": _elementwise(np.negative),
+    "Reciprocal": _elementwise(np.reciprocal),
+    "ReduceProd": _product,
     "Reshape": _reshaped,
     "Slice": lambda c, n: c.array(n, 0)[slices(c, n, c.array(n, 0).ndim)],
+    "Split": _split,
+    "Sqrt": _elementwise(np.sqrt),
     "Squeeze": _squeezed,
     "Sub": _elementwise(np.subtract),
     "Transpose": lambda c, n: c.array(n, 0).transpose(n.attributes.get("perm")),
     "Unsqueeze": _unsqueezed,
+    "Where": _chosen,
 }
 """Operators on constants."""

@@ -22,11 +22,17 @@ QUANTISED = "its numbers are rounded; instead: export the model before it is qua
 REASONS = {
     **dict.fromkeys(
         ("Tanh", "Elu", "Celu", "Selu", "Gelu", "Softplus", "Softsign", "Mish", "Swish", "Erf",
-         "Exp", "Log", "Pow", "Sqrt", "HardSwish", "Sin", "Cos", "Atan", "LayerNormalization",
-         "InstanceNormalization", "GroupNormalization", "LpPool", "LRN"),
+         "Reciprocal", "ReduceProd", "Exp", "Log", "Pow", "Sqrt", "HardSwish", "Sin", "Cos", "Atan",
+         "LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpPool", "LRN"),
         NOT_LINEAR,
     ),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), "it multiplies values that depend on the input"),
+    **dict.fromkeys(
+        ("LSTM", "GRU", "RNN"),
+        "it multiplies values that depend on the input; instead: a network of layers",
+    ),
+    "ConstantOfShape": (
+        "its shape depends on the numbers of the input; instead: export the model with fixed shapes"
+    ),
     **dict.fromkeys(("If", "Loop", "Scan"), SUBGRAPH),
     **dict.fromkeys(
         ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger",
@@ -35,7 +41,7 @@ REASONS = {
     ),
     **dict.fromkeys(
         ("Floor", "Ceil", "Round", "Sign", "Where", "Equal", "Less", "Greater", "ThresholdedRelu"),
-        "it is not continuous",
+        "it is not continuous; instead: export the model without it, or with Max, Min or Clip",
     ),
 }  # fmt: skip
 """Reasons for which some common operators are refused, and what to export in their place."""
@@ -85,6 +91,7 @@ _TABLE = {
     "ConvTranspose": (2, 3, _CONV + " output_padding:INTS output_shape:INTS"),
     "Div": (2, 2, ""),
     "Dropout": (1, 3, "ratio:FLOAT seed:INT"),
+    "Equal": (2, 2, ""),
     "Expand": (2, 2, ""),
     "Flatten": (1, 1, "axis:INT"),
     "Gather": (2, 2, "axis:INT"),
@@ -104,9 +111,11 @@ _TABLE = {
     "Neg": (1, 1, ""),
     "PRelu": (2, 2, ""),
     "Pad": (1, 4, "mode:STRING pads:INTS value:FLOAT"),
+    "Reciprocal": (1, 1, ""),
     "ReduceMax": (1, 2, _REDUCE),
     "ReduceMean": (1, 2, _REDUCE),
     "ReduceMin": (1, 2, _REDUCE),
+    "ReduceProd": (1, 2, _REDUCE),
     "ReduceSum": (1, 2, _REDUCE),
     "Relu": (1, 1, ""),
     "Reshape": (2, 2, "allowzero:INT"),
@@ -121,19 +130,22 @@ _TABLE = {
     "Slice": (1, 5, "axes:INTS ends:INTS starts:INTS"),
     "Softmax": (1, 1, "axis:INT"),
     "Split": (1, 2, "axis:INT num_outputs:INT split:INTS"),
+    "Sqrt": (1, 1, ""),
     "Squeeze": (1, 2, "axes:INTS"),
     "Sub": (2, 2, ""),
     "Sum": (1, 1000, ""),
     "Transpose": (1, 1, "perm:INTS"),
     "Unsqueeze": (1, 2, "axes:INTS"),
     "Upsample": (1, 2, "mode:STRING scales:FLOATS"),
+    "Where": (3, 3, ""),
 }  # fmt: skip
 
 OPERATORS = {
     name: _Operator((low, high), dict(part.split(":") for part in attributes.split()))
     for name, (low, high, attributes) in _TABLE.items()
 }
-"""Operators that are read, on values that depend on the input of the network or on constants."""
+"""Operators that are read, on values that depend on the input of the network or on constants; some
+on constants alone."""
 
 MANY_OUTPUTS = ("Dropout", "Split")
 """Operators whose further outputs may be named; nothing may read the mask of Dropout."""
@@ -156,12 +168,7 @@ def parse(i: int, proto: Any, source: str) -> Node:
             f"expected an operator of ONNX itself, got one of {quote(proto.domain)}",
         )
     if kind not in OPERATORS:
-        refuse(
-            source,
-            where,
-            f"expected an operator that is affine or piecewise linear, got {text}: "
-            + REASONS.get(kind, "it is not known; instead: export the model with " + INSTEAD),
-        )
+        refuse(source, where, reason(kind, text))
     operator = OPERATORS[kind]
     attributes = _attributes(proto, operator, source, where)
     node = Node(source, where, kind, list(proto.input), list(proto.output), attributes)
@@ -176,6 +183,12 @@ def parse(i: int, proto: Any, source: str) -> Node:
     if any(node.outputs[1:]) and kind not in MANY_OUTPUTS:
         node.refuse(f"expected one output, got {len(node.outputs)} (as for training?)")
     return node
+
+
+def reason(kind: str, text: str) -> str:
+    """Why an operator cannot be read, and what to export in its place."""
+    why = REASONS.get(kind, "it is not known; instead: export the model with " + INSTEAD)
+    return f"expected an operator that is affine or piecewise linear, got {text}: {why}"
 
 
 def _attributes(proto: Any, operator: _Operator, source: str, where: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from refmmr.interop.chain import to_network
 from refmmr.interop.graph import MAX_UNITS, Graph
 from refmmr.interop.onnx_constants import Constants
-from refmmr.interop.onnx_nodes import Node, parse
+from refmmr.interop.onnx_nodes import Node, parse, reason
 from refmmr.interop.onnx_operators import READERS
 from refmmr.interop.onnx_tensors import Tensors, quote, refuse
 from refmmr.interop.values import Value
@@ -220,7 +220,7 @@ class Reader:
             self.constants.add(node, self.values[data[0]].shape if data else None)
             return
         if node.kind not in READERS:
-            node.refuse("expected constants, got what depends on the input of the network")
+            node.refuse(reason(node.kind, node.kind))
         ended = next((self._ends[name] for name in data if name in self._ends), None)
         if ended is not None and node.kind not in AFTER_THE_END:
             node.refuse(f"expected nothing behind {ended}")

@@ -80,7 +80,7 @@ def _on_sequences(read: Callable[[Reader, Node, Value], Value]) -> Callable[[Any
 def _with_two_axes(node: Node) -> Node:
     """The node with windows of height 1."""
     given = dict(node.attributes)
-    ones = {"dilations": 1, "kernel_shape": 1, "output_padding": 0, "strides": 1}
+    ones = {"dilations": 1, "kernel_shape": 1, "output_padding": 0, "output_shape": 1, "strides": 1}
     for name in ones.keys() & given.keys():
         given[name] = [ones[name], *given[name]]
     if len(given.get("pads", [])) == 2:
@@ -153,28 +153,45 @@ def _conv_transpose(reader: Reader, node: Node, x: Value) -> Value:
     given, W = node.attributes, _filters(reader, node)
     if len(W) != image[0]:
         node.refuse(f"expected filters of {image[0]} channels, got shape {W.shape}")
-    if given.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in given:
-        node.refuse("expected pads, got auto_pad or output_shape; instead: export with pads")
     groups = given.get("group", 1)
     if groups != 1:
         # Filters (n_in, n_out / groups): those of a convolution from the outputs to the inputs.
         W = grouped(W, groups, W.shape[1] * groups, node.refuse)
-    steps = _steps(node, image[1:], W.shape[2:])
+    by_size = "output_shape" in given or given.get("auto_pad", "").startswith("SAME")
+    plain = {name: part for name, part in given.items() if name not in ("auto_pad", "pads")}
+    bare = node._replace(attributes=plain) if by_size else node
+    steps = _steps(bare, image[1:], W.shape[2:])
     W = spread(W, steps.dilation, node.refuse)
     b = reader.constant(node, 2) if len(node.inputs) == 3 else np.zeros(W.shape[1], W.dtype)
-    assert not isinstance(steps.pads, str)
     more = given.get("output_padding", [0, 0])
     if b.shape != W.shape[1:2] or len(more) != 2:
         node.refuse(f"expected biases of shape {W.shape[1:2]}, got {b.shape}")
-    down, across = (
-        step * (size - 1) + extra + width - sum(pads)
-        for step, size, extra, width, pads in zip(
-            steps.stride, image[1:], more, W.shape[2:], steps.pads, strict=True
+    whole = [
+        step * (size - 1) + extra + width
+        for step, size, extra, width in zip(steps.stride, image[1:], more, W.shape[2:], strict=True)
+    ]
+    pads = _cut(node, image, steps.stride, whole) if by_size else steps.pads
+    assert not isinstance(pads, str)
+    down, across = (size - sum(cut) for size, cut in zip(whole, pads, strict=True))
+    return conv_transpose(reader.graph, x, W, b, node.where, steps.stride, pads, (down, across))
+
+
+def _cut(node: Node, image: Sequence[int], stride: Pair, whole: Sequence[int]) -> tuple[Pair, Pair]:
+    """What is cut off the whole output of a transposed convolution to give it a size.
+
+    An odd number is cut more at the end for SAME_UPPER, otherwise at the beginning.
+    """
+    mode = node.attributes.get("auto_pad", "NOTSET")
+    same = [step * size for step, size in zip(stride, image[1:], strict=True)]
+    sizes = node.attributes.get("output_shape", same)
+    cuts = [have - size for have, size in zip(whole, sizes, strict=False)]
+    if len(sizes) != 2 or min(cuts) < 0 or mode == "VALID":
+        node.refuse(
+            f"expected the size {whole} or a smaller one, got {sizes} with auto_pad {quote(mode)}; "
+            "instead: export with pads and output_padding"
         )
-    )
-    return conv_transpose(
-        reader.graph, x, W, b, node.where, steps.stride, steps.pads, (down, across)
-    )
+    first = [cut // 2 if mode == "SAME_UPPER" else cut - cut // 2 for cut in cuts]
+    return (first[0], cuts[0] - first[0]), (first[1], cuts[1] - first[1])
 
 
 def _windows(node: Node, image: Sequence[int]) -> Windows:

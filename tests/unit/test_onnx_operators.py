@@ -227,6 +227,26 @@ STEPS = {
         6 * 7 * 7,
         {"T": f4(4, 3, 2, 2)},
     ),
+    "ConvTranspose, output_shape": (
+        ("ConvTranspose", "r T", {"strides": [2, 2], "output_shape": [12, 9]}, "s"),
+        2 * 12 * 9,
+        {"T": f4(4, 2, 3, 2)},
+    ),
+    "ConvTranspose, SAME_UPPER": (
+        (
+            "ConvTranspose",
+            "r T",
+            {"strides": [2, 2], "output_shape": [12, 9], "auto_pad": "SAME_UPPER"},
+            "s",
+        ),
+        2 * 12 * 9,
+        {"T": f4(4, 2, 3, 2)},
+    ),
+    "ConvTranspose, SAME_LOWER": (
+        ("ConvTranspose", "r T", {"strides": [2, 1], "auto_pad": "SAME_LOWER"}, "s"),
+        2 * 12 * 5,
+        {"T": f4(4, 2, 3, 2)},
+    ),
     "Conv, depthwise": (
         ("Conv", "r D", {"group": 4, "pads": [1, 1, 1, 1]}, "s"),
         8 * 30,
@@ -266,6 +286,7 @@ SEQUENCE = (1, 3, 12)
         (("Conv", "h D", {"auto_pad": "SAME_LOWER"}, "s"), (2, 12)),
         (("ConvTranspose", "h T", {"strides": [2], "output_padding": [1]}, "s"), (2, 26)),
         (("ConvTranspose", "h U", {"group": 3}, "s"), (3, 14)),
+        (("ConvTranspose", "h T", {"strides": [2], "output_shape": [24]}, "s"), (2, 24)),
         (("MaxPool", "h", {"kernel_shape": [3], "strides": [2], "pads": [1, 0]}, "s"), (3, 6)),
         (("AveragePool", "h", {"kernel_shape": [2], "strides": [2]}, "s"), (3, 6)),
         (("GlobalAveragePool", "h", {}, "s"), (3, 1)),
@@ -359,6 +380,14 @@ def test_refused_resizing(inputs, attributes, message):
 def test_volumes_are_refused(step, message):
     with pytest.raises(ValueError, match="node 0: .*" + message):
         read(model([step], {"F": f4(2, 3, 2, 2, 2)}, (1, 3, 4, 4, 4)))
+
+
+@pytest.mark.parametrize("sizes", [[8, 7], [7, 6, 1], [7]])
+def test_sizes_of_transposed_convolutions(sizes):
+    message = r"ConvTranspose node 2: expected the size \[8, 6\] or a smaller one, got .*; instead"
+    step = ("ConvTranspose", "r T", {"output_shape": sizes}, "s")
+    with pytest.raises(ValueError, match=message):
+        read(before_dense(step, 42, {"T": f4(4, 2, 3, 2)}))
 
 
 @pytest.mark.parametrize(
@@ -512,6 +541,36 @@ def test_computed_constants():
     weights = {"V": f4(3, 12), "h": np.float32(0.5), "zero": np.int64([0]), "one": np.int64([1])}
     net = assert_same(model(steps, weights, ("n", 3, 4)), (1, 3, 4))
     assert_array_equal(net.parameters[0][0], weights["V"] / 2)
+
+
+def test_more_computed_constants():
+    """A batch normalisation in pieces, halves of one tensor, a shape by comparisons."""
+    steps = [
+        ("Sqrt", "v", {}, "d"),
+        ("Reciprocal", "d", {}, "e"),
+        ("Mul", "x e", {}, "z"),
+        ("Split", "V", {"axis": 1}, "A B"),
+        ("Split", "V two", {"axis": 1}, "C D"),
+        ("Sub", "A D", {}, "W"),
+        ("Shape", "x", {"start": 1}, "sizes"),
+        ("ReduceProd", "sizes", {"keepdims": 1}, "size"),
+        ("Equal", "given none", {}, "open"),
+        ("Where", "open size given", {}, "shape"),
+        ("Concat", "none shape", {"axis": 0}, "target"),
+        ("Reshape", "z target", {}, "flat"),
+        ("MatMul", "flat W", {}),
+    ]
+    weights = {"v": 0.5 + f4(3, 4) ** 2, "V": f4(12, 6), "two": np.int64([3, 3]),
+               "given": np.int64([-1]), "none": np.int64([-1])}  # fmt: skip
+    assert_same(model(steps, weights, ("n", 3, 4)), (1, 3, 4))
+
+
+@pytest.mark.parametrize("operator", ["Sqrt", "Reciprocal", "Where", "ReduceProd", "LSTM", "Det"])
+def test_other_operators_are_refused_with_a_way_out(operator):
+    inputs = {"Where": "x x x", "LSTM": "x x x"}.get(operator, "x")
+    proto = model([(operator, inputs, {}), ("Flatten", "t0", {})], {}, (1, 4, 4))
+    with pytest.raises(ValueError, match=f"{operator} node 0: expected .*, got {operator}: .*inst"):
+        read(proto)
 
 
 def residual_network():

@@ -42,7 +42,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:obj", r".*"),
     (r"py:(class|exc|data|meth)", r"(?!refmmr\.).*"),
-    (r"py:class", r"refmmr\..*\.(Settled|Walk|Cell|Counterexample|Clause)"),
+    (r"py:class", r"refmmr\..*\.(Settled|Walk|Cell|Counterexample|Clause|Preset)"),
 ]
 suppress_warnings = ["ref.python"]
 

@@ -2,7 +2,8 @@
 
 The points so far are in ``results/table1/ROW.csv.gz``, the figures on the card of the network.  An
 evaluation goes on from both: points that are missing are evaluated, those that a time limit left
-open are tried again with a longer one.
+open are tried again with a longer one.  Cheap methods come first for all points: an evaluation that
+is stopped has the paper's figures, and exact ones of the first points.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from refmmr import _files
 ROOT = Path(__file__).parent.parent
 ZOO, OUT = ROOT / "zoo", ROOT / "out" / "table1"
 POINTS = ROOT / "benchmarks" / "results" / "table1"
-METHODS = ("crown", "attack", "bab")
-"""The pipeline within the box, the cheapest first."""
+CHEAP, EXACT = ("crown", "attack"), ("bab",)
+"""Methods within the box: for all points at first, then for those that are open."""
+METHODS = (*CHEAP, *EXACT)
 PART = 250
 """Points between two results on disk: some minutes of branch and bound."""
 RADII_POINTS = 1000
@@ -69,7 +71,7 @@ def evaluate(row: str, n: int | None, max_seconds: float, jobs: int) -> None:
     path = POINTS / f"{row}.csv.gz"
     # A new card has no evaluation: the points of an older network do not count.
     records = read_points(path) if "evaluation" in card and path.exists() else {}
-    for wanted, work in ((_open, bounds), (_without_radii, radii)):
+    for wanted, work in ((_missing, bounds), (_without_radii, radii), (_open, exact)):
         todo = [i for i in range(len(X)) if wanted(i, records, max_seconds)]
         for start in range(0, len(todo), PART):
             some = todo[start : start + PART]
@@ -77,18 +79,18 @@ def evaluate(row: str, n: int | None, max_seconds: float, jobs: int) -> None:
                 records[i] = _joined(records.get(i, {"point": i}), found)
             check(records, preset)
             write_points(path, records)
-            card["evaluation"] = summary(records, preset)
-            _files.write_text(ZOO / f"{row}.json", json.dumps(card, indent=1) + "\n")
-            write_checksums()
+            card["evaluation"] = summary(records, preset) | {"machine": machine()}
+            write_card(card)
             print(f"{row}: {text(card['evaluation'])}", flush=True)
 
 
+def _missing(i: int, records: Records, max_seconds: float) -> bool:
+    return i not in records
+
+
 def _open(i: int, records: Records, max_seconds: float) -> bool:
-    """Whether a point is missing, or open after less time."""
-    if i not in records:
-        return True
-    row = records[i]
-    return not (row["certified"] or row["attacked"]) and row["limit"] < max_seconds
+    """Whether a point is neither proved nor attacked, after less time for branch and bound."""
+    return _is_open(records[i]) and records[i]["limit"] < max_seconds
 
 
 def _without_radii(i: int, records: Records, max_seconds: float) -> bool:
@@ -106,28 +108,42 @@ def _run(task: Task, some: list[int], work: Callable) -> list[dict[str, Any]]:
 
 
 def bounds(task: Task, folder: Path) -> list[dict[str, Any]]:
-    """Wong and Kolter without the box, as in the paper; then the pipeline within the box."""
+    """Wong and Kolter without the box, as in the paper; CROWN and PGD within the box."""
     given = (task.net, task.X, task.y, task.preset.p)
     same: dict[str, Any] = {"eps": task.preset.eps, "n_jobs": task.jobs}
     kw = rm.robust_error(*given, box=None, methods=("kw",), out=folder / "kw", **same)
-    best = rm.robust_error(
-        *given, methods=METHODS, max_seconds=task.max_seconds, out=folder / "best", **same
-    )
+    box = rm.robust_error(*given, methods=CHEAP, out=folder / "box", **same)
     return [
         {
             "class": row["class"],
             "misclassified": row["misclassified"],
             "kw": free["certified"],
-            "certified": row["certified"],
-            "attacked": row["attacked"],
-            "settled_by": row["settled_by"] or "",
-            "limit": task.max_seconds,
-            "attack": row["upper"],
+            "limit": 0.0,
             **_seconds(free["seconds"], kw="kw"),
-            **_seconds(row["seconds"], **{name: name for name in METHODS}),
+            **_decision(row),
         }
-        for free, row in zip(kw.records, best.records, strict=True)
+        for free, row in zip(kw.records, box.records, strict=True)
     ]
+
+
+def exact(task: Task, folder: Path) -> list[dict[str, Any]]:
+    """Branch and bound within the box."""
+    found = rm.robust_error(
+        task.net, task.X, task.y, task.preset.p, eps=task.preset.eps, methods=EXACT,
+        max_seconds=task.max_seconds, n_jobs=task.jobs, out=folder,
+    )  # fmt: skip
+    return [{"limit": task.max_seconds, **_decision(row)} for row in found.records]
+
+
+def _decision(row: dict[str, Any]) -> dict[str, Any]:
+    """What the pipeline says of a point, and its times."""
+    return {
+        "certified": row["certified"],
+        "attacked": row["attacked"],
+        "settled_by": row["settled_by"] or "",
+        "attack": row["upper"],
+        **_seconds(row["seconds"], **{name: name for name in METHODS}),
+    }
 
 
 def radii(task: Task, folder: Path) -> list[dict[str, Any]]:
@@ -218,6 +234,21 @@ def _cell(name: str, value: Any) -> Any:
     return f"{value:.4f}" if name.endswith("_s") else value
 
 
+def write_card(card: dict[str, Any]) -> None:
+    """Write a card, and the checksums of all files of the zoo."""
+    _files.write_text(ZOO / f"{card['name']}.json", json.dumps(card, indent=1) + "\n")
+    write_checksums()
+
+
+def refresh(row: str) -> None:
+    """Compute the figures of a card anew from the points, as they were measured."""
+    card = json.loads((ZOO / f"{row}.json").read_text())
+    if "evaluation" in card:
+        found = summary(read_points(POINTS / f"{row}.csv.gz"), rm.presets[row])
+        card["evaluation"] = found | {"machine": card["evaluation"]["machine"]}
+        write_card(card)
+
+
 def write_checksums() -> None:
     """The SHA-256 sums of all files of the zoo, as the library knows them."""
     files = sorted(path for path in ZOO.iterdir() if path.suffix in (".json", ".npz"))
@@ -230,29 +261,43 @@ def write_checksums() -> None:
 
 def summary(records: Records, preset: rm.Preset) -> dict[str, Any]:
     """The figures of a card: shares of all points, radii, seconds of work."""
-    rows = list(records.values())
-
-    def share(name: str) -> float:
-        return float(np.mean([row[name] for row in rows]))
-
-    found = {
-        "points": len(rows),
-        "test_error": share("misclassified"),
+    rows = [row for _, row in sorted(records.items())]
+    measured = [row for row in rows if "region" in row]
+    tried = _tried(rows)
+    return {
+        **shares(rows),
+        "test_error": float(np.mean([row["misclassified"] for row in rows])),
         "pgd": float(np.mean([row["settled_by"] in ("misclassified", "attack") for row in rows])),
-        "lower_bound": share("attacked"),
-        "upper_bound": float(np.mean([not row["certified"] for row in rows])),
         "kw": float(np.mean([not row["kw"] for row in rows])),
-        "open": sum(not (row["certified"] or row["attacked"]) for row in rows),
+        "exact": shares(tried) if tried else None,
         "max_seconds": max(row["limit"] for row in rows),
         "settled": {
             name: sum(row["settled_by"] == name for row in rows)
             for name in ("misclassified", *METHODS)
         },
         "seconds": {name: sum(row.get(f"{name}_s", 0) for row in rows) for name in STAGES},
-        "machine": machine(),
+        "radii": radii_summary(measured, preset) if measured else None,
     }
-    measured = [row for row in rows if "region" in row]
-    return found | ({"radii": radii_summary(measured, preset)} if measured else {})
+
+
+def shares(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Bounds of the robust error of some points, and how many are open."""
+    return {
+        "points": len(rows),
+        "lower_bound": float(np.mean([row["attacked"] for row in rows])),
+        "upper_bound": float(np.mean([not row["certified"] for row in rows])),
+        "open": sum(_is_open(row) for row in rows),
+    }
+
+
+def _tried(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first points, up to one that is open and that branch and bound has not tried."""
+    waiting = (i for i, row in enumerate(rows) if _is_open(row) and not row["limit"])
+    return rows[: next(waiting, len(rows))]
+
+
+def _is_open(row: dict[str, Any]) -> bool:
+    return not (row["certified"] or row["attacked"])
 
 
 def radii_summary(rows: list[dict[str, Any]], preset: rm.Preset) -> dict[str, Any]:
@@ -291,9 +336,9 @@ def certified_radii(rows: list[dict[str, Any]], preset: rm.Preset) -> np.ndarray
 
 def text(found: dict[str, Any]) -> str:
     """The figures in a line."""
-    shares = {name: f"{100 * found[name]:.2f}" for name in ("lower_bound", "upper_bound", "kw")}
+    said = {name: f"{100 * found[name]:.2f}" for name in ("lower_bound", "upper_bound", "kw")}
     return (
-        f"{found['points']} points, robust error {shares['lower_bound']} to "
-        f"{shares['upper_bound']} %, {found['open']} open; KW {shares['kw']} %; "
+        f"{found['points']} points, robust error {said['lower_bound']} to "
+        f"{said['upper_bound']} %, {found['open']} open; KW {said['kw']} %; "
         f"{sum(found['seconds'].values()):.0f} s"
     )

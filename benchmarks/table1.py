@@ -33,7 +33,6 @@ from _machine import machine
 from _table1_evaluate import OUT, ROOT, ZOO
 
 import refmmr as rm
-from refmmr import _files
 
 SEED = 0
 BLOCKS = ("mnist-cnn-linf", "mnist-fc1-linf", "mnist-cnn-l2", "mnist-fc1-l2",
@@ -52,7 +51,7 @@ def main() -> None:
     measure = commands.add_parser("evaluate")
     measure.add_argument("rows", nargs="*", metavar="ROW", help="all that are in the zoo")
     measure.add_argument("--n", type=int, help="first test points: 1000 in l_inf, in l_2 all")
-    measure.add_argument("--max-seconds", type=float, default=3.0, help="of a point, for bab")
+    measure.add_argument("--max-seconds", type=float, default=3.0, help="of bab for a point")
     measure.add_argument("--jobs", type=int, default=1, help="processes")
     commands.add_parser("status")
     commands.add_parser("table")
@@ -111,8 +110,7 @@ def train_row(row: str) -> None:
         "history": history.records,
     }
     # Atomically: a row with a card counts as finished.
-    _files.write_text(ZOO / f"{row}.json", json.dumps(card, indent=1) + "\n")
-    _table1_evaluate.write_checksums()
+    _table1_evaluate.write_card(card)
     checkpoint.unlink()
 
 

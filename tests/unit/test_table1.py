@@ -60,8 +60,9 @@ def test_points_on_disk(scripts, tmp_path):
 def test_what_is_tried_again(scripts):
     evaluate = scripts[1]
     points = {0: {"point": 0, **FOUND}, 1: open_point(1)}
-    assert [evaluate._open(i, points, 3.0) for i in range(3)] == [False, False, True]
-    assert [evaluate._open(i, points, 9.0) for i in range(3)] == [False, True, True]
+    assert [evaluate._missing(i, points, 3.0) for i in range(3)] == [False, False, True]
+    assert [evaluate._open(i, points, 3.0) for i in range(2)] == [False, False]
+    assert [evaluate._open(i, points, 9.0) for i in range(2)] == [False, True]
     again = evaluate._joined(points[1], FOUND | {"attack": 0.7})
     assert (again["kw_s"], again["attack"], again["certified"]) == (0.5, 0.7, True)
     assert evaluate._joined(points[1], FOUND)["attack"] == 0.9
@@ -82,6 +83,12 @@ def test_summary(scripts):
     assert (found["points"], found["open"], found["test_error"]) == (4, 1, 0.5)
     assert (found["pgd"], found["lower_bound"], found["upper_bound"]) == (0.25, 0.5, 0.75)
     assert (found["kw"], found["seconds"]["kw"]) == (0.75, 1.0)
+    assert (found["exact"]["points"], found["exact"]["open"]) == (4, 1)
+    points[1]["limit"] = 0.0  # not tried by branch and bound yet
+    exact = evaluate.summary(points, rm.presets[ROW])["exact"]
+    assert exact == {"points": 1, "lower_bound": 0.0, "upper_bound": 0.0, "open": 0}
+    points[0] = points[1]
+    assert evaluate.summary(points, rm.presets[ROW])["exact"] is None
     radii = found["radii"]
     assert (radii["points"], radii["known_by_region"]) == (2, 0.5)
     # Proved by region 0.3 and a bit, which is beyond eps = 0.3 by CROWN too.
@@ -102,11 +109,12 @@ def test_contradictions_are_errors(scripts, proof):
 def test_page(scripts):
     paper, evaluate, report = scripts
     points = {0: {"point": 0, **FOUND, **RADII}, 1: open_point(1)}
-    evaluation = evaluate.summary(points, rm.presets[ROW])
+    machine = {"date": "today", "processor": "P"}
+    evaluation = evaluate.summary(points, rm.presets[ROW]) | {"machine": machine}
     cards = {
         name: rm.zoo.Card(
             name, rm.presets[name], 0, "abc", 0.0262, "0" * 64, "MIT", 60.0,
-            {"date": "today", "processor": "P"}, [], found,
+            machine, [], found,
         )
         for name, found in ((ROW, evaluation), ("mnist-fc1-l2-kw", None))
     }  # fmt: skip
@@ -123,7 +131,8 @@ def test_page(scripts):
     assert "| KW | 1.19 | 2.62 | 2.4 | – | 5.2 | – |" in page
     # In l_2 PGD and KW, as the paper: neither attacked, one of two proved.
     assert "| MMR | 2.40 | 2.62 | 5.9 | 0.00 | 8.8 | 50.00 |" in page
-    assert "| MMR | 2 | 0.00 to 50.00 | 1, 3 s | 50.00 | 0.300, 0.300 | 100.00, 0.300 |" in page
+    rest = "1, 3 s | 0.300, 0.300 | 100.00, 0.300 |"
+    assert f"| MMR | 2 | 50.00 | 0.00 to 50.00 of 2 | {rest}" in page
     assert "![Histograms](../../docs/images/table1-mnist-fc1-l2-radii.png)" in page
     listed = page.split("## Differences")[1]
     assert f"- {ROW}, UB: 8.8 there, 50.00 here (+41.20)" in listed

@@ -11,11 +11,14 @@ from refmmr.interop.s_expressions import Expression
 
 __all__ = ["Atom", "Declared", "Reader"]
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 MAX_DIGITS = 1000
 """Characters of a number, more than any float has digits."""
 MAX_EXPONENT = 400
 """Powers of ten: the largest float is below ``10^309``."""
+MAX_BITS = 2**14
+"""Bits of a numerator or denominator that is computed: a few numbers of `MAX_DIGITS` multiplied.
+A product of thousands would take hours."""
 MAX_VARIABLES = 2**24
 """Inputs, and outputs: more than a network in memory has."""
 
@@ -150,6 +153,13 @@ class Reader:
         """A linear form; the depth of the recursion is that of the parentheses."""
         if expression.word is not None:
             return self._leaf(expression, expression.word)
+        try:
+            return self._computed(expression)
+        except OverflowError:
+            self.fail(expression, f"results of at most {MAX_BITS} bits, got a longer one")
+
+    def _computed(self, expression: Expression) -> Form:
+        """The form of an operator; an OverflowError for numbers that are too long."""
         items = [self.form(item) for item in expression.items[1:]]
         head = expression.head
         if head == "+" and items:
@@ -216,16 +226,25 @@ def _sum(left: Form, right: Form, factor: Fraction) -> Form:
     """``left + factor * right``."""
     terms = dict(left.terms)
     for variable, value in right.terms.items():
-        terms[variable] = terms.get(variable, Fraction(0)) + factor * value
-    return Form(terms, left.constant + factor * right.constant)
+        terms[variable] = _short(terms.get(variable, Fraction(0)) + factor * value)
+    return Form(terms, _short(left.constant + factor * right.constant))
 
 
 def _total(forms: list[Form]) -> Form:
     terms: dict[tuple[str, int], Fraction] = {}
+    constant = Fraction(0)
     for form in forms:
         for variable, value in form.terms.items():
-            terms[variable] = terms.get(variable, Fraction(0)) + value
-    return Form(terms, sum((form.constant for form in forms), Fraction(0)))
+            terms[variable] = _short(terms.get(variable, Fraction(0)) + value)
+        constant = _short(constant + form.constant)
+    return Form(terms, constant)
+
+
+def _short(number: Fraction) -> Fraction:
+    """The number; an OverflowError if it is too long."""
+    if max(number.numerator.bit_length(), number.denominator.bit_length()) > MAX_BITS:
+        raise OverflowError
+    return number
 
 
 def _atom(form: Form, sign: int, strict: bool) -> Atom:

@@ -126,6 +126,16 @@ def test_files(packed, tmp_path):
         ("(vnnlib-version <3.0>)", "expected version <1.0> or <2.0>"),
         ("([0])", "expected a name before '[0]'"),
         ('(assert "x)', "expected an expression, got '\"'"),
+        ("(assert (<= X_0 \u0661))", "got \u0661"),
+        (
+            f"(assert (<= Y_0 (* {'1e400 ' * 20})))",
+            "line 6: expected results of at most 16384 bits",
+        ),
+        (f"(assert (<= Y_0 {'(/ ' * 20} 1 {'1e-400)' * 20}))", "expected results of at most"),
+        (
+            f"(assert (<= Y_0 (+ {' '.join(f'(/ Y_0 {10**900 + i})' for i in range(9))})))",
+            "expected results of at most 16384 bits, got a longer one",
+        ),
         ("(" * 101 + ")" * 101, "line 6: expected parentheses at most 100 deep"),
         ("(" * 10**6, "line 6: expected parentheses at most 100 deep"),
     ],

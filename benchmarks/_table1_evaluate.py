@@ -1,9 +1,10 @@
 """The evaluation of one network of the zoo: bounds on its robust error, and certified radii.
 
-The points so far are in ``results/table1/ROW.csv.gz``, the figures on the card of the network.  An
-evaluation goes on from both: points that are missing are evaluated, those that a time limit left
-open are tried again with a longer one.  Cheap methods come first for all points: an evaluation that
-is stopped has the paper's figures, and exact ones of the first points.
+The points so far are in ``results/table1/ROW.csv.gz``, below a line with the checksum of their
+network and the machine; the figures are on its card.  An evaluation goes on from there: points that
+are missing are evaluated, those that a time limit left open are tried again with a longer one.
+Cheap methods come first for all points: an evaluation that is stopped has the paper's figures, and
+exact ones of the first points.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def evaluate(row: str, n: int | None, max_seconds: float, jobs: int) -> None:
     X, y = data.X_test[:n], data.y_test[:n]
     task = Task(row, preset, rm.zoo.load(row).astype(np.float64), X, y, max_seconds, jobs)
     path = POINTS / f"{row}.csv.gz"
-    # A new card has no evaluation: the points of an older network do not count.
-    records = read_points(path) if "evaluation" in card and path.exists() else {}
+    about = {"sha256": card["sha256"], "machine": machine()}
+    records = points_of(card)
     for wanted, work in ((_missing, bounds), (_without_radii, radii), (_open, exact)):
         todo = [i for i in range(len(X)) if wanted(i, records, max_seconds)]
         for start in range(0, len(todo), PART):
@@ -78,8 +79,8 @@ def evaluate(row: str, n: int | None, max_seconds: float, jobs: int) -> None:
             for i, found in zip(some, _run(task, some, work), strict=True):
                 records[i] = _joined(records.get(i, {"point": i}), found)
             check(records, preset)
-            write_points(path, records)
-            card["evaluation"] = summary(records, preset) | {"machine": machine()}
+            write_points(path, about, records)
+            card["evaluation"] = summary(records, preset) | {"machine": about["machine"]}
             write_card(card)
             print(f"{row}: {text(card['evaluation'])}", flush=True)
 
@@ -200,10 +201,20 @@ def check(records: Records, preset: rm.Preset) -> None:
 # ---- files
 
 
-def read_points(path: Path) -> Records:
-    """The points so far, by number."""
+def points_of(card: dict[str, Any]) -> Records:
+    """The points so far of the network of a card; those of an older network do not count."""
+    path = POINTS / f"{card['name']}.csv.gz"
+    if not path.exists():
+        return {}
+    about, records = read_points(path)
+    return records if about["sha256"] == card["sha256"] else {}
+
+
+def read_points(path: Path) -> tuple[dict[str, Any], Records]:
+    """What the points were measured on, and the points by number."""
     with gzip.open(path, "rt", newline="") as file:
-        return {int(line["point"]): _parsed(line) for line in csv.DictReader(file)}
+        about = json.loads(file.readline().removeprefix("# "))
+        return about, {int(line["point"]): _parsed(line) for line in csv.DictReader(file)}
 
 
 def _parsed(line: dict[str, str]) -> dict[str, Any]:
@@ -214,9 +225,10 @@ def _parsed(line: dict[str, str]) -> dict[str, Any]:
     return row | {name: float(line[name]) for name in (*NUMBERS, *times) if line[name]}
 
 
-def write_points(path: Path, records: Records) -> None:
+def write_points(path: Path, about: dict[str, Any], records: Records) -> None:
     """A line for each point; radii in full, for a rounded one may be larger."""
     page = io.StringIO()
+    page.write(f"# {json.dumps(about)}\n")
     writer = csv.DictWriter(page, FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(
@@ -241,11 +253,12 @@ def write_card(card: dict[str, Any]) -> None:
 
 
 def refresh(row: str) -> None:
-    """Compute the figures of a card anew from the points, as they were measured."""
+    """Put the figures of the points on a card, if there are any of its network."""
     card = json.loads((ZOO / f"{row}.json").read_text())
-    if "evaluation" in card:
-        found = summary(read_points(POINTS / f"{row}.csv.gz"), rm.presets[row])
-        card["evaluation"] = found | {"machine": card["evaluation"]["machine"]}
+    records = points_of(card)
+    if records:
+        about, _ = read_points(POINTS / f"{row}.csv.gz")
+        card["evaluation"] = summary(records, rm.presets[row]) | {"machine": about["machine"]}
         write_card(card)
 
 

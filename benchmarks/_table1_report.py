@@ -316,8 +316,8 @@ def draw_radii(rows: list[Row]) -> plt.Figure:
     certificates = {}
     for row in rows:
         assert row.card is not None
-        points = read_points(POINTS / f"{row.name}.csv.gz").values()
-        measured = [point for point in points if "region" in point]
+        _, points = read_points(POINTS / f"{row.name}.csv.gz")
+        measured = [point for point in points.values() if "region" in point]
         lower = certified_radii(measured, row.card.preset)
         upper = np.array([point["attack"] for point in measured])
         nowhere = np.full((len(lower), 1), np.nan)

@@ -6,6 +6,7 @@ Where there is nothing in ``benchmarks/results/table1`` for a network, it has no
 import csv
 import functools
 import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,8 @@ def stored(request, data_folder):
 def records(name):
     """The points whose radii were measured, with what is proved for each."""
     with gzip.open(POINTS / f"{name}.csv.gz", "rt", newline="") as file:
+        measured_on = json.loads(file.readline().removeprefix("# "))
+        assert measured_on["sha256"] == rm.zoo.card(name).sha256
         rows = [row for row in csv.DictReader(file) if row["region"]]
     radii = [(float(row["region"]), float(row["crown"])) for row in rows]
     certified = np.array([row["certified"] == "1" for row in rows])

@@ -46,15 +46,20 @@ def test_figures_of_the_paper(scripts):
         assert float(error) <= float(lower) <= float(upper)
 
 
-def test_points_on_disk(scripts, tmp_path):
+def test_points_on_disk(scripts, tmp_path, monkeypatch):
     evaluate = scripts[1]
     points = {7: {"point": 7, **FOUND, **RADII}, 2: open_point(2)}
     path = tmp_path / "row.csv.gz"
-    evaluate.write_points(path, points)
-    assert evaluate.read_points(path) == points
+    about = {"sha256": "0" * 64, "machine": {"cores": 2}}
+    evaluate.write_points(path, about, points)
+    assert evaluate.read_points(path) == (about, points)
     first = path.read_bytes()
-    evaluate.write_points(path, evaluate.read_points(path))
+    evaluate.write_points(path, *evaluate.read_points(path))
     assert path.read_bytes() == first
+    monkeypatch.setattr(evaluate, "POINTS", tmp_path)
+    assert evaluate.points_of({"name": "row", "sha256": "0" * 64}) == points
+    assert evaluate.points_of({"name": "row", "sha256": "1" * 64}) == {}
+    assert evaluate.points_of({"name": "other", "sha256": "0" * 64}) == {}
 
 
 def test_what_is_tried_again(scripts):

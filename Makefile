@@ -19,7 +19,7 @@ AXE := build/axe/axe.min.js
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test fuzz docs docs-links test-docs notebooks test-torch test-nvrtc pytest lint format types lock support-table clean
+.PHONY: help demo test fuzz docs docs-links test-docs notebooks test-torch test-nvrtc pytest lint format types lock badge support-table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ test-docs: docs $(AXE) ## read the documentation in a browser (needs chromium), 
 $(AXE):
 	@mkdir -p $(@D)
 	-cd $(@D) && npm pack --silent axe-core@$(AXE_VERSION) && tar -xzf axe-core-*.tgz --strip-components=1 package/axe.min.js
+
+badge: $(READY) ## print Binder's badge for a README (REFMMR_REPOSITORY=https://...)
+	@$(BIN)/python -c 'import sys; sys.path.insert(0, "docs/_ext"); import refmmr_docs as d; print(d.badge(d.REPOSITORY or sys.exit("error: set REFMMR_REPOSITORY to the address of the repository")))'
 
 support-table: $(READY) ## write which kernel each backend has into docs/backends.md
 	$(BIN)/python -c 'import pathlib; from refmmr.backends import support; support.write(pathlib.Path("docs/backends.md"))'

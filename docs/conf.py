@@ -1,7 +1,8 @@
 """How the documentation is built: ``sphinx-build -W --keep-going -n docs build/html``.
 
-Nothing is taken from the network, neither while building nor while reading.  Environment variable
+Nothing is taken from the network, neither while building nor while reading.  Environment variables:
 ``REFMMR_DOCS_EXECUTE``: "force" (the default) runs all notebooks, "off" shows them without outputs.
+``REFMMR_REPOSITORY``: the address where the project is hosted, for links to it; see ``binder/``.
 """
 
 import os
@@ -11,8 +12,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 
-# Notebooks' kernels inherit this: figures in the page, whatever the caller's MPLBACKEND is.
+# Notebooks' kernels inherit this: figures in the page, whatever the caller's MPLBACKEND is, with
+# two pixels for each of the page, whatever the caller's profile of IPython says.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+profile = HERE.parent / "build" / "ipython" / "profile_default"
+profile.mkdir(parents=True, exist_ok=True)
+config = 'get_config().InlineBackend.figure_formats = {"retina"}\n'
+(profile / "ipython_kernel_config.py").write_text(config, encoding="utf-8")
+os.environ["IPYTHONDIR"] = str(profile.parent)
 
 import refmmr_docs  # noqa: E402
 
@@ -33,6 +40,7 @@ extensions = [
     "numpydoc",
     "refmmr_docs",
     "refmmr_playground",
+    "refmmr_uses",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_static", "_figures", "playground/questions", "tutorials/.ipynb_checkpoints"]
@@ -67,7 +75,8 @@ numpydoc_xref_ignore = "all"
 numpydoc_xref_aliases = {name: f"refmmr.{name}" for name in refmmr.__all__ if name[0].isupper()}
 viewcode_follow_imported_members = True
 
-plot_formats = [("png", 160)]
+# Figures of 6 inches have twice the pixels of the column of text.
+plot_formats = [("png", 250)]
 plot_html_show_formats = False
 plot_html_show_source_link = False
 plot_include_source = True
@@ -116,6 +125,12 @@ html_theme_options = {
         "color-brand-content": "#7cc4ee",
     },
 }
+if refmmr_docs.REPOSITORY:
+    html_theme_options |= {
+        "source_repository": refmmr_docs.REPOSITORY,
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }
 mathjax_path = "mathjax/tex-svg-full.js"
 mathjax3_config = {
     "svg": {"fontCache": "global"},

@@ -6,14 +6,20 @@ reStructuredText: the star of ``(n, *input_shape)``, and the indented formulas o
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import types
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpydoc.xref
 from sphinx.application import Sphinx
+
+REPOSITORY = os.environ.get("REFMMR_REPOSITORY", "")
+"""The address where the project is hosted: nothing else knows it, and without it nothing links
+there."""
 
 
 def copy_notebooks(source: Path, target: Path) -> None:
@@ -24,10 +30,10 @@ def copy_notebooks(source: Path, target: Path) -> None:
             path.unlink()
     for path in sorted(source.glob("*.md")):
         text = path.read_text(encoding="utf-8")
-        line = (
-            f"*{{download}}`Download this page as a Jupyter notebook "
-            f"<../../notebooks/{path.stem}.ipynb>`*"
-        )
+        notebook = f"notebooks/{path.stem}.ipynb"
+        line = f"*{{download}}`Download this page as a Jupyter notebook <../../{notebook}>`*"
+        if REPOSITORY:
+            line += f" · *[Run it on Binder]({binder(REPOSITORY, notebook)})*"
         text = re.sub(r"^(# .*\n)", rf"\1\n{line}\n", text, count=1, flags=re.MULTILINE)
         text = re.sub(r"^<!-- playground: (\w+) -->$", question, text, flags=re.MULTILINE)
         copy = target / path.name
@@ -36,6 +42,17 @@ def copy_notebooks(source: Path, target: Path) -> None:
     for picture in source.glob("images/*"):
         (target / "images").mkdir(exist_ok=True)
         shutil.copy2(picture, target / "images" / picture.name)
+
+
+def binder(repository: str, notebook: str) -> str:
+    """The address at which Binder opens a notebook of a public repository, whoever hosts it."""
+    return f"https://mybinder.org/v2/git/{quote(repository, safe='')}/HEAD?labpath={notebook}"
+
+
+def badge(repository: str) -> str:
+    """Binder's badge for a README, in Markdown."""
+    picture = "https://mybinder.org/badge_logo.svg"
+    return f"[![Binder]({picture})]({binder(repository, 'notebooks/01-patchwork.ipynb')})"
 
 
 def question(mark: re.Match[str]) -> str:

@@ -18,3 +18,29 @@ for (const caption of document.querySelectorAll("p.caption[role=heading]")) {
 for (const summary of document.querySelectorAll("details.hide > summary[aria-label]")) {
   summary.removeAttribute("aria-label");
 }
+/* A button beside each piece of code copies it: of a dialogue with Python what one would type. */
+const typed = (text) => {
+  const lines = text.trimEnd().split("\n");
+  const said = lines.filter((line) => /^(>>>|\.\.\.)( |$)/.test(line));
+  return said.length ? said.map((line) => line.slice(4)).join("\n") : lines.join("\n");
+};
+for (const box of document.querySelectorAll("article div.highlight")) {
+  if (box.closest(".cell_output")) continue;
+  const code = box.querySelector("pre");
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "copy-code";
+  button.textContent = "Copy";
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(typed(code.textContent));
+      button.textContent = "Copied";
+    } catch {
+      // Where the clipboard is closed to pages, the reader's own command copies the selection.
+      getSelection().selectAllChildren(code);
+      button.textContent = "Selected";
+    }
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  });
+  box.append(button);
+}

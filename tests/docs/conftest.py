@@ -126,13 +126,23 @@ def reader(reader_in):
 
 
 @pytest.fixture(scope="session")
-def directive():
+def extension():
+    """A function that imports an extension of the documentation."""
     pytest.importorskip("sphinx")
-    sys.path.insert(0, str(DOCS / "_ext"))
-    try:
-        return importlib.import_module("refmmr_playground")
-    finally:
-        sys.path.remove(str(DOCS / "_ext"))
+
+    def load(name):
+        sys.path.insert(0, str(DOCS / "_ext"))
+        try:
+            return importlib.import_module(name)
+        finally:
+            sys.path.remove(str(DOCS / "_ext"))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def directive(extension):
+    return extension("refmmr_playground")
 
 
 @pytest.fixture(scope="session")

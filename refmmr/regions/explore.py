@@ -31,9 +31,13 @@ PLACEHOLDER = "{{payload}}"
 
 IFRAME = (
     '<iframe title="Linear regions, interactive" sandbox="allow-scripts" '
-    'style="width: 100%; height: 640px; border: 0" srcdoc="{}"></iframe>'
+    'style="width: 100%; height: 640px; border: 0" srcdoc="{}">'
+    "An interactive map of linear regions. Trust this notebook or run its cell to see it here, or "
+    "write it to a file: explore(...).save(&quot;regions.html&quot;).</iframe>"
 )
-"""A page in a notebook, isolated from the styles and scripts of the notebook."""
+"""A page in a notebook, isolated from the styles and scripts of the notebook.
+
+Viewers that remove frames, of notebooks that are not trusted, keep the text within."""
 
 
 class Explorer:

@@ -60,7 +60,7 @@ class Rows(NamedTuple):
         """
         error = self.bound_error + self.C_error @ np.where(self.C_error.any(axis=0), f_size, 0)
         inputs = np.zeros_like(below)
-        if self.D.any():
+        if self.D.any() or self.D_error.any():
             D = self.D[:, None]  # (M, 1, d)
             inputs = np.where(D > 0, D * lo, D * hi).sum(axis=2).T
             size = np.maximum(np.abs(lo), np.abs(hi)).T

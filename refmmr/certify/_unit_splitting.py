@@ -13,6 +13,7 @@ from refmmr import _kernels
 from refmmr.certify._clauses import Rows
 from refmmr.certify._conjunctions import continued, largest_row
 from refmmr.certify._counterexamples import Examples
+from refmmr.certify._input_terms import carry_inputs
 from refmmr.certify._leaves import prove_leaves
 from refmmr.certify.bounds import _tree
 from refmmr.network import Network
@@ -35,6 +36,7 @@ def split_units(
 
     Arguments are those of `refmmr.certify._input_splitting.split_inputs`.
     """
+    net, rows, f_size = carry_inputs(net, rows, box, f_size)
     lo, hi = box
     x = np.clip(lo + (hi - lo) / 2, lo, hi).reshape(1, *net.input_shape)
     limits = lo.reshape(net.input_shape), hi.reshape(net.input_shape)

@@ -1,4 +1,4 @@
-"""Clauses of several rows in networks of many inputs: the largest row as a network."""
+"""Rows in networks of many inputs: the largest of several, and those with inputs, as networks."""
 
 import time
 from fractions import Fraction
@@ -8,7 +8,9 @@ import pytest
 
 import refmmr as rm
 from refmmr.certify import verification
+from refmmr.certify._clauses import box_around, rows_of
 from refmmr.certify._conjunctions import largest_row
+from refmmr.certify._input_terms import carry_inputs
 from refmmr.exact import exact_logits
 from refmmr.interop.vnnlib import Clause, Property, Row
 
@@ -121,3 +123,43 @@ def test_time_is_over_before_the_units_are_bounded(monkeypatch):
     assert found.status == "unknown"
     assert found.reason == "time is over"
     assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_inputs_are_carried_to_the_outputs(make):
+    rng = np.random.default_rng(0)
+    net = make(rng)
+    d, outputs = int(np.prod(net.input_shape)), net.n_classes
+    rows = []
+    for i in range(3):
+        # Thirds are rounded, and so is the smallest coefficient, to 0.
+        x = {j: Fraction(int(rng.integers(-9, 9)), 3) for j in range(d)} if i else {}
+        y = {k: Fraction(int(rng.integers(-9, 9)), 4) for k in range(outputs)}
+        rows.append(Row(x or {0: Fraction(1, 10**400)}, y, Fraction(1, 2), False))
+    ends = (Fraction(-1, 8),) * d, (Fraction(1),) * d
+    asked = Clause(*ends, tuple(rows))
+    floats, box = rows_of([asked], d, outputs), box_around(asked)
+    longer, carried, f_size = carry_inputs(net, floats, box, np.full(outputs, 1e3))
+    dense = all(isinstance(layer, (rm.Linear, rm.Flatten)) for layer in net.layers)
+    assert carried.D.any() != dense
+    assert (longer is net) != dense
+    for z in rng.integers(-1, 9, (5, d)) / 8:
+        x = list(map(Fraction, z.tolist()))
+        f, more = exact_logits(net, x), exact_logits(longer, x)
+        assert more[: len(f)] == f
+        assert all(abs(float(v)) <= size for v, size in zip(more, f_size, strict=True))
+        below = carried.C @ np.array(list(map(float, more))) - 1e-13
+        lower = carried.lower(below[None], z[None], z[None], f_size)[0]
+        for row, bound in zip(rows, lower.tolist(), strict=True):
+            value = sum(c * x[j] for j, c in row.x.items()) - row.bound
+            value += sum(c * f[k] for k, c in row.y.items())
+            assert Fraction(bound) <= value <= Fraction(bound) + Fraction(1, 10**9)
+
+
+@pytest.mark.parametrize(("bound", "status"), [("-1/10", "holds"), ("0", "violated")])
+def test_outputs_beside_inputs(bound, status):
+    """``sum |x_j| >= x_0``: bounds of both sides apart prove nothing."""
+    row = Row({0: Fraction(-1)}, {0: Fraction(1)}, Fraction(bound), False)
+    ends = (Fraction(-1),) * 14, (Fraction(1),) * 14
+    prop = Property(14, 2, (Clause(*ends, (row,)),))
+    assert rm.verify(absolute(14), prop, max_seconds=60).status == status

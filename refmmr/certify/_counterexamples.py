@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.certify._clauses import Rows, nearest
+from refmmr.certify.bounds._tree import LARGEST
 from refmmr.exact import exact_logits
 from refmmr.interop.vnnlib import Clause
 from refmmr.network import Network
@@ -119,7 +120,9 @@ def descend(
     bool
         Whether `examples` found one.
     """
-    fast = net.astype(np.float32)
+    # In float32, where its range holds all weights.
+    largest = max(np.abs(part).max() for pair in net.parameters for part in pair)
+    fast = net.astype(np.float32 if largest < LARGEST else np.float64)
     clauses = np.repeat(np.arange(n_clauses), RESTARTS)
     # Starts in turn, so that each clause has had its first one early.
     clauses = clauses.reshape(n_clauses, RESTARTS).T.reshape(-1)
@@ -139,8 +142,9 @@ def _descend(net, rows, clauses, box, examples, rng, from_center, deadline):
         first = np.unique(clauses, return_index=True)[1]
         Z[first] = lo + half
     own = rows.clause[None] == clauses[:, None]  # (n, M)
+    dtype = net.dtype
     for step in range(STEPS):
-        points = Z.reshape(-1, *net.input_shape).astype(np.float32)
+        points = Z.reshape(-1, *net.input_shape).astype(dtype)
         cache = net.forward(points)
         logits = cache.outputs[-1].reshape(len(Z), -1)
         values = np.where(own, rows.values(Z, logits), -np.inf)
@@ -149,7 +153,7 @@ def _descend(net, rows, clauses, box, examples, rng, from_center, deadline):
             return True
         if time.monotonic() > deadline:
             return False
-        df = net.at_logits(rows.C[pick].astype(np.float32))
+        df = net.at_logits(rows.C[pick].astype(dtype))
         gradient = net.input_gradient(net.backward(cache, df)).reshape(len(Z), -1)
         gradient = gradient + rows.D[pick]
         length = FIRST_STEP * (1 - step / STEPS)

@@ -155,7 +155,9 @@ def verify(
     _check_sizes(network, property)
     asked = property if order is None else property.reordered(order.tolist())
     try:
-        found = _decide(network.astype(np.float64), asked, rng, begin, deadline)
+        # Where floats overflow, nothing is proved, and no counterexample is exact.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = _decide(network.astype(np.float64), asked, rng, begin, deadline)
     except Exception as error:
         # No proof and no counterexample came of it.
         reason = f"{type(error).__name__}: {error}"

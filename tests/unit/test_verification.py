@@ -171,6 +171,18 @@ def test_numbers_beyond_floats():
     assert "floats hold" in found.reason
 
 
+@pytest.mark.parametrize("size", [1e30, 1e100, 1e300])
+def test_weights_beyond_float32(size):
+    """Descents are in float64 then; where that overflows, exact arithmetic still decides."""
+    net = rm.Network([rm.Linear([[size]], [0]), rm.Linear([[size], [-1]], [0, 1])], 1)
+    for constraint, statuses in (
+        ("(>= Y_0 Y_1)", {"violated"}),
+        ("(<= Y_0 -1)", {"holds", "unknown"}),
+    ):
+        asked = about("(>= X_0 0.5)", "(<= X_0 1)", constraint)
+        assert rm.verify(net, asked, max_seconds=0.2).status in statuses
+
+
 @pytest.mark.parametrize(
     "number", [Fraction(1, 3), Fraction(-1, 3), Fraction(1, 4), Fraction(10**400), Fraction(0)]
 )

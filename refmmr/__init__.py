@@ -15,6 +15,7 @@ from refmmr._version import __version__ as __version__
 from refmmr.attacks import minimal_attack, pgd
 from refmmr.certify import (
     Certificates,
+    CheckedCertificate,
     MinimalPerturbations,
     OutputBounds,
     RobustError,
@@ -22,6 +23,7 @@ from refmmr.certify import (
     Verification,
     certify,
     certify_universal,
+    check_certificate,
     latex_table,
     minimal_perturbations,
     output_bounds,
@@ -63,6 +65,7 @@ __all__ = [
     "MMR",
     "Box",
     "Certificates",
+    "CheckedCertificate",
     "Conv2d",
     "Distances",
     "Flatten",
@@ -85,6 +88,7 @@ __all__ = [
     "certified_accuracy_scorer",
     "certify",
     "certify_universal",
+    "check_certificate",
     "datasets",
     "distances",
     "enumerate_regions",

@@ -146,11 +146,13 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an .npz file atomically, uncompressed and without pickles."""
+def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
+    """Write an .npz file atomically, without pickles."""
 
     def write(file: IO[bytes]) -> None:
-        archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        archive = zipfile.ZipFile(
+            file, "w", zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
+        )
         try:
             for name, array in arrays.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -164,13 +166,15 @@ def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, write)
 
 
-def read_npz(path: Path, format: str, version: int) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, format: str, version: int, max_bytes: int | None = None
+) -> dict[str, np.ndarray]:
     """The arrays of a file by `write_npz` whose header names this format and version.
 
-    The header is two arrays, ``format`` and ``version``.  Compressed arrays are refused, so a file
-    cannot unpack to more than its own size.
+    The header is two arrays, ``format`` and ``version``.  Without a largest size of all arrays,
+    compressed ones are refused, so a file cannot unpack to more than its own size.
     """
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, max_bytes)
     found = str(arrays.get("format", "no header"))
     if found != format:
         raise ValueError(f"{path}: expected format {format!r}, got {found!r}")

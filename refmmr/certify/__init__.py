@@ -1,6 +1,7 @@
 """Certified radii of points, and robust errors of test sets."""
 
 from refmmr.certify.api import METHODS, Certificates, certify
+from refmmr.certify.certificate_files import CheckedCertificate, check_certificate
 from refmmr.certify.evaluation.pipeline import (
     minimal_perturbations,
     robust_error,
@@ -19,6 +20,7 @@ from refmmr.certify.verification import Verification, verify
 __all__ = [
     "METHODS",
     "Certificates",
+    "CheckedCertificate",
     "MinimalPerturbations",
     "OutputBounds",
     "RobustError",
@@ -26,6 +28,7 @@ __all__ = [
     "Verification",
     "certify",
     "certify_universal",
+    "check_certificate",
     "latex_table",
     "minimal_perturbations",
     "output_bounds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from refmmr.attacks import RESTARTS, STEPS
 from refmmr.certify._estimate import warn_if_slow
 from refmmr.certify._scaled import scaled_bounds
 from refmmr.certify.bounds import EXACT, Bounds, linear, region
+from refmmr.certify.certificate_files import CertificateFolder
 from refmmr.network import Network
 
 __all__ = ["METHODS", "Certificates", "Method", "certify"]
@@ -60,7 +62,7 @@ METHODS: dict[str, Method] = {
     ),
     "bab": Method(
         "refmmr.certify.bounds.bab", "bab_bounds", batched=False, finds=True, guided=True,
-        attacks=True, options=("max_seconds",),
+        attacks=True, options=("max_seconds", "proofs"),
     ),
     "search": Method(
         "refmmr.certify.bounds.search", "search_bounds", batched=False, finds=True, guided=True,
@@ -170,6 +172,7 @@ def certify(
     scale: ArrayLike | None = None,
     max_seconds: float | None = None,
     max_regions: int | None = None,
+    certificate: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Certificates:
     """Bound the minimal adversarial perturbation of each point from below and from above.
@@ -219,6 +222,10 @@ def certify(
     max_regions : int, optional
         Largest number of linear regions for each point of "search"; then the bounds found so far
         are returned.
+    certificate : path-like, optional
+        A folder, for "bab" with eps: each point that is robust gets a file ``NUMBER.npz`` with its
+        proof, which `check_certificate` checks.  A warning names points whose proof is too large.
+        To write it takes about as long as the check does, beyond `max_seconds`.
     progress : bool, optional
         Show a progress bar; if not given, on a terminal only.
 
@@ -269,6 +276,10 @@ def certify(
     )
     radii = None if eps is None else check_radii(eps, len(X))
     goal = None if radii is None else np.nextafter(radii, np.inf)
+    folder = None
+    if certificate is not None:
+        folder = CertificateFolder(certificate, net, method, radii, units)
+        options["proofs"] = folder.proofs
     if chosen.batched:
         first = slice(0, 1)
         warn_if_slow(
@@ -292,7 +303,11 @@ def certify(
             n = len(part.lower)
             seconds += n * [(time.perf_counter() - begin) / n]
             parts.append(part)
+            if folder is not None:
+                folder.write(start, X, labels, p, limits)
             bar.update(n)
+    if folder is not None:
+        folder.warn()
     found = Bounds(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
     return Certificates(
         found.lower, found.upper, is_exact(found.lower, found.upper), found.adversarial, p, method,

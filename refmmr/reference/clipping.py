@@ -43,7 +43,7 @@ def clip(
     """
     beta = np.zeros(len(A))
     best, slope = _lagrangian(ball, A, constant, c, e, beta)
-    left, right = [beta, best, slope], [np.full(len(A), np.inf), best, slope]
+    left, right = [beta, best.copy(), slope], [beta + np.inf, best.copy(), slope.copy()]
     size = divide(np.abs(A).sum(axis=1), np.abs(c).sum() * np.ones(len(A)))
     for _ in range(steps):
         (b0, v0, s0), (b1, v1, s1) = left, right
@@ -51,12 +51,14 @@ def clip(
         with np.errstate(invalid="ignore", over="ignore"):
             meet = (v1 - s1 * b1 - v0 + s0 * b0) / np.where(s0 > s1, s0 - s1, 1)
         beta = np.where(bounded, meet, np.where(b0 > 0, 4 * b0, size))
-        beta = np.where((s0 > 0) & np.isfinite(beta) & (beta > b0), np.minimum(beta, b1), b0)
-        value, slope = _lagrangian(ball, A, constant, c, e, beta)
-        best = np.maximum(best, value)
-        rising = slope > 0
-        left = [np.where(rising, *pair) for pair in zip((beta, value, slope), left, strict=True)]
-        right = [np.where(rising, *pair) for pair in zip(right, (beta, value, slope), strict=True)]
+        # The maximum of the others is known, at the left end.
+        some = np.flatnonzero((s0 > 0) & np.isfinite(beta) & (beta > b0) & (beta < b1))
+        beta = beta[some]
+        value, slope = _lagrangian(ball, A[some], constant[some], c, e, beta)
+        best[some] = np.maximum(best[some], value)
+        for end, rows in ((left, slope > 0), (right, ~(slope > 0))):
+            for whole, part in zip(end, (beta, value, slope), strict=True):
+                whole[some[rows]] = part[rows]
     return best
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr import _kernels
+from refmmr.certify.bounds._tree_record import TreeRecord
 from refmmr.reference import ascent as book
 from refmmr.reference.ascent import Nodes
 from refmmr.reference.backward_bound import LinearBound, backward_bound
@@ -22,6 +23,7 @@ from refmmr.reference.ball import Ball
 from refmmr.reference.branch_and_bound import split
 from refmmr.reference.intervals import Bounds
 from refmmr.reference.network import Network, flat, unflat
+from refmmr.reference.proof import LEVELS
 from refmmr.reference.rounding import Magnitude, layer_magnitudes, rounding_factor
 
 BATCH = 64
@@ -74,6 +76,7 @@ class Forms(NamedTuple):
     units: np.ndarray  # (u,) their numbers in the layer
     A: np.ndarray  # (2, u, d)
     constant: np.ndarray  # (2, u), the errors subtracted
+    slopes: np.ndarray | None = None  # where recorded, see `refmmr.reference.proof.Proof.slopes`
 
 
 class OutOfTimeError(Exception):
@@ -88,6 +91,7 @@ class Place(NamedTuple):
     fast: Network  # float32, where its range holds all weights
     fast_ball: Ball
     deadline: float  # time of `time.monotonic` after which no unit is bounded
+    record: bool = False  # what a certificate needs
 
     @property
     def dtype(self) -> type:
@@ -104,7 +108,7 @@ class Start(NamedTuple):
     magnitudes: list[Magnitude]  # of rounding errors, for these and narrower bounds
 
 
-def place(net: Network, ball: Ball, deadline: float = np.inf) -> Place:
+def place(net: Network, ball: Ball, deadline: float = np.inf, record: bool = False) -> Place:
     """The network on a ball around one point."""
     weights = [np.abs(part[part != 0]) for pair in net.parameters for part in pair]
     narrow = all(w.max(initial=1) < LARGEST and w.min(initial=1) > 1 / LARGEST for w in weights)
@@ -113,7 +117,7 @@ def place(net: Network, ball: Ball, deadline: float = np.inf) -> Place:
     dtype = np.float32 if narrow else np.float64
     box = None if ball.box is None else (ball.box[0].astype(dtype), ball.box[1].astype(dtype))
     fast_ball = Ball(ball.x.astype(dtype), ball.radius.astype(dtype), ball.p, box)
-    return Place(net, ball, net.map(lambda w: w.astype(dtype)), fast_ball, deadline)
+    return Place(net, ball, net.map(lambda w: w.astype(dtype)), fast_ball, deadline, record)
 
 
 def start(place: Place, bounds: Sequence[Bounds]) -> Start:
@@ -187,6 +191,8 @@ def bound_units(
     units = np.flatnonzero((lower < 0) & (upper > 0))
     size, d = lower.size, place.ball.x.size
     A, constant = np.zeros((2, len(units), d)), np.zeros((2, len(units)))
+    n_before = sum(low.size for low, _ in bounds)
+    recorded = np.zeros((2, size, n_before), np.uint8) if place.record else None
     step = max(1, CHUNK // max(d, *(low.size for low, _ in bounds), size))
     for sign, side in ((1, 0), (-1, 1)):
         for start in range(0, len(units), step):
@@ -209,7 +215,12 @@ def bound_units(
             else:
                 nodes = _repeated(book.root(bounds), len(some))
                 ascent = ascend(place, rows, nodes, UNIT_STEPS)
-                nodes = nodes._replace(slopes=ascent.slopes)
+                slopes = ascent.slopes
+                if recorded is not None:
+                    levels = np.rint(LEVELS * np.nan_to_num(flat(slopes)).clip(0, 1))
+                    recorded[side, some] = levels
+                    slopes = unflat(levels / LEVELS, place.net.unit_shapes[:k])
+                nodes = nodes._replace(slopes=slopes)
                 found, A[side, part], constant[side, part] = bound(
                     place, rows, nodes, magnitudes[: k + 1]
                 )
@@ -217,7 +228,7 @@ def bound_units(
                 lower.reshape(-1)[some] = np.maximum(lower.reshape(-1)[some], found)
             else:
                 upper.reshape(-1)[some] = np.minimum(upper.reshape(-1)[some], -found)
-    return (lower, upper), Forms(units, A, constant)
+    return (lower, upper), Forms(units, A, constant, recorded)
 
 
 def _repeated(nodes: Nodes, n: int) -> Nodes:
@@ -259,6 +270,7 @@ class Tree:
         are 1 active, -1 inactive.
     given_up : bool
         They cannot be proved either.
+    record : TreeRecord
     """
 
     def __init__(
@@ -272,6 +284,7 @@ class Tree:
         self.forms, self.magnitudes = list(start.forms), start.magnitudes
         self.nodes, self.refuted, self.given_up = 0, False, False
         self.stuck: list[np.ndarray] = []
+        self.record = TreeRecord(start.place.record)
         small = start.place.net.n_hidden * start.place.ball.x.size <= SMALL
         self._steps = SMALL_NODE_STEPS if small else NODE_STEPS
         self._shapes = start.place.net.unit_shapes
@@ -303,6 +316,7 @@ class Tree:
             nodes = nodes._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
             value, c, e = bound(self.place, rows, nodes, self.magnitudes, self.constant)
             self.nodes += 1
+            self.record.add(nodes)
             if value[0] > 0:
                 return
             self.refuted = self.check(ascent.points)
@@ -323,9 +337,11 @@ class Tree:
     def _clip_root(self, bounds, c, e):
         """Bounds of all units in a half-space, layer after layer; None if it is empty."""
         fresh: list[Bounds] = []
+        self.record.rounds.append([])
         for k, own in enumerate(bounds):
             if k:
                 own, self.forms[k] = bound_units(self.place, k, fresh, own, self.magnitudes)
+            self.record.add_slopes(self.forms[k].slopes)
             # Copies: what holds for this function's counterexamples does not for those of others.
             lower, upper = (side.reshape(1, -1).copy() for side in own)
             lower, upper = self._clip_layer(k, lower, upper, c, e, lower < upper, 12)
@@ -358,6 +374,7 @@ class Tree:
         nodes = nodes._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
         values, c, e = bound(self.place, rows, nodes, self.magnitudes, self.constant)
         self.nodes += n
+        self.record.add(nodes)
         left = np.flatnonzero(~(values > 0))
         if len(left) and self.check(ascent.points[left]):
             self.refuted = True

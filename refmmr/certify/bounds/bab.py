@@ -22,12 +22,14 @@ from refmmr import _examples, _kernels
 from refmmr._examples import Box
 from refmmr.certify.bounds import EXACT, Bounds, _tree
 from refmmr.certify.bounds._incumbent import Incumbent
+from refmmr.certify.bounds._proofs import Record, complete_proof
 from refmmr.certify.bounds._subproblems import Subproblem, Subproblems
 from refmmr.certify.bounds.linear import crown_bounds, farthest_distance
 from refmmr.reference.ball import ball
 from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.pgd import project, steepest
+from refmmr.reference.proof import Proof
 
 MARGIN_STEPS = 20
 """Gradient steps for the margins of all classes together, before the trees take more."""
@@ -59,6 +61,7 @@ class Decision(NamedTuple):
     adversarial: np.ndarray | None  # a verified example in the ball, of the shape of an input
     trees: list[_tree.Tree]  # of the classes that took one
     nodes: int
+    record: Record | None = None  # for a proof, where it was asked for
 
 
 def bab_bounds(
@@ -72,6 +75,7 @@ def bab_bounds(
     max_seconds: float | None = None,
     upper: np.ndarray | None = None,
     adversarial: np.ndarray | None = None,
+    proofs: dict[int, Proof | None] | None = None,
 ) -> Bounds:
     """Bounds on the minimal perturbation of each sample, exact if nothing ends the search early.
 
@@ -91,6 +95,9 @@ def bab_bounds(
         For each sample; then the bounds reached so far are returned.
     upper, adversarial : ndarray, shapes (n,) and (n, *input_shape), optional
         Verified adversarial examples and their distances, infinite and NaN where none is known.
+    proofs : dict, optional
+        Filled with a proof for each sample that is robust, by its number; None if the proof cannot
+        be checked.  With a goal only.
 
     Returns
     -------
@@ -111,8 +118,12 @@ def bab_bounds(
         elif best[i] < goal[i]:
             continue
         else:
-            decision = decide(*point, float(goal[i]), box, deadline=deadline)
+            decision = decide(
+                *point, float(goal[i]), box, deadline=deadline, record=proofs is not None
+            )
             lower[i] = goal[i] if decision.robust else 0
+            if proofs is not None and decision.record is not None:
+                proofs[i] = complete_proof(decision.record)
             example = decision.adversarial
         if example is not None and (length := _distance(X[i], example, p)) < best[i]:
             best[i], found[i] = length, example
@@ -196,6 +207,7 @@ def decide(
     *,
     deadline: float = np.inf,
     max_nodes: float = np.inf,
+    record: bool = False,
 ) -> Decision:
     """Whether the ball ``||z - x||_p <= eps`` within the box holds an adversarial example.
 
@@ -211,6 +223,8 @@ def decide(
         Time of `time.monotonic` at which to give up.
     max_nodes : float
         For each tree.
+    record : bool
+        Whether to keep what a proof needs.
 
     Returns
     -------
@@ -219,7 +233,7 @@ def decide(
     """
     # A ball that holds the whole box may be huge: rounding errors are relative to its radius.
     eps = min(eps, float(farthest_distance(x[None], p, box)[0]))
-    place = _tree.place(net, ball(x[None], np.full(1, eps), p, box), deadline)
+    place = _tree.place(net, ball(x[None], np.full(1, eps), p, box), deadline, record)
     try:
         return _decide(place, x, y, eps, box, max_nodes)
     except _tree.OutOfTimeError:
@@ -238,7 +252,7 @@ def _decide(place, x, y, eps, box, max_nodes):
     left = order[~(values[order] > 0)]
     count = len(targets)
     if not len(left):
-        return Decision(True, None, [], count)
+        return Decision(True, None, [], count, Record.of(start, y, {}))
     examples = _Examples(place, x, y, p, eps, box)
     if examples(points) or examples(_descend(place, x, rows[left], p, eps, box)):
         return Decision(False, examples.found, [], count)
@@ -253,7 +267,8 @@ def _decide(place, x, y, eps, box, max_nodes):
         if not tree.proved:
             break
     robust = trees[-1].proved and len(trees) == len(left)
-    return Decision(robust, examples.found, trees, count)
+    record = Record.of(start, y, dict(zip(targets[left].tolist(), trees, strict=False)))
+    return Decision(robust, examples.found, trees, count, record if robust else None)
 
 
 def _prove_leaves(tree, examples, target):

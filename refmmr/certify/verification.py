@@ -15,6 +15,7 @@ exact arithmetic.  Everything else, errors included, is "unknown".
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -268,6 +269,10 @@ TOLERANCE = 1e-3
 """Of constraints on outputs that onnxruntime computes, as in the competition."""
 
 
+FLOATS = {"tensor(float16)": "f2", "tensor(float)": "f4", "tensor(double)": "f8"}
+"""Types of inputs of onnxruntime."""
+
+
 def _replay(path: Path, property: Property, found: Counterexample) -> bool | None:
     """Whether onnxruntime's outputs satisfy a clause; None if they cannot be computed."""
     try:
@@ -275,9 +280,10 @@ def _replay(path: Path, property: Property, found: Counterexample) -> bool | Non
         session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (given,) = session.get_inputs()
         shape = [size if isinstance(size, int) else 1 for size in given.shape]
-        kind = np.float64 if "double" in given.type else np.float32
-        x = np.array([nearest(number) for number in found.x]).reshape(shape).astype(kind)
-        y: Any = session.run(None, {given.name: x})[0].reshape(-1)
+        batch = math.prod(shape) // len(found.x)
+        kind = FLOATS[given.type]
+        x = np.tile([nearest(number) for number in found.x], batch).reshape(shape).astype(kind)
+        y: Any = session.run(None, {given.name: x})[0].reshape(batch, -1)[0]
     except Exception:
         return None
     outputs = [Fraction(float(value)) for value in y]

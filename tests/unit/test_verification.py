@@ -285,3 +285,22 @@ def test_replay_by_onnxruntime(tmp_path):
     rm.save(rm.Network([rm.Linear([[0], [0]], [0, 0])], 1).astype(np.float32), path)
     prop = about(*INTERVAL, "(>= Y_0 0.35)")
     assert verification._replay(path, prop, found.exact) is False
+
+
+@pytest.mark.parametrize(("kind", "batch"), [("FLOAT16", 1), ("DOUBLE", 1), ("FLOAT", 3)])
+def test_replay_of_other_types_and_batches(tmp_path, kind, batch):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    number = getattr(onnx.TensorProto, kind)
+    W = onnx.helper.make_tensor("W", number, (1, 2), [1.0, -1.0])
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "W"], ["y"])], "g",
+        [value("x", number, (batch, 1))], [value("y", number, (batch, 2))], [W],
+    )  # fmt: skip
+    opset = onnx.helper.make_opsetid("", 17)
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    found = rm.verify(path, about(*INTERVAL, "(>= Y_0 0.25)"))
+    assert found.status == "violated"
+    assert found.replayed is True

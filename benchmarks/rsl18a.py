@@ -10,6 +10,9 @@ open are tried again with the next one.  ``results/rsl18a.csv`` has a line for e
 and is read first: points that it decides are done.  The records of a pass are in ``out/rsl18a``, so
 the same command goes on after an interruption.
 
+``--proofs N`` writes certificates of N points that branch and bound has certified, evenly spread,
+to ``out/rsl18a/proofs``, and proves them again (``results/rsl18a_proofs.md``).
+
 Needs ``REFMMR_DATA`` and ``REFMMR_MODELS``.
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +48,9 @@ def main() -> None:
     X, y = data.X_test[: asked.n].reshape(-1, 784), data.y_test[: asked.n]
     path = asked.results / "rsl18a.csv"
     records = read_points(path)
+    if asked.proofs:
+        prove(net, X, y, records, asked)
+        return
     for limit in asked.limits:
         open_ = [i for i in range(len(X)) if i not in records or is_open(records[i])]
         for part in range(0, len(open_), asked.part):
@@ -66,6 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--n", type=int, help="only the first points")
     parser.add_argument("--part", type=int, default=500, help="points between two results")
     parser.add_argument("--limits", type=float, nargs="+", default=LIMITS, help="s a point")
+    parser.add_argument("--proofs", type=int, metavar="N", help="check N certificates instead")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--out", type=Path, default=Path("out/rsl18a"), help="records")
@@ -78,6 +86,60 @@ def network(path: Path) -> rm.Network:
     with np.load(path) as file:
         layers = [rm.Linear(file[f"{i}.weight"], file[f"{i}.bias"]) for i in (0, 2)]
     return rm.Network(layers, 784)
+
+
+def prove(net: rm.Network, X: np.ndarray, y: np.ndarray, records: dict, asked) -> None:
+    """Write certificates of some points, and prove them again."""
+    certified = [
+        i for i, row in sorted(records.items())
+        if i < len(X) and row["certified"] and row["settled_by"] == "bab"
+    ]  # fmt: skip
+    chosen = np.linspace(0, len(certified) - 1, min(asked.proofs, len(certified))).astype(int)
+    rows = []
+    for i in [certified[j] for j in chosen]:
+        folder = asked.out / "proofs" / str(i)
+        found = rm.certify(
+            net, X[i : i + 1], y[i : i + 1], np.inf, method="bab", eps=EPS, certificate=folder,
+            max_seconds=asked.limits[-1],
+        )  # fmt: skip
+        begin = time.perf_counter()
+        (checked,) = rm.check_certificate(net, folder)
+        assert (checked.x == X[i]).all()
+        assert (checked.y, checked.p, checked.eps) == (y[i], np.inf, EPS)
+        rows.append(
+            {
+                "point": i,
+                "proved": checked.proved,
+                "nodes": checked.nodes,
+                "kilobytes": round(checked.path.stat().st_size / 1000, 1),
+                "written_s": round(float(found.seconds[0]), 1),
+                "checked_s": round(time.perf_counter() - begin, 1),
+            }
+        )
+        report = {"points": rows, "machine": machine()}
+        write_summary(asked.results / "rsl18a_proofs", report, proofs_page(report))
+        print(rows[-1], flush=True)
+
+
+def proofs_page(report: dict) -> str:
+    """The checks of certificates as a page."""
+    rows = report["points"]
+    names = list(rows[0])
+    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    lines = [
+        "# Proofs of rsl18a, checked again",
+        "",
+        f"{sum(row['proved'] for row in rows)} of {len(rows)} certificates are proved again by "
+        "`refmmr.reference.proof`, in NumPy on one core.  Seconds to write one include the search.",
+        "",
+        "| " + " | ".join(name.replace("_s", ", s") for name in names) + " |",
+        "| " + " | ".join("---" for _ in names) + " |",
+        *("| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows),
+        "",
+        f"{about}.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def read_points(path: Path) -> dict[int, dict]:

@@ -1,7 +1,8 @@
-"""The command line: ``refmmr demo | train | certify | verify | regions | convert | info``."""
+"""The command line: ``refmmr demo | train | certify | check | verify | regions | ...``."""
 
 from refmmr.cli import (
     certify,
+    check,
     info,
     regions,
     train,
@@ -9,4 +10,4 @@ from refmmr.cli import (
 )  # these modules register their commands
 from refmmr.cli.app import main
 
-__all__ = ["certify", "info", "main", "regions", "train", "verify"]
+__all__ = ["certify", "check", "info", "main", "regions", "train", "verify"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
+import numpy as np
 
 import refmmr as rm
 from refmmr import _files, datasets
@@ -67,6 +69,12 @@ from refmmr.cli.options import BACKEND, DATA, NORM, check_fit, geometry, headles
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw the curve (.png, .pdf, .svg).",
 )
+@click.option(
+    "--certificate",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Prove the certified points once more, by bab, and write each proof to a file in this "
+    "folder; 'refmmr check' checks them.  With one radius.",
+)
 @BACKEND
 @interruptible
 @geometry
@@ -74,6 +82,7 @@ def certify(
     net: rm.Network | None, preset: str | None, data: str, p: str, eps: str, n: int | None,
     start: int, methods: str | None, max_seconds: float | None, max_regions: int | None, seed: int,
     out: Path | None, keep_adversarial: bool, jobs: int, dask: str | None, picture: Path | None,
+    certificate: Path | None,
 ) -> None:  # fmt: skip
     """Certify MODEL on a test set: test error and bounds on the robust error.
 
@@ -92,6 +101,8 @@ def certify(
         if not isinstance(radii, list):
             raise ValueError("plot: expected --eps with several radii, for a curve")
         _files.as_path(picture, *_files.PICTURES, argument="plot")
+    if certificate is not None and not isinstance(radii, float):
+        raise ValueError("certificate: expected --eps with one radius")
     points = datasets.load(data, images=len(net.input_shape) == 3)
     check_fit(net, points)
     if start >= len(points.X_test):
@@ -121,6 +132,26 @@ def certify(
 
         figures.save(result.plot(), picture)
         click.echo(f"curve drawn in {picture}")
+    if certificate is not None and isinstance(result, rm.RobustError):
+        rows = np.flatnonzero(result.certified)
+        _write_certificates(certificate, net, X, y, p, radii, rows, start, max_seconds)
+
+
+def _write_certificates(folder, net, X, y, p, eps, rows, start, max_seconds):
+    """A certificate for some of the points X, named by their numbers in the test set."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with TemporaryDirectory(dir=folder) as part:
+        if len(rows):
+            rm.certify(
+                net, X[rows], y[rows], p, method="bab", eps=eps, max_seconds=max_seconds,
+                certificate=part,
+            )  # fmt: skip
+        for i, row in enumerate(rows):
+            if (file := Path(part, f"{i}.npz")).exists():
+                file.replace(folder / f"{start + row}.npz")
+                written += 1
+    click.echo(f"{written} certificates of {len(rows)} certified points in {folder}")
 
 
 def _settings(preset: str, data: str, p: str, eps: str) -> tuple[str, str, str]:

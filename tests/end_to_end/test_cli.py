@@ -42,7 +42,7 @@ def moons(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", ["demo", "train", "certify", "verify", "regions", "info"])
+@pytest.mark.parametrize("name", ["demo", "train", "certify", "check", "verify", "regions", "info"])
 def test_help_tells_what_a_command_does(name):
     result = run(name, "--help")
     assert result.exit_code == 0
@@ -173,6 +173,28 @@ def test_certify_a_row_of_the_papers_table(moons, monkeypatch, tmp_path):
     assert "Missing argument 'MODEL', or --preset" in run("certify").output
 
 
+def test_certificates_are_checked(moons, tmp_path):
+    words = ["--data", "moons", "--start", 3, "--n", 6, "--certificate", tmp_path / "proofs"]
+    result = run("certify", moons, *words, "--eps", 0.02)
+    assert result.exit_code == 0, result.output
+    names = [path.name for path in (tmp_path / "proofs").iterdir()]
+    assert f"{len(names)} certificates of {len(names)} certified points in" in result.output
+    assert names
+    assert {int(name.removesuffix(".npz")) for name in names} <= set(range(3, 9))
+    result = run("check", moons, tmp_path / "proofs")
+    assert result.exit_code == 0, result.output
+    assert result.output.count(": proved, class") == len(names)
+    one = tmp_path / "proofs" / names[0]
+    with np.load(one) as file:
+        arrays = dict(file)
+    np.savez(one, **{**arrays, "eps": np.array(5.0)})
+    result = run("check", moons, one)
+    assert result.exit_code == 1
+    assert "NOT proved" in result.output
+    np.savez(one, **{**arrays, "network": np.array("0" * 64)})
+    assert "of another network" in run("check", moons, one).output
+
+
 def test_certify_minimal_perturbations(moons, tmp_path):
     out = tmp_path / "points.csv"
     result = run("certify", moons, "--data", "moons", "--eps", "none", "--n", 5, "--out", out)
@@ -208,6 +230,7 @@ def test_certify_streams_records_and_goes_on(moons, tmp_path):
         (["--methods", "mip"], "methods: expected one that supports p = 2, got 'mip'"),
         (["--plot", "curve.png"], "plot: expected --eps with several radii, for a curve"),
         (["--eps", "0.1,0.2", "--plot", "curve.gif"], "plot: expected a file ending in .png"),
+        (["--eps", "none", "--certificate", "a"], "certificate: expected --eps with one radius"),
         (["--start", 10**6], "start: expected less than"),
         (["--out", "points.txt"], "out: expected a folder or a file ending in .jsonl"),
         (["--jobs", 0], "n_jobs: expected an integer of at least 1"),

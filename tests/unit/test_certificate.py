@@ -7,9 +7,10 @@ import pytest
 
 import refmmr as rm
 from refmmr.certify import certificate_files
-from refmmr.certify.bounds import bab
+from refmmr.certify.bounds import _proofs, bab
 from refmmr.reference.ball import ball
-from refmmr.reference.proof import Proof, open_nodes
+from refmmr.reference.proof import Proof, Question, margin_row, node_bound, open_nodes
+from refmmr.reference.rounding import layer_magnitudes
 
 NORMS = (1, 2, np.inf)
 NODES = ("target", "parent", "unit", "sign", "parameters")
@@ -284,3 +285,17 @@ def test_a_proof_too_large_for_a_file_is_named(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="too many nodes"):
         rm.certify(net, X, None, 2, eps=1e-3, method="bab", certificate=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("p", NORMS)
+@pytest.mark.parametrize("outside", [0.25, 1e-6])
+def test_multipliers_show_that_a_region_is_outside_of_the_ball(p, outside):
+    # Where the unit is inactive, the margin is -0.2 everywhere; on the ball it is active.
+    net = rm.Network([rm.Linear([[1.0, 0.0]], [-0.5]), rm.Linear([[2.0], [0.0]], [-0.2, 0])], 2)
+    around = ball(np.array([[0.75 + outside, 0.5]]), np.full(1, 0.25), p, (np.zeros(2), np.ones(2)))
+    bounds = [(np.array([[-0.5]]), np.array([[0.0]]))]
+    magnitudes = layer_magnitudes(net, around, [(np.array([[-0.5]]), np.array([[0.5]]))])
+    question = Question(net, around, margin_row(net, 0, 1), magnitudes)
+    assert node_bound(question, bounds, np.zeros(1)).minimum(around) < 0
+    found = _proofs._dual_parameters(question, bounds)
+    assert node_bound(question, bounds, found).minimum(around) > 0

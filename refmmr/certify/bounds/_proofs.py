@@ -44,7 +44,8 @@ SHARES = 10.0 ** -np.arange(0, 15, 3)
 the largest one: multipliers of the units are relative to it."""
 
 PENALTIES = 1e2, 1e6
-"""Limits of the sum of all multipliers, relative to the size of the margin's gradient."""
+"""Limits of the sum of all multipliers, relative to the margin's gradient and its value over the
+radius."""
 
 
 class Record(NamedTuple):
@@ -228,7 +229,7 @@ def _dual_parameters(question, bounds):
         least = np.maximum(found[-1], SHARES * found.max(initial=0))
         tried += [-found[:-1] / part for part in least if part > 0]
     else:
-        size = np.abs(rows[-1]).sum()
+        size = np.abs(rows[-1]).sum() + abs(values[-1]) / float(ball.radius[0])
         tried += [_program(values, rows, lo, hi, ball, size * part) for part in PENALTIES]
     smallest = [node_bound(question, bounds, part).minimum(ball)[0, 0] for part in tried]
     return tried[int(np.argmax(smallest))]

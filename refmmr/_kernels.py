@@ -14,6 +14,7 @@ from refmmr.reference import (
     backward_bound,
     clipping,
     enumeration,
+    envelope,
     loss,
     network,
     objective,
@@ -39,6 +40,7 @@ margin_bounds = kernel(backward_bound.margin_bounds, "numba")
 row_bounds = kernel(backward_bound.row_bounds, "numba")
 ascend = kernel(ascent.ascend, "numba")
 bound = kernel(ascent.bound, "numba")
+ascend_envelopes = kernel(envelope.ascend, "numba")
 clip_nodes = kernel(clipping.clip_nodes, "numba")
 enumerate_regions = kernel(enumeration.enumerate_regions, "numba")
 volumes = kernel(_volumes.volumes, "numba")

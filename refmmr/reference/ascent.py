@@ -145,8 +145,9 @@ def ascend(net: Network, ball: Ball, rows: np.ndarray, nodes: Nodes, steps: int)
             size = unit[k].reshape(n, *(1 for _ in G[k].shape[1:]))
             slope_gradient = np.where(free, np.maximum(G[k], 0) * f[k], 0)
             beta_gradient = -nodes.fixed[k] * f[k]
-            slopes[k] = np.clip(slopes[k] + rate * _adam(moments[0][k], slope_gradient, step), 0, 1)
-            move = rate * size * _adam(moments[1][k], beta_gradient, step)
+            move = rate * adam_direction(moments[0][k], slope_gradient, step)
+            slopes[k] = np.clip(slopes[k] + move, 0, 1)
+            move = rate * size * adam_direction(moments[1][k], beta_gradient, step)
             betas[k] = np.maximum(betas[k] + move, 0)
     averages = [mean / weights for mean in means]
     return Ascent(best_slopes, best_betas, best, score(current, G, averages), points)
@@ -194,8 +195,8 @@ def _forward(net, points, nodes, G):
     return f
 
 
-def _adam(moments, gradient, step):
-    """The direction of an ascent step; `moments` (2, ...) are updated in place."""
+def adam_direction(moments: np.ndarray, gradient: np.ndarray, step: int) -> np.ndarray:
+    """The direction of an ascent step (Adam); `moments` (2, ...) are updated in place."""
     for moment, decay, part in zip(moments, MOMENTS, (gradient, gradient**2), strict=True):
         moment += (1 - decay) * (part - moment)
     first, second = (m / (1 - d ** (step + 1)) for m, d in zip(moments, MOMENTS, strict=True))

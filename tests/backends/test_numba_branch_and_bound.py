@@ -5,7 +5,7 @@ import pytest
 
 import refmmr as rm
 from refmmr import _kernels
-from refmmr.reference import ascent, clipping
+from refmmr.reference import ascent, clipping, envelope
 from refmmr.reference import branch_and_bound as bb
 from refmmr.reference.backward_bound import layer_bounds
 from refmmr.reference.ball import ball
@@ -106,3 +106,32 @@ def test_clipping(p, box):
     assert (found[wanted] >= best[wanted] - gap).all()
     assert (found[wanted] <= best[wanted] + 1e-9 * (1 + np.abs(best[wanted]))).all()
     assert (found[wanted] >= first[wanted] - 1e-9).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_envelopes(threads):
+    rng = np.random.default_rng(0)
+    net, n = rm.Network.mlp([9, 30, 4], rng=3), 40
+    x = rng.uniform(0, 1, (1, 9))
+    box = np.zeros(9), np.ones(9)
+    around = ball(x, np.array([0.3]), np.inf, box)
+    bounds = layer_bounds(net, x, np.inf, around.radius, box, "crown")[:-1]
+    nodes = ascent.root(bounds).take(np.zeros(n, int))
+    for _ in range(2):
+        nodes = bb.split(nodes, rng.integers(0, 30, n)).take(np.arange(n))
+    row, centers = rng.normal(size=4), rng.uniform(-1, 1, (n, 9))
+    expected = envelope.ascend(net, around, row, nodes, centers, 2)
+    from refmmr.backends import threads as pool
+
+    pool.set_threads(threads)
+    try:
+        with rm.use_backend("numba"):
+            found = _kernels.ascend_envelopes(net, around, row, nodes, centers, 2)
+    finally:
+        pool.set_threads(None)
+    # The twin's levels are within one percent, and it computes in float32.
+    for name in ("slopes", "multipliers", "scores", "centers"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=0.02)
+    lowest = [result.bound.minimum(around) for result in (found, expected)]
+    np.testing.assert_allclose(*lowest, atol=0.02)
+    np.testing.assert_array_equal(found.points == around.lowest, expected.points == around.lowest)

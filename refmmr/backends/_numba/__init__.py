@@ -27,6 +27,7 @@ function of the reference            its twin, in `refmmr.backends._numba`
                                      one hidden layer: ``wong_kolter_rows``
 ``ascent.ascend``                    ``ascent.ascend``; ``ascent_kernels``
 ``ascent.bound``                     ``ascent.bound``
+``envelope.ascend``                  ``envelope.ascend``; ``envelope_kernels``
 ``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
 ``backward_bound.margin_bounds``     ``backward_bound.margin_bounds``
 ``backward_bound.row_bounds``        ``backward_bound.row_bounds``
@@ -50,6 +51,7 @@ from refmmr.backends._numba import (
     clipping,
     distances,
     enumeration,
+    envelope,
     loss,
     mmr,
     mmr_gradient,
@@ -67,6 +69,7 @@ __all__ = [
     "clipping",
     "distances",
     "enumeration",
+    "envelope",
     "loss",
     "mmr",
     "mmr_gradient",

@@ -17,11 +17,13 @@ import numpy as np
 from refmmr import _kernels
 from refmmr.certify.bounds._tree_record import TreeRecord
 from refmmr.reference import ascent as book
+from refmmr.reference import envelope
 from refmmr.reference.ascent import Nodes
 from refmmr.reference.backward_bound import LinearBound, backward_bound
 from refmmr.reference.ball import Ball
 from refmmr.reference.branch_and_bound import split
 from refmmr.reference.intervals import Bounds
+from refmmr.reference.layers import Linear
 from refmmr.reference.network import Network, flat, unflat
 from refmmr.reference.proof import LEVELS
 from refmmr.reference.rounding import Magnitude, layer_magnitudes, rounding_factor
@@ -37,6 +39,10 @@ UNIT_STEPS = 10
 
 NODE_STEPS = 6
 """Gradient steps in a node, which starts from the parameters of its parent."""
+
+ENVELOPE_STEPS = 10
+"""Gradient steps in a node whose upper relaxations are envelopes (`refmmr.reference.envelope`): a
+node costs more there, and a better bound saves many of them."""
 
 SMALL = 2**14
 """Hidden units times inputs, at most, for `SMALL_NODE_STEPS`: a step costs little, and bounds must
@@ -79,6 +85,22 @@ class Forms(NamedTuple):
     slopes: np.ndarray | None = None  # where recorded, see `refmmr.reference.proof.Proof.slopes`
 
 
+class Relaxed(NamedTuple):
+    """n nodes after their gradient steps, and their bounds."""
+
+    nodes: Nodes
+    centers: np.ndarray  # (n, d) of `refmmr.reference.envelope`; (n, 0) without
+    scores: np.ndarray  # (n, N)
+    points: np.ndarray  # (n, d), where the last bound is smallest
+    values: np.ndarray  # (n,), the bounds
+    c: np.ndarray  # (n, d): counterexamples have ``<c, z> + e <= 0``
+    e: np.ndarray  # (n,)
+
+    def take(self, rows: np.ndarray) -> Relaxed:
+        """Some of the nodes."""
+        return Relaxed(self.nodes.take(rows), *(part[rows] for part in self[1:]))
+
+
 class OutOfTimeError(Exception):
     """The deadline of a place passed while units were bounded."""
 
@@ -106,6 +128,18 @@ class Start(NamedTuple):
     bounds: list[Bounds]  # each (1, *unit_shape)
     forms: list[Forms]
     magnitudes: list[Magnitude]  # of rounding errors, for these and narrower bounds
+
+
+def has_envelopes(place: Place) -> bool:
+    """Whether upper relaxations may be envelopes on a box: one dense hidden layer, in l_inf.
+
+    Certificates have no room for a slope a weight.
+    """
+    dense = len(place.net.affine) == 2 and all(
+        isinstance(layer, Linear) for layer in place.net.affine_layers
+    )
+    fits = place.ball.p == np.inf and place.dtype == np.float32
+    return dense and fits and not place.record
 
 
 def place(net: Network, ball: Ball, deadline: float = np.inf, record: bool = False) -> Place:
@@ -159,7 +193,13 @@ def bound(
     slopes = [np.nan_to_num(slope.astype(np.float64)).clip(0, 1) for slope in nodes.slopes]
     betas = [np.nan_to_num(beta.astype(np.float64)).clip(0) for beta in nodes.multipliers]
     nodes = nodes._replace(slopes=slopes, multipliers=betas)
-    linear = _kernels.bound(place.net, place.ball, rows, nodes, magnitudes)
+    return _finished(
+        place, _kernels.bound(place.net, place.ball, rows, nodes, magnitudes), constant
+    )
+
+
+def _finished(place, linear, constant):
+    """Minimum (n,), ``A`` (n, d) and constant minus error (n,), with a constant added."""
     error = linear.error + rounding_factor(8) * abs(constant)
     linear = LinearBound(linear.A, linear.constant + constant, error, [])
     return linear.minimum(place.ball)[:, 0], linear.A[:, 0], (linear.constant - error)[:, 0]
@@ -286,7 +326,9 @@ class Tree:
         self.stuck: list[np.ndarray] = []
         self.record = TreeRecord(start.place.record)
         small = start.place.net.n_hidden * start.place.ball.x.size <= SMALL
-        self._steps = SMALL_NODE_STEPS if small else NODE_STEPS
+        self._envelopes = has_envelopes(start.place)
+        large_steps = ENVELOPE_STEPS if self._envelopes else NODE_STEPS
+        self._steps = SMALL_NODE_STEPS if small else large_steps
         self._shapes = start.place.net.unit_shapes
         self._queue: list[tuple[np.ndarray, ...]] = []
         self._values = np.zeros(0)
@@ -307,30 +349,47 @@ class Tree:
         while not self.done and self.nodes < max_nodes and time.monotonic() < deadline:
             self.step()
 
+    def _relax(self, nodes, centers, steps, seen=envelope.SEEN):
+        """Bound nodes, after gradient steps in the parameters of their relaxations: `Relaxed`."""
+        self.nodes += len(centers)
+        if self._envelopes:
+            place = self.place
+            found = _kernels.ascend_envelopes(
+                place.net, place.ball, self.row, nodes, centers, steps, seen
+            )
+            nodes = nodes._replace(slopes=[found.slopes], multipliers=[found.multipliers])
+            lines = _finished(place, found.bound, self.constant)
+            return Relaxed(nodes, found.centers, found.scores, found.points, *lines)
+        rows = np.repeat(self.row[None], len(centers), axis=0)
+        ascent = ascend(self.place, rows, nodes, steps)
+        nodes = nodes._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
+        self.record.add(nodes)
+        lines = bound(self.place, rows, nodes, self.magnitudes, self.constant)
+        # Without hidden layers there are no units.
+        scores = flat(ascent.scores) if ascent.scores else np.zeros((len(centers), 0))
+        return Relaxed(nodes, centers, scores, ascent.points, *lines)
+
     def _root(self, bounds: list[Bounds]) -> None:
         """Bound the ball, clip all units by the half-space of that bound, and bound it again."""
-        nodes, rows = book.root(bounds), self.row[None]
-        steps, before = ROOT_STEPS, -np.inf
+        nodes, before = book.root(bounds), -np.inf
+        centers = np.zeros((1, self.place.ball.x.size if self._envelopes else 0))
         for turn in range(ROUNDS + 1):
-            ascent = ascend(self.place, rows, nodes, steps)
-            nodes = nodes._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
-            value, c, e = bound(self.place, rows, nodes, self.magnitudes, self.constant)
-            self.nodes += 1
-            self.record.add(nodes)
-            if value[0] > 0:
+            now = self._relax(nodes, centers, ROOT_STEPS, envelope.SEEN if turn else 0)
+            value = now.values[0]
+            if value > 0:
                 return
-            self.refuted = self.check(ascent.points)
+            self.refuted = self.check(now.points)
             if self.refuted:
                 return
-            if turn == ROUNDS or value[0] - before < MIN_GAIN * -value[0]:
+            if turn == ROUNDS or value - before < MIN_GAIN * -value:
                 break
-            before = value[0]
-            clipped = self._clip_root(nodes.bounds, c, e)
+            before = value
+            clipped = self._clip_root(now.nodes.bounds, now.c, now.e)
             if clipped is None:
                 return
-            nodes = nodes._replace(bounds=clipped)
-        if nodes.bounds:
-            self._push(nodes, flat(ascent.scores), value)
+            nodes, centers = now.nodes._replace(bounds=clipped), now.centers
+        if bounds:
+            self._push(now)
         else:
             self.stuck.append(np.zeros(0, np.int8))  # an affine function: nothing to split
 
@@ -365,43 +424,35 @@ class Tree:
 
     def step(self) -> None:
         """Split some nodes, and bound their halves."""
-        nodes, scores = self._pop()
-        units = self._choose(nodes, scores)
-        nodes = split(nodes, units)
-        n = 2 * len(units)
-        rows = np.repeat(self.row[None], n, axis=0)
-        ascent = ascend(self.place, rows, nodes, self._steps)
-        nodes = nodes._replace(slopes=ascent.slopes, multipliers=ascent.multipliers)
-        values, c, e = bound(self.place, rows, nodes, self.magnitudes, self.constant)
-        self.nodes += n
-        self.record.add(nodes)
-        left = np.flatnonzero(~(values > 0))
-        if len(left) and self.check(ascent.points[left]):
+        nodes, centers, scores = self._pop()
+        nodes = split(nodes, self._choose(nodes, scores))
+        now = self._relax(nodes, np.repeat(centers, 2, axis=0), self._steps)
+        left = np.flatnonzero(~(now.values > 0))
+        if not len(left):
+            return
+        now = now.take(left)
+        if self.check(now.points):
             self.refuted = True
             return
-        if len(left):
-            self._clip_and_push(
-                nodes.take(left), flat(ascent.scores)[left], values[left], c[left], e[left]
-            )
+        self._clip_and_push(now)
 
-    def _clip_and_push(self, nodes, scores, values, c, e):
+    def _clip_and_push(self, now):
         bounds: list[Bounds] = []
-        empty = np.zeros(len(values), dtype=bool)
-        single = len(nodes.bounds) == 1
-        by_layer = unflat(scores, self._shapes)
-        for k, (own, own_scores) in enumerate(zip(nodes.bounds, by_layer, strict=True)):
-            lower, upper = (side.reshape(len(values), -1).copy() for side in own)
-            if single:
+        n = len(now.values)
+        empty = np.zeros(n, dtype=bool)
+        by_layer = unflat(now.scores, self._shapes)
+        for k, (own, own_scores) in enumerate(zip(now.nodes.bounds, by_layer, strict=True)):
+            lower, upper = (side.reshape(n, -1).copy() for side in own)
+            wanted = _worth_clipping(own_scores)
+            if len(now.nodes.bounds) == 1:
                 # Where the output weight is positive, only the lower relaxation is used, which
                 # does not depend on the bounds.
-                wanted = np.repeat(self._output_weights()[None] < 0, len(values), axis=0)
-            else:
-                wanted = _worth_clipping(own_scores)
-            lower, upper = self._clip_layer(k, lower, upper, c, e, wanted, 6)
+                wanted &= self._output_weights() < 0
+            lower, upper = self._clip_layer(k, lower, upper, now.c, now.e, wanted, 6)
             empty |= (lower > upper).any(axis=1)
             bounds.append((lower.reshape(own[0].shape), upper.reshape(own[1].shape)))
-        keep = np.flatnonzero(~empty)
-        self._push(nodes._replace(bounds=bounds).take(keep), scores[keep], values[keep])
+        now = now._replace(nodes=now.nodes._replace(bounds=bounds))
+        self._push(now.take(np.flatnonzero(~empty)))
 
     def _output_weights(self):
         """Coefficients of the last hidden layer, (units,)."""
@@ -434,20 +485,21 @@ class Tree:
         quality[np.take_along_axis(scores, tried, 1) < 0] = -np.inf
         return np.take_along_axis(tried, quality.argmax(axis=1)[:, None], 1)[:, 0]
 
-    def _push(self, nodes, scores, values):
-        if not len(values):
+    def _push(self, now):
+        if not len(now.values):
             return
+        nodes = now.nodes
         lower, upper = (flat(side) for side in zip(*nodes.bounds, strict=True))
         parts = [flat(field) for field in (nodes.fixed, nodes.slopes, nodes.multipliers)]
-        scores = np.nan_to_num(scores, nan=0)
+        scores = np.nan_to_num(now.scores, nan=0)
         scores[(lower >= 0) | (upper <= 0)] = -1
         leaf = scores.max(axis=1, initial=-1) < 0
         self.stuck += list(np.where(lower >= 0, 1, -1).astype(np.int8)[leaf])
         keep = np.flatnonzero(~leaf)
-        columns = [lower, upper, *parts, scores]
+        columns = [lower, upper, *parts, now.centers, scores]
         # Copies: a view of one row would keep the arrays of the whole batch.
         self._queue += [tuple(column[i].copy() for column in columns) for i in keep]
-        self._values = np.concatenate([self._values, values[keep]])
+        self._values = np.concatenate([self._values, now.values[keep]])
 
     def _pop(self):
         """The nodes with the smallest bounds; the newest where the queue is large."""
@@ -464,7 +516,7 @@ class Tree:
         kept[chosen] = False
         self._queue = [self._queue[i] for i in np.flatnonzero(kept)]
         self._values = self._values[kept]
-        lower, upper, fixed, slopes, betas, scores = columns
+        lower, upper, fixed, slopes, betas, centers, scores = columns
         bounds = list(zip(unflat(lower, self._shapes), unflat(upper, self._shapes), strict=True))
         fields = [unflat(part, self._shapes) for part in (fixed, slopes, betas)]
-        return Nodes(bounds, *fields), scores
+        return Nodes(bounds, *fields), centers, scores

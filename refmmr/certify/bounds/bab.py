@@ -4,7 +4,9 @@ A ball is decided class by class, each step on the classes that the one before l
 
 1. bounds of all units, and of the margins, with slopes that are chosen for each of them;
 2. projected gradient descent of the margins, for an example;
-3. a tree for each margin (`refmmr.certify.bounds._tree`), the smallest bound first;
+3. a tree for each margin (`refmmr.certify.bounds._tree`), the smallest bound first; of one dense
+   hidden layer in l_inf, with envelopes on the box instead of triangles
+   (`refmmr.reference.envelope`);
 4. where all units of a node are fixed and gradient steps do not prove it, which happens next to the
    minimal perturbation: the nearest point of that region, by cuts (`_subproblems`).
 

@@ -43,7 +43,7 @@ Figures of the paper are those of Croce, Andriushchenko, Hein (2019), Table 1. N
 trained once, with the preset of their name (`rm.presets`) and seed 0, by
 `benchmarks/table1.py train ROW`, and measured by `benchmarks/table1.py evaluate ROW`, with ROW such
 as mnist-fc1-linf-mmr; `rm.zoo.load(ROW)` is the network, `rm.zoo.card(ROW)` says how it was made.
-In percent:
+Plain training knows no norm: its rows in l_inf and in l_2 are one network here. In percent:
 
 - **TE**, the test error: of the whole test set.
 - **LB**, a lower bound of the robust error: points with an adversarial example. In l_inf of the

@@ -37,7 +37,7 @@ MARGIN_STEPS = 20
 """Gradient steps for the margins of all classes together, before the trees take more."""
 
 RESTARTS = 10
-"""Random starts of the descent for each class that the bounds leave open."""
+"""Starts of the descent for each class that the bounds leave open, the first one at the point."""
 
 DESCENT_STEPS = 60
 """Steps of the descent; their lengths fall linearly from the radius to 0."""
@@ -256,20 +256,28 @@ def _decide(place, x, y, eps, box, max_nodes):
     if not len(left):
         return Decision(True, None, [], count, Record.of(start, y, {}))
     examples = _Examples(place, x, y, p, eps, box)
-    if examples(points) or examples(_descend(place, x, rows[left], p, eps, box)):
+    if examples(points) or examples(_descend(place, x, rows[left], p, eps, box, 1)):
         return Decision(False, examples.found, [], count)
+    # The roots of all trees before more descents: most of them are proved.
     trees: list[_tree.Tree] = []
     for i in left:
-        tree = _tree.Tree(start, rows[i], examples)
+        trees.append(_tree.Tree(start, rows[i], examples))
+        if trees[-1].refuted:
+            break
+    proved = np.array([tree.proved for tree in trees])
+    if examples.found is None and not proved.all():
+        examples(_descend(place, x, rows[left[~proved]], p, eps, box, RESTARTS))
+    for i, tree in zip(left, trees, strict=False):
+        if examples.found is not None:
+            break
         tree.run(deadline, max_nodes)
         if tree.stuck and tree.done and not tree.refuted:
             _prove_leaves(tree, examples, int(targets[i]))
-        trees.append(tree)
-        count += tree.nodes
         if not tree.proved:
             break
-    robust = trees[-1].proved and len(trees) == len(left)
+    robust = examples.found is None and all(tree.proved for tree in trees)
     record = Record.of(start, y, dict(zip(targets[left].tolist(), trees, strict=False)))
+    count += sum(tree.nodes for tree in trees)
     return Decision(robust, examples.found, trees, count, record if robust else None)
 
 
@@ -320,15 +328,15 @@ def _distance(x, z, p):
     return float(_examples.distance_rounded_up(x[None], z[None], p)[0])
 
 
-def _descend(place, x, rows, p, eps, box):
+def _descend(place, x, rows, p, eps, box, starts):
     """Ends of descents of functions of the logits, rows (m, *logits_shape), in float32: (.., d)."""
     net, half = place.fast, place.dtype
     rng = np.random.default_rng(0)
-    rows = np.repeat(rows, RESTARTS, axis=0).astype(half)
+    rows = np.repeat(rows, starts, axis=0).astype(half)
     X = np.repeat(x[None], len(rows), axis=0).astype(half)
     limits = None if box is None else (box[0].astype(half), box[1].astype(half))
     draw = rng.uniform(-1, 1, X.shape) if p == np.inf else rng.standard_normal(X.shape)
-    draw[::RESTARTS] = 0
+    draw[::starts] = 0
     Z = project(X, (X + eps * draw).astype(half), p, eps, limits)
     for i in range(DESCENT_STEPS):
         if time.monotonic() > place.deadline:

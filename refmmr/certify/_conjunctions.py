@@ -20,7 +20,7 @@ from fractions import Fraction
 import numpy as np
 
 from refmmr.certify._clauses import rounded
-from refmmr.certify.bounds import _tree
+from refmmr.certify.bounds import _place
 from refmmr.network import Flatten, Linear, Network
 from refmmr.reference.intervals import through
 from refmmr.reference.rounding import layer_magnitudes
@@ -109,10 +109,10 @@ def _pairs(n):
     return np.array(pairs), maxima
 
 
-def continued(start: _tree.Start, net: Network) -> _tree.Start:
+def continued(start: _place.Start, net: Network) -> _place.Start:
     """The start of the trees of a network whose first hidden layers are those of `start`."""
     before = start.place
-    place = _tree.place(net, before.ball, before.deadline)
+    place = _place.place(net, before.ball, before.deadline)
     bounds = list(start.bounds)
     box = before.ball.lowest, before.ball.highest
     ends = tuple(end.reshape(-1, *net.input_shape) for end in box)
@@ -121,6 +121,6 @@ def continued(start: _tree.Start, net: Network) -> _tree.Start:
     magnitudes = layer_magnitudes(net, place.ball, bounds)
     forms = list(start.forms)
     for k in range(len(forms), len(bounds)):
-        bounds[k], form = _tree.bound_units(place, k, bounds[:k], bounds[k], magnitudes)
+        bounds[k], form = _place.bound_units(place, k, bounds[:k], bounds[k], magnitudes)
         forms.append(form)
-    return _tree.Start(place, bounds, forms, magnitudes)
+    return _place.Start(place, bounds, forms, magnitudes)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr.certify._clauses import Rows, nearest
-from refmmr.certify.bounds._tree import LARGEST
+from refmmr.certify.bounds._place import LARGEST
 from refmmr.exact import exact_logits
 from refmmr.interop.vnnlib import Clause
 from refmmr.network import Network

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refmmr.certify.bounds import _tree
+from refmmr.certify.bounds import _place, _tree
 from refmmr.reference import ascent as book
 from refmmr.reference.network import unflat
 
@@ -25,7 +25,7 @@ MAX_LEAVES = 1000
 """Leaves, at most, for which programs are solved: some seconds."""
 
 
-def prove_leaves(tree: _tree.Tree, start: _tree.Start) -> None:
+def prove_leaves(tree: _tree.Tree, start: _place.Start) -> None:
     """Take the leaves off `tree.stuck` that have a proof; stop at the first that has none."""
     if len(tree.stuck) > MAX_LEAVES or tree.refuted:
         return
@@ -38,7 +38,7 @@ def _is_proved(tree, start, signs):
     nodes = _leaf(start, signs)
     if place.ball.p == 2:
         for _ in range(RUNS):
-            ascent = _tree.ascend(place, tree.row[None], nodes, STEPS)
+            ascent = _place.ascend(place, tree.row[None], nodes, STEPS)
             nodes = nodes._replace(multipliers=ascent.multipliers)
             if _bound(tree, start, nodes) > 0:
                 return True
@@ -77,7 +77,7 @@ def _leaf(start, signs):
 
 
 def _bound(tree, start, nodes):
-    return _tree.bound(start.place, tree.row[None], nodes, start.magnitudes, tree.constant)[0][0]
+    return _place.bound(start.place, tree.row[None], nodes, start.magnitudes, tree.constant)[0][0]
 
 
 def _program(tree, place, signs, fixed, penalty):

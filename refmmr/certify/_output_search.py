@@ -14,7 +14,7 @@ import numpy as np
 from refmmr import _kernels
 from refmmr._boxes import Box
 from refmmr.certify._leaves import prove_leaves
-from refmmr.certify.bounds import _tree
+from refmmr.certify.bounds import _place, _tree
 from refmmr.network import Network
 from refmmr.reference.ball import ball
 from refmmr.reference.pgd import project, random_start, steepest
@@ -76,11 +76,11 @@ def tighten(
     Ends
     """
     radius = np.array([eps])
-    place = _tree.place(net, ball(x[None], radius, p, box), deadline)
+    place = _place.place(net, ball(x[None], radius, p, box), deadline)
     hidden = _kernels.layer_bounds(net, x[None], p, radius, box, "crown")[:-1]
     try:
-        start = _tree.start(place, hidden)
-    except _tree.OutOfTimeError:
+        start = _place.start(place, hidden)
+    except _place.OutOfTimeError:
         start = None
     ends = Ends(lower.copy(), upper.copy(), np.empty_like(lower), np.empty_like(upper))
     for k in range(net.n_classes):
@@ -124,7 +124,7 @@ def _tree_of(start, values, deadline):
     row = values.row.reshape(start.place.net.logits_shape)
     try:
         tree = _tree.Tree(start, row, values, -values.goal)
-    except _tree.OutOfTimeError:
+    except _place.OutOfTimeError:
         return None
     tree.run(deadline)
     if tree.done:

@@ -15,7 +15,7 @@ from refmmr.certify._conjunctions import continued, largest_row
 from refmmr.certify._counterexamples import Examples
 from refmmr.certify._input_terms import carry_inputs
 from refmmr.certify._leaves import prove_leaves
-from refmmr.certify.bounds import _tree
+from refmmr.certify.bounds import _place, _tree
 from refmmr.network import Network
 from refmmr.reference.ball import ball
 
@@ -43,9 +43,9 @@ def split_units(
     around = ball(x, np.array([2 * (hi - lo).max()]), np.inf, limits)
     with np.errstate(over="ignore", invalid="ignore"):
         try:
-            place = _tree.place(net, around, deadline)
+            place = _place.place(net, around, deadline)
             return _Clauses(net, place, rows, f_size, examples).proved(n_clauses)
-        except _tree.OutOfTimeError:
+        except _place.OutOfTimeError:
             return False
 
 
@@ -60,9 +60,9 @@ class _Clauses:
             net, x[None], np.inf, around.radius, tuple(limits), "crown"
         )
         self.f_lower = f_lower.reshape(-1)
-        self.start = _tree.start(place, hidden)
+        self.start = _place.start(place, hidden)
         self.C = rows.C.reshape(-1, *net.logits_shape)
-        values, self.points = _tree.root_bounds(self.start, self.C, ROW_STEPS)
+        values, self.points = _place.root_bounds(self.start, self.C, ROW_STEPS)
         box = around.lowest, around.highest
         self.lower = rows.lower(values[None], *box, f_size)[0]
         # A lower bound of what a row adds to its function of the logits, errors included.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import refmmr as rm
-from refmmr.certify.bounds import _tree, bab
+from refmmr.certify.bounds import _place, _tree, bab
 from refmmr.reference.backward_bound import layer_bounds
 from refmmr.reference.ball import ball
 
@@ -100,7 +100,7 @@ def test_a_time_limit_keeps_both_bounds():
 def tree_of(net, x, eps, row, check=lambda points: False, constant=0.0):
     around = ball(x[None], np.array([eps]), np.inf, None)
     bounds = layer_bounds(net, x[None], np.inf, around.radius, None, "crown")[:-1]
-    start = _tree.start(_tree.place(net, around), bounds)
+    start = _place.start(_place.place(net, around), bounds)
     return _tree.Tree(start, row, check, constant)
 
 
@@ -157,8 +157,8 @@ def test_a_tree_leaves_the_bounds_of_others_alone(p):
     net = rm.Network.mlp([3, 10, 8, 2], rng=2)
     X, radius = np.random.default_rng(0).uniform(size=(1, 3)), np.full(1, 0.4)
     box = np.zeros(3), np.ones(3)
-    place = _tree.place(net, ball(X, radius, p, box))
-    start = _tree.start(place, layer_bounds(net, X, p, radius, box, "crown")[:-1])
+    place = _place.place(net, ball(X, radius, p, box))
+    start = _place.start(place, layer_bounds(net, X, p, radius, box, "crown")[:-1])
     before = [(lower.copy(), upper.copy()) for lower, upper in start.bounds]
     for row in ([1.0, -1.0], [-1.0, 1.0], [1.0, 0.0], [0.0, -1.0]):
         _tree.Tree(start, np.array(row), lambda points: False, -0.05).run(max_nodes=20)
@@ -190,8 +190,8 @@ def test_no_unit_is_bounded_after_the_deadline():
     net, X, y = case(seed=1, n=1)
     around = ball(X, np.full(1, 0.5), np.inf, None)
     bounds = layer_bounds(net, X, np.inf, around.radius, None, "crown")[:-1]
-    with pytest.raises(_tree.OutOfTimeError):
-        _tree.start(_tree.place(net, around, time.monotonic()), bounds)
+    with pytest.raises(_place.OutOfTimeError):
+        _place.start(_place.place(net, around, time.monotonic()), bounds)
     decision = bab.decide(net, X[0], int(y[0]), np.inf, 0.5, None, deadline=time.monotonic())
     assert not decision.robust
     assert decision.adversarial is None
@@ -229,7 +229,7 @@ def leaf_of_an_example(share):
     exact = rm.certify(net, x, [y], np.inf, method="search")
     eps = share * float(exact.upper[0])
     limits = np.zeros((1, 2, 2)), np.ones((1, 2, 2))
-    place = _tree.place(net, ball(x, np.full(1, eps), np.inf, limits))
+    place = _place.place(net, ball(x, np.full(1, eps), np.inf, limits))
     signs = np.where(net.activation_pattern(exact.adversarial)[0], 1, -1).astype(np.int8)
     found = bab._Examples(place, x[0], y, np.inf, eps, limits)
     return SimpleNamespace(stuck=[signs], given_up=False), found, 1 - y

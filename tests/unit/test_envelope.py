@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refmmr as rm
-from refmmr.certify.bounds import _tree
+from refmmr.certify.bounds import _place, _tree
 from refmmr.reference import ascent, envelope
 from refmmr.reference import branch_and_bound as bb
 from refmmr.reference.backward_bound import layer_bounds
@@ -129,11 +129,11 @@ def test_only_for_one_dense_hidden_layer_in_linf(p):
     def place(*layers, shape=4):
         net = rm.Network(list(layers), shape)
         x = np.zeros((1, int(np.prod(shape))))
-        return _tree.place(net, ball(x, np.ones(1), p, None))
+        return _place.place(net, ball(x, np.ones(1), p, None))
 
     one, two, last = (rm.Network.mlp([4, 4, 2], rng=0).layers[i] for i in (0, 0, 1))
     image = rm.Conv2d(np.ones((1, 1, 2, 2)), np.zeros(1))
-    assert _tree.has_envelopes(place(one, last)) == (p == np.inf)
-    assert not _tree.has_envelopes(place(one, two, last))
-    assert not _tree.has_envelopes(place(image, rm.Flatten(), last, shape=(1, 3, 3)))
-    assert not _tree.has_envelopes(place(last))
+    assert _place.has_envelopes(place(one, last)) == (p == np.inf)
+    assert not _place.has_envelopes(place(one, two, last))
+    assert not _place.has_envelopes(place(image, rm.Flatten(), last, shape=(1, 3, 3)))
+    assert not _place.has_envelopes(place(last))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr import _kernels, _solvers
-from refmmr.certify.bounds import _tree
+from refmmr.certify.bounds import _place, _tree
 from refmmr.certify.bounds._nearest import nearest_point
 from refmmr.certify.bounds._tree_record import parameters as parameters_of
 from refmmr.reference import ascent as book
@@ -51,12 +51,12 @@ radius."""
 class Record(NamedTuple):
     """What branch and bound did for one robust point."""
 
-    start: _tree.Start
+    start: _place.Start
     y: int
     trees: dict[int, _tree.Tree]  # of the classes that took one
 
     @classmethod
-    def of(cls, start: _tree.Start, y: int, trees: dict[int, _tree.Tree]) -> Record | None:
+    def of(cls, start: _place.Start, y: int, trees: dict[int, _tree.Tree]) -> Record | None:
         """The record, if the place asks for one."""
         return cls(start, y, trees) if start.place.record else None
 
@@ -123,7 +123,7 @@ def _collected(record):
     if targets:
         rows = np.stack([margin_row(net, record.y, s) for s in targets])
         root = book.root(start.bounds).take(np.zeros(len(rows), dtype=int))
-        ascent = _tree.ascend(start.place, rows, root, ROOT_STEPS)
+        ascent = _place.ascend(start.place, rows, root, ROOT_STEPS)
         found = parameters_of(root._replace(slopes=ascent.slopes), len(rows))
         for target, parameters in zip(targets, found, strict=True):
             nodes.add(target, -1, -1, 0, parameters)

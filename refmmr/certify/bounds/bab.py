@@ -22,7 +22,7 @@ import numpy as np
 
 from refmmr import _examples, _kernels
 from refmmr._examples import Box
-from refmmr.certify.bounds import EXACT, Bounds, _tree
+from refmmr.certify.bounds import EXACT, Bounds, _place, _tree
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._proofs import Record, complete_proof
 from refmmr.certify.bounds._subproblems import Subproblem, Subproblems
@@ -235,21 +235,21 @@ def decide(
     """
     # A ball that holds the whole box may be huge: rounding errors are relative to its radius.
     eps = min(eps, float(farthest_distance(x[None], p, box)[0]))
-    place = _tree.place(net, ball(x[None], np.full(1, eps), p, box), deadline, record)
+    place = _place.place(net, ball(x[None], np.full(1, eps), p, box), deadline, record)
     try:
         return _decide(place, x, y, eps, box, max_nodes)
-    except _tree.OutOfTimeError:
+    except _place.OutOfTimeError:
         return Decision(False, None, [], 0)
 
 
 def _decide(place, x, y, eps, box, max_nodes):
     net, p, deadline = place.net, place.ball.p, place.deadline
     bounds = _kernels.layer_bounds(net, x[None], p, place.ball.radius, box, "crown")[:-1]
-    start = _tree.start(place, bounds)
+    start = _place.start(place, bounds)
     targets = np.array([s for s in range(net.n_classes) if s != y])
     unit = np.eye(net.n_classes)
     rows = (unit[y] - unit[targets]).reshape(-1, *net.logits_shape)
-    values, points = _tree.root_bounds(start, rows, MARGIN_STEPS)
+    values, points = _place.root_bounds(start, rows, MARGIN_STEPS)
     order = np.argsort(values)
     left = order[~(values[order] > 0)]
     count = len(targets)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -62,7 +63,7 @@ def spread(work: Callable[..., Any], n: int, *args: Any, least: int = 1) -> None
             return
         # This thread would only wait, so it does the first part.
         others = [
-            _pool(parts - 1).submit(work, start, stop, *args) for start, stop in pairwise(ends[1:])
+            _submit(parts - 1, work, start, stop, *args) for start, stop in pairwise(ends[1:])
         ]
         try:
             work(ends[0], ends[1], *args)
@@ -93,7 +94,7 @@ def together(work: Callable[[int, threading.Barrier], None], count: int) -> None
             # A pool starts its tasks in order, so those of one call must be neighbours: if two
             # calls had some of their threads each, both would wait for the rest.
             with _submission:
-                others.extend(_pool(count - 1).submit(run, i) for i in range(1, count))
+                others.extend(_submit(count - 1, run, i) for i in range(1, count))
             run(0)
         except threading.BrokenBarrierError as error:
             failures.append(error)
@@ -106,6 +107,11 @@ def together(work: Callable[[int, threading.Barrier], None], count: int) -> None
         # The one that failed first broke the barrier of the others.
         for failure in sorted(filter(None, failures), key=_is_consequence):
             raise failure
+
+
+def _submit(size: int, work: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Start work in a pool, in the context of this thread: `numpy.errstate` holds there, too."""
+    return _pool(size).submit(copy_context().run, work, *args)
 
 
 def _is_consequence(error: BaseException) -> bool:

@@ -51,3 +51,16 @@ def test_interrupted_submission_leaves_no_thread_at_the_barrier(monkeypatch):
     finally:
         for barrier in barriers:
             barrier.abort()
+
+
+@pytest.mark.parametrize("spread", [True, False])
+def test_threads_ignore_the_overflows_that_their_caller_ignores(spread):
+    def overflow(*_):
+        assert np.isinf(np.float64(1e300) * 1e300)
+
+    threads.set_threads(2)
+    try:
+        with np.errstate(over="ignore"):
+            threads.spread(overflow, 2) if spread else threads.together(overflow, 2)
+    finally:
+        threads.set_threads(None)

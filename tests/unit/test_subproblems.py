@@ -228,6 +228,15 @@ def test_nearest_point(p, seed):
     np.testing.assert_allclose(distance, norm(step, p), rtol=1e-6)
 
 
+def test_nearest_point_where_a_model_of_the_dual_function_has_no_maximum():
+    """At the first step, (-2, 0.75), both coordinates are at the box: no model moves them."""
+    values, rows = np.array([0.25, -1]), np.array([[0, -0.5], [-0.5, 0.5]])
+    lo, hi = np.array([-2, -0.5]), np.array([0.5, 0.75])
+    multipliers, step = nearest_point(values, rows, lo, hi, 2, np.zeros(2), 100.0)
+    np.testing.assert_allclose(step, [-1.5, 0.5], rtol=1e-7)
+    np.testing.assert_allclose(multipliers, [2, 3], rtol=1e-7)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("p", NORMS)
 def test_half_spaces_out_of_reach(p, seed):

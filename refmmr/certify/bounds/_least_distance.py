@@ -27,9 +27,18 @@ ROUNDS = 6
 NEWTON_STEPS = 15
 """Newton steps in a round: a handful usually suffice for a piecewise quadratic function."""
 
-MODELS, HALVINGS = 30, 12
-"""Quadratic models of the dual function in `least_distance`, and halvings of the move to each
-maximum: limits against endless loops that floats rarely reach."""
+MODELS = 30
+"""Quadratic models of the dual function in `least_distance`: a limit against endless loops that
+floats rarely reach."""
+
+REGULARIZATION = 1e-11
+"""Added to the diagonal of a model's Hessian, whose rows have length 1: it is singular where there
+are more rows than free coordinates."""
+
+HALVINGS = 60
+"""Halvings of the move to a model's maximum.  A model without one, which keeps coordinates at a
+bound of the box that a short move would release, moves `1 / REGULARIZATION` (2^37) times too far.
+If such a move is not undone, floats lose the dual function, and later cuts start from there."""
 
 TOLERANCE = 1e-9
 """Violation of a row that does not count, relative to the length of the step: as for HiGHS."""
@@ -254,7 +263,7 @@ def least_distance(
         if (np.where(lam > 0, np.abs(gradient), gradient) <= tolerance).all():
             break
         inside = (step > lo) & (step < hi)
-        H = (M * inside) @ M.T + 1e-11 * np.eye(len(a))
+        H = (M * inside) @ M.T + REGULARIZATION * np.eye(len(a))
         try:
             L = np.linalg.cholesky(H)
             best, _ = nnls(L.T, np.linalg.solve(L, H @ lam + gradient), maxiter=20 * len(a))

@@ -20,7 +20,6 @@ import numpy as np
 from refmmr import _boxes, _files
 from refmmr import _validate as check
 from refmmr._boxes import Box
-from refmmr.interop.npz_files import network_arrays
 from refmmr.network import Network
 from refmmr.reference import proof as book
 from refmmr.reference.ball import ball
@@ -142,6 +141,8 @@ def check_certificate(net: Network, path: str | os.PathLike[str]) -> list[Checke
 
 def network_hash(net: Network) -> str:
     """The SHA-256 of a network's layers and weights, as float64: 64 hexadecimal digits."""
+    from refmmr.interop.npz_files import network_arrays  # readers of files load SciPy
+
     arrays = network_arrays(net)
     layout = [json.loads(arrays["layers"]), [int(size) for size in net.input_shape]]
     digest = hashlib.sha256(json.dumps(layout, sort_keys=True).encode())

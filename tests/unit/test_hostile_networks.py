@@ -269,3 +269,18 @@ def test_exact_classes_of_padded_images(scale):
     ]
     net, X = rm.Network(layers, (1, 3, 2)), rng.normal(size=(3, 1, 3, 2))
     np.testing.assert_array_equal(exact_classes(net, X), net.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("method", "p"), [(name, p) for name, method in METHODS.items() for p in method.norms]
+)
+def test_a_gradient_that_overflows_proves_nothing(method, p):
+    """The gradient of the margin is 1e360, the decision boundary 3.3e-160 away."""
+    hidden = rm.Linear([[1.5e160, 1.6e159]], [1.1])
+    net = rm.Network([hidden, rm.Linear([[-1.2e200], [-9.2e199]], [8.5e199, -7.2e199])], 2)
+    x = np.array([-2.4e-161, 4.9e-161])
+    box = x, x + 1e-158
+    truth = oracle.minimal_perturbation_squares(net, x, 0, box)[p]
+    seconds = {"max_seconds": 0.5} if method in ("search", "bab", "mip", "lp") else {}
+    found = rm.certify(net, [x], [0], p, box, method, progress=False, **seconds)
+    assert Fraction(found.lower[0]) ** 2 <= truth

@@ -134,6 +134,7 @@ class Incumbent:
             slack = 1 - rounding.rounding_factor(4 * w.shape[1] + 32)
             rest = value - value_error
             slope = dual_norm(w, self.p) / slack + w_error
-            found = np.where(slope > 0, rest / np.where(slope > 0, slope, 1), np.inf) * slack
-            found = np.where(rest > 0, found, 0)
+            # Infinite where the function is constant; a slope that overflowed proves nothing.
+            found = np.where(slope > 0, rest / np.where(slope > 0, slope, 1), 0) * slack
+            found = np.where(rest > 0, np.where(slope == 0, np.inf, found), 0)
         return np.where(found >= rounding.SMALLEST_NORMAL, found, 0)  # not NaN, nor of few digits

@@ -13,8 +13,8 @@ The two are equal where ``sum_i s_i |w_i| (high_i - low_i)`` is the upper bound 
 equal slopes this is the triangle.  The least of these bounds at a point z has slopes 1 for the
 coordinates that are nearest to the end of the box where ``w_i z_i`` is smallest, and 0 for the
 others: it is the concave envelope of the unit on the box (Tjandraatmadja et al. 2020, who build on
-Anderson et al. 2020).  In a corner of the box it is exact, and the minimizers of linear bounds are
-corners.  So the bound of the network becomes much better, for the price of a slope a weight.
+Anderson et al. 2020).  At a vertex of the box it is exact, and the minimizers of linear bounds are
+vertices.  So the bound of the network becomes much better, for the price of a slope a weight.
 
 The slopes follow from one point, the average of the minimizers so far (`upper_slopes`), and are
 averaged over the steps themselves, as in the method of Frank and Wolfe (1956).
@@ -31,7 +31,7 @@ from refmmr.reference.backward_bound import LinearBound
 from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import relu_relaxation
-from refmmr.reference.rounding import SMALLEST_NORMAL, backward_factor, layer_magnitudes
+from refmmr.reference.rounding import backward_errors, layer_magnitudes
 
 SHARPNESS = 4.0
 """How fast the slopes fall from 1 to 0 with the distance to the near end, in widths of the box."""
@@ -160,14 +160,15 @@ def bound_errors(net: Network, ball: Ball, row: np.ndarray, betas: np.ndarray) -
 
     With ``z = max |f_1|`` in absolute values, all terms are parts of ``|row| (|V| z + |c|)``, or of
     ``(|row| |V| + beta) z``, which is counted four times: the parts of a mixed relaxation, and the
-    errors of the bounds of the unit.  No sum has more roundings than `backward_factor` allows for.
+    errors of the bounds of the unit.  Both are steps of a backward bound.
     """
-    V, c = (np.abs(part) for part in net.parameters[1])
-    first = layer_magnitudes(net, ball, [])[0]
-    z = first.terms[0]
-    terms = np.abs(row) @ (V @ z + c) + 4 * (np.abs(row) @ V + betas) @ z
-    allowance = SMALLEST_NORMAL * (1 + first.inputs[0] + z.sum()) * (1 + betas.sum(axis=1))
-    return backward_factor(net) * (terms + allowance)
+    z = layer_magnitudes(net, ball, [])[0].terms
+    first, last = layer_magnitudes(net, ball, [(-z, z)])
+    rows = 4 * (np.abs(row) @ np.abs(net.parameters[1][0]) + betas)
+    errors = backward_errors(net, rows[:, None], first) + backward_errors(
+        net, row[None, None], last
+    )
+    return errors[:, 0]
 
 
 def _ascend_node(net, layer, row, node, center, steps, seen):

@@ -43,12 +43,28 @@ ROWS = [f"{block}-{scheme}" for block in BLOCKS for scheme in SCHEMES]
 """In an order that is useful wherever it stops; German signs and CIFAR-10 need a GPU."""
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Do what the command line asks for."""
+    asked = arguments(words)
+    if asked.command == "status":
+        print(status())
+    elif asked.command == "train":
+        train(asked.rows)
+    elif asked.command == "evaluate":
+        os.nice(10)
+        rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
+        for row in asked.rows or rm.zoo.names():
+            _table1_evaluate.evaluate(row, asked.n, asked.max_seconds, asked.jobs)
+    else:
+        _table1_report.write()
+
+
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    """Return what the command line, or `words`, asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train")
-    train.add_argument("rows", nargs="*", metavar="ROW", help="all that are not finished")
+    training = commands.add_parser("train")
+    training.add_argument("rows", nargs="*", metavar="ROW", help="all that are not finished")
     measure = commands.add_parser("evaluate")
     measure.add_argument("rows", nargs="*", metavar="ROW", help="all that are in the zoo")
     measure.add_argument("--n", type=int, help="first test points: 1000 in l_inf, in l_2 all")
@@ -56,29 +72,24 @@ def main() -> None:
     measure.add_argument("--jobs", type=int, default=1, help="processes")
     commands.add_parser("status")
     commands.add_parser("table")
-    arguments = parser.parse_args()
-    if arguments.command == "status":
-        print(status())
-    elif arguments.command == "train":
-        train(arguments.rows)
-    elif arguments.command == "evaluate":
-        os.nice(10)
-        rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
-        for row in arguments.rows or rm.zoo.names():
-            _table1_evaluate.evaluate(row, arguments.n, arguments.max_seconds, arguments.jobs)
-    else:
-        _table1_report.write()
+    return parser.parse_args(words)
 
 
 def train(rows: list[str]) -> None:
-    """Train rows one after the other, all that are missing if none is named."""
+    """Train rows one after the other, all that are missing if none is named.
+
+    Several queues may run beside each other: a row that one of them trains is left to it.
+    """
     os.nice(19)
     rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
     OUT.mkdir(parents=True, exist_ok=True)
-    with open(OUT / "lock", "w") as lock:
-        # One queue at a time: two would train the same row.
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for row in rows or ROWS:
+    for row in rows or ROWS:
+        with open(OUT / f"{row}.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{row} is in training elsewhere", flush=True)
+                continue
             if not (ZOO / f"{row}.json").exists():
                 print(row, flush=True)
                 train_row(row)

@@ -147,3 +147,24 @@ def test_page(scripts):
     assert "| MNIST, FC1, l_2, eps = 0.3, MMR | 2.40 / 2.62 | 5.9 / 0.00 | 8.8 / 50.00 |" in short
     assert "KW |" in short.splitlines()[1]
     assert len(short.strip().splitlines()) == 3
+
+
+def test_two_queues_share_the_rows(scripts, monkeypatch, tmp_path, capsys):
+    table1 = importlib.import_module("table1")
+    monkeypatch.setattr(table1, "OUT", tmp_path / "out")
+    monkeypatch.setattr(table1, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(table1.os, "nice", lambda _: 0)
+    monkeypatch.setattr(table1.rm, "set_backend", lambda _: None)
+    trained = []
+
+    def other_queue(row):
+        """While this row is in training another queue begins, and takes the next."""
+        trained.append(row)
+        if len(trained) == 1:
+            table1.main(["train", "one", "two"])
+
+    monkeypatch.setattr(table1, "train_row", other_queue)
+    table1.main(["train", "one"])
+    sys.modules.pop("table1")
+    assert trained == ["one", "two"]
+    assert "one is in training elsewhere" in capsys.readouterr().out

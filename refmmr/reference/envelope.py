@@ -31,7 +31,7 @@ from refmmr.reference.backward_bound import LinearBound
 from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import relu_relaxation
-from refmmr.reference.rounding import backward_errors, layer_magnitudes
+from refmmr.reference.rounding import Magnitude, backward_errors, layer_magnitudes
 
 SHARPNESS = 4.0
 """How fast the slopes fall from 1 to 0 with the distance to the near end, in widths of the box."""
@@ -47,13 +47,14 @@ SEEN = 6
 
 
 class Hidden(NamedTuple):
-    """The hidden layer in coordinates v of the box, -1 at its low end and 1 at its high end."""
+    """The hidden layer on a ball: in coordinates v of a box that holds it, between -1 and 1."""
 
-    low: np.ndarray  # (d,), ends of a box that holds the ball
-    high: np.ndarray
+    low: np.ndarray  # (d,), ends of the box: v = -1
+    high: np.ndarray  # v = 1
     P: np.ndarray  # (units, d): f = P v + q
     q: np.ndarray  # (units,)
     upper: np.ndarray  # (units,) the largest f on the box
+    magnitudes: list[Magnitude]  # of both layers, see `bound_errors`
 
 
 class EnvelopeAscent(NamedTuple):
@@ -79,7 +80,9 @@ def hidden(net: Network, ball: Ball) -> Hidden:
     W, b = net.parameters[0]
     low, high = np.nextafter(ball.lowest[0], -np.inf), np.nextafter(ball.highest[0], np.inf)
     P, q = W * ((high - low) / 2), W @ ((low + high) / 2) + b
-    return Hidden(low, high, P, q, q + np.abs(P).sum(axis=1))
+    z = layer_magnitudes(net, ball, [])[0].terms
+    magnitudes = layer_magnitudes(net, ball, [(-z, z)])
+    return Hidden(low, high, P, q, q + np.abs(P).sum(axis=1), magnitudes)
 
 
 def near_end(P: np.ndarray, center: np.ndarray) -> np.ndarray:
@@ -113,7 +116,7 @@ def constants(W: np.ndarray, b: np.ndarray, layer: Hidden, upper: Upper) -> np.n
 
 def ascend(
     net: Network,
-    ball: Ball,
+    layer: Hidden,
     row: np.ndarray,
     nodes: Nodes,
     centers: np.ndarray,
@@ -126,8 +129,8 @@ def ascend(
     ----------
     net : Network
         With one hidden layer, both layers `Linear`.
-    ball : Ball
-        In l_inf, around one point.
+    layer : Hidden
+        On a ball in l_inf, around one point, by `hidden`.
     row : ndarray, shape (K,)
         Coefficients of the logits.
     nodes : Nodes
@@ -144,26 +147,24 @@ def ascend(
         The bound holds in real arithmetic at all points of a node at which its bounds of the units
         do.
     """
-    layer = hidden(net, ball)
     parts = [
         _ascend_node(net, layer, row, nodes.take(np.array([i])), centers[i], steps, seen)
         for i in range(len(centers))
     ]
     slopes, betas, centers, scores, points, A, constant = map(np.stack, zip(*parts, strict=True))
-    error = bound_errors(net, ball, row, betas)[:, None]
+    error = bound_errors(net, layer, row, betas)[:, None]
     bound = LinearBound(A[:, None], constant[:, None], error, [])
     return EnvelopeAscent(slopes, betas, centers, scores, points, bound)
 
 
-def bound_errors(net: Network, ball: Ball, row: np.ndarray, betas: np.ndarray) -> np.ndarray:
+def bound_errors(net: Network, layer: Hidden, row: np.ndarray, betas: np.ndarray) -> np.ndarray:
     """Bounds on the rounding errors of the bounds with multipliers (n, units): (n,).
 
     With ``z = max |f_1|`` in absolute values, all terms are parts of ``|row| (|V| z + |c|)``, or of
     ``(|row| |V| + beta) z``, which is counted four times: the parts of a mixed relaxation, and the
     errors of the bounds of the unit.  Both are steps of a backward bound.
     """
-    z = layer_magnitudes(net, ball, [])[0].terms
-    first, last = layer_magnitudes(net, ball, [(-z, z)])
+    first, last = layer.magnitudes
     rows = 4 * (np.abs(row) @ np.abs(net.parameters[1][0]) + betas)
     errors = backward_errors(net, rows[:, None], first) + backward_errors(
         net, row[None, None], last

@@ -120,13 +120,15 @@ def test_envelopes(threads):
     for _ in range(2):
         nodes = bb.split(nodes, rng.integers(0, 30, n)).take(np.arange(n))
     row, centers = rng.normal(size=4), rng.uniform(-1, 1, (n, 9))
-    expected = envelope.ascend(net, around, row, nodes, centers, 2)
+    expected = envelope.ascend(net, envelope.hidden(net, around), row, nodes, centers, 2)
     from refmmr.backends import threads as pool
 
     pool.set_threads(threads)
     try:
         with rm.use_backend("numba"):
-            found = _kernels.ascend_envelopes(net, around, row, nodes, centers, 2)
+            found = _kernels.ascend_envelopes(
+                net, envelope.hidden(net, around), row, nodes, centers, 2
+            )
     finally:
         pool.set_threads(None)
     # The twin's levels are within one percent, and it computes in float32.

@@ -86,7 +86,9 @@ def test_bounds_hold_in_real_arithmetic(seed, backend):
         side *= scale
     centers = rng.uniform(-1, 1, (3, 4))
     with rm.use_backend(backend):
-        found = _tree._kernels.ascend_envelopes(net, around, row, nodes, centers, 4)
+        found = _tree._kernels.ascend_envelopes(
+            net, envelope.hidden(net, around), row, nodes, centers, 4
+        )
     (W, b), (V, c) = net.parameters
     for i in range(3):
         A, constant = found.bound.A[i, 0], found.bound.constant[i, 0] - found.bound.error[i, 0]
@@ -109,7 +111,7 @@ def exact_dot(weights, values):
 @pytest.mark.parametrize("seed", range(8))
 def test_better_than_the_triangle(seed):
     net, around, row, nodes = question(seed, d=20, units=40)
-    best = envelope.ascend(net, around, row, nodes, np.zeros((3, 20)), 30, 0)
+    best = envelope.ascend(net, envelope.hidden(net, around), row, nodes, np.zeros((3, 20)), 30, 0)
     chords = ascent.ascend(net, around, np.repeat(row[None], 3, axis=0), nodes, 30)
     assert (best.bound.minimum(around)[:, 0] > chords.values).all()
 
@@ -119,7 +121,9 @@ def test_parameters_that_are_no_numbers_prove_nothing_wrong():
     nodes.slopes[0][:] = np.nan
     nodes.multipliers[0][:] = np.inf
     with rm.use_backend("numba"):
-        found = _tree._kernels.ascend_envelopes(net, around, row, nodes, np.full((3, 4), np.nan), 3)
+        found = _tree._kernels.ascend_envelopes(
+            net, envelope.hidden(net, around), row, nodes, np.full((3, 4), np.nan), 3
+        )
     lowest = (net.logits(corners(around)) @ row).min()
     assert (found.bound.minimum(around)[0] <= lowest).all()
 

@@ -6,6 +6,8 @@ takes one node after the other (`envelope_kernels`).
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from refmmr._backend import implements
@@ -14,14 +16,13 @@ from refmmr.backends._numba import envelope_kernels as kernels
 from refmmr.reference import envelope as reference
 from refmmr.reference.ascent import MOMENTS, Nodes, mean_size, step_length
 from refmmr.reference.backward_bound import LinearBound
-from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
 
 
 @implements("numba", reference.ascend)
 def ascend(
     net: Network,
-    ball: Ball,
+    layer: reference.Hidden,
     row: np.ndarray,
     nodes: Nodes,
     centers: np.ndarray,
@@ -30,7 +31,7 @@ def ascend(
 ) -> reference.EnvelopeAscent:
     """Twin of `refmmr.reference.envelope.ascend`."""
     (W, b), (V, c) = net.parameters
-    layer, g = reference.hidden(net, ball), row @ V
+    g = row @ V
     (lower, upper), fixed = nodes.bounds[0], nodes.fixed[0]
     n, d = centers.shape
     # Units that are active in all nodes are one function; those that are inactive are left out.
@@ -40,12 +41,11 @@ def ascend(
     A, constant = g[active] @ W[active], row @ c + g[active] @ b[active]
     half, middle = (layer.high - layer.low) / 2, (layer.high + layer.low) / 2
     exact = kernels.Exact(
-        np.ascontiguousarray(W[used]), b[used], layer.low, layer.high, g[used], A, float(constant)
+        np.ascontiguousarray(W), used, b[used], layer.low, layer.high, g[used], A, float(constant)
     )
-    P = layer.P[used]
-    parts = (P, np.abs(P), layer.q[used], layer.upper[used], g[used], A * half)
-    offset = np.array([constant + A @ middle])
-    fast = kernels.Fast(*(np.ascontiguousarray(part, np.float32) for part in (*parts, offset)))
+    P = np.ascontiguousarray(layer.P[used], np.float32)
+    parts = (layer.q[used], layer.upper[used], g[used], A * half, [constant + A @ middle])
+    fast = kernels.Fast(P, np.abs(P), *(np.array(part, np.float32) for part in parts))
     negative = fast.g < 0
     index = np.cumsum(negative) - 1
 
@@ -60,15 +60,7 @@ def ascend(
     found = kernels.Found(
         np.empty((n, d)), np.empty(n), np.empty((n, len(used)), np.float32), np.empty((n, d))
     )
-    late = reference.LATE
-    shares = [late / (late + step + seen) for step in range(steps + 1)]
-    numbers = [
-        (
-            reference.FIRST_RATE * step_length(step, steps) / step_length(0, steps),
-            *(1 / (1 - moment ** (step + 1)) for moment in MOMENTS),
-        )
-        for step in range(steps)
-    ]
+    shares, numbers = _schedule(steps, seen)
     sizes = mean_size(np.broadcast_to(g, lower.shape), upper)
     size = sizes.astype(np.float32)
 
@@ -76,8 +68,7 @@ def ascend(
         some = slice(start, stop)
         kernels.ascend(
             fast, exact, kernels.Nodes(*(array[some] for array in state)), index,
-            int(negative.sum()), np.array(shares, np.float32),
-            np.array(numbers, np.float32).reshape(-1, 3), size[some],
+            int(negative.sum()), shares, numbers, size[some],
             kernels.Found(*(array[some] for array in found)),
         )  # fmt: skip
 
@@ -92,6 +83,21 @@ def ascend(
         (scores, found.scores),
     ):
         whole[:, used] = values
-    error = reference.bound_errors(net, ball, row, betas.astype(np.float64))[:, None]
+    error = reference.bound_errors(net, layer, row, betas.astype(np.float64))[:, None]
     bound = LinearBound(found.A[:, None], found.constant[:, None], error, [])
     return reference.EnvelopeAscent(slopes, betas, state.centers, scores, found.points, bound)
+
+
+@cache
+def _schedule(steps: int, seen: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the averages (steps + 1,), and the numbers (steps, 3) of `kernels._step`."""
+    late = reference.LATE
+    shares = [late / (late + step + seen) for step in range(steps + 1)]
+    numbers = [
+        (
+            reference.FIRST_RATE * step_length(step, steps) / step_length(0, steps),
+            *(1 / (1 - moment ** (step + 1)) for moment in MOMENTS),
+        )
+        for step in range(steps)
+    ]
+    return np.array(shares, np.float32), np.array(numbers, np.float32).reshape(-1, 3)

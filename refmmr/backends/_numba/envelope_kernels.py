@@ -43,7 +43,8 @@ class Fast(NamedTuple):
 class Exact(NamedTuple):
     """The same in float64, in coordinates of the input."""
 
-    W: np.ndarray  # (units, d)
+    W: np.ndarray  # (all units, d)
+    used: np.ndarray  # (units,), their numbers
     b: np.ndarray  # (units,)
     low: np.ndarray  # (d,)
     high: np.ndarray
@@ -211,7 +212,7 @@ def _exact_bound(exact, work, lower, upper, fixed, slopes, betas, now, A):
             factor = g * slopes[j]
         if fixed[j] != 0:
             factor -= betas[j] if fixed[j] > 0 else -betas[j]
-        W = exact.W[j]
+        W = exact.W[exact.used[j]]
         if kind == ABOVE:
             weight = np.float64(work.weight[now, j])
             slope = upper[j] / (upper[j] - lower[j])

@@ -15,6 +15,7 @@ import numpy as np
 
 from refmmr import _kernels
 from refmmr.reference import ascent as book
+from refmmr.reference import envelope
 from refmmr.reference.ascent import Nodes
 from refmmr.reference.backward_bound import LinearBound, backward_bound
 from refmmr.reference.ball import Ball
@@ -71,6 +72,7 @@ class Start(NamedTuple):
     bounds: list[Bounds]  # each (1, *unit_shape)
     forms: list[Forms]
     magnitudes: list[Magnitude]  # of rounding errors, for these and narrower bounds
+    envelopes: envelope.Hidden | None = None  # what envelopes need, where `has_envelopes`
 
 
 def has_envelopes(place: Place) -> bool:
@@ -106,7 +108,8 @@ def start(place: Place, bounds: Sequence[Bounds]) -> Start:
         own, form = bound_units(place, k, better, own, magnitudes)
         better.append(own)
         forms.append(form)
-    return Start(place, better, forms, magnitudes)
+    hidden = envelope.hidden(place.net, place.ball) if has_envelopes(place) else None
+    return Start(place, better, forms, magnitudes, hidden)
 
 
 def root_bounds(start: Start, rows: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,6 @@ from refmmr.certify.bounds._place import (
     bound,
     bound_units,
     finished,
-    has_envelopes,
 )
 from refmmr.certify.bounds._tree_record import TreeRecord
 from refmmr.reference import ascent as book
@@ -30,7 +29,7 @@ from refmmr.reference import envelope
 from refmmr.reference.ascent import Nodes
 from refmmr.reference.branch_and_bound import split
 from refmmr.reference.intervals import Bounds
-from refmmr.reference.network import flat, unflat
+from refmmr.reference.network import Network, flat, unflat
 
 BATCH = 64
 """Nodes that are split together: matrix products are fast from about this many rows on."""
@@ -98,6 +97,14 @@ def _worth_clipping(scores: np.ndarray) -> np.ndarray:
     return ~(scores < CLIP_SHARE * mean)
 
 
+def _output_weights(net: Network, row: np.ndarray) -> np.ndarray:
+    """Coefficients of the activations of the last hidden layer in ``<row, f_{L+1}>``, (units,)."""
+    g = row[None]
+    for i in reversed(net.span(len(net.affine) - 1)):
+        g = net.layers[i].transpose(g, net.shapes[i])
+    return g.reshape(-1)
+
+
 class Tree:
     """Branch and bound for ``<row, f_{L+1}(z)> + constant > 0`` on one ball.
 
@@ -137,10 +144,11 @@ class Tree:
         self.stuck: list[np.ndarray] = []
         self.record = TreeRecord(start.place.record)
         small = start.place.net.n_hidden * start.place.ball.x.size <= SMALL
-        self._envelopes = has_envelopes(start.place)
-        large_steps = ENVELOPE_STEPS if self._envelopes else NODE_STEPS
+        self._envelopes = start.envelopes
+        large_steps = NODE_STEPS if start.envelopes is None else ENVELOPE_STEPS
         self._steps = SMALL_NODE_STEPS if small else large_steps
         self._shapes = start.place.net.unit_shapes
+        self._output_weights = _output_weights(start.place.net, row)
         self._queue: list[tuple[np.ndarray, ...]] = []
         self._values = np.zeros(0)
         self._root(start.bounds)
@@ -163,13 +171,12 @@ class Tree:
     def _relax(self, nodes, centers, steps, seen=envelope.SEEN):
         """Bound nodes, after gradient steps in the parameters of their relaxations: `Relaxed`."""
         self.nodes += len(centers)
-        if self._envelopes:
-            place = self.place
+        if self._envelopes is not None:
             found = _kernels.ascend_envelopes(
-                place.net, place.ball, self.row, nodes, centers, steps, seen
+                self.place.net, self._envelopes, self.row, nodes, centers, steps, seen
             )
             nodes = nodes._replace(slopes=[found.slopes], multipliers=[found.multipliers])
-            lines = finished(place, found.bound, self.constant)
+            lines = finished(self.place, found.bound, self.constant)
             return Relaxed(nodes, found.centers, found.scores, found.points, *lines)
         rows = np.repeat(self.row[None], len(centers), axis=0)
         ascent = ascend(self.place, rows, nodes, steps)
@@ -183,7 +190,7 @@ class Tree:
     def _root(self, bounds: list[Bounds]) -> None:
         """Bound the ball, clip all units by the half-space of that bound, and bound it again."""
         nodes, before = book.root(bounds), -np.inf
-        centers = np.zeros((1, self.place.ball.x.size if self._envelopes else 0))
+        centers = np.zeros((1, 0 if self._envelopes is None else self.place.ball.x.size))
         for turn in range(ROUNDS + 1):
             now = self._relax(nodes, centers, ROOT_STEPS, envelope.SEEN if turn else 0)
             value = now.values[0]
@@ -258,20 +265,12 @@ class Tree:
             if len(now.nodes.bounds) == 1:
                 # Where the output weight is positive, only the lower relaxation is used, which
                 # does not depend on the bounds.
-                wanted &= self._output_weights() < 0
+                wanted &= self._output_weights < 0
             lower, upper = self._clip_layer(k, lower, upper, now.c, now.e, wanted, 6)
             empty |= (lower > upper).any(axis=1)
             bounds.append((lower.reshape(own[0].shape), upper.reshape(own[1].shape)))
         now = now._replace(nodes=now.nodes._replace(bounds=bounds))
         self._push(now.take(np.flatnonzero(~empty)))
-
-    def _output_weights(self):
-        """Coefficients of the last hidden layer, (units,)."""
-        net = self.place.net
-        g = self.row[None]
-        for i in reversed(net.span(len(net.affine) - 1)):
-            g = net.layers[i].transpose(g, net.shapes[i])
-        return g.reshape(-1)
 
     def _choose(self, nodes, scores):
         """The unit at which to split each node."""

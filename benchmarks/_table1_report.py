@@ -13,14 +13,9 @@ from typing import NamedTuple
 import _table1_paper as paper
 import matplotlib as mpl
 import numpy as np
-from _table1_evaluate import (
-    POINTS,
-    ROOT,
-    certified_radii,
-    read_points,
-    refresh,
-    write_checksums,
-)
+from _table1_evaluate import refresh
+from _table1_files import POINTS, ROOT, read_points, write_checksums
+from _table1_summary import certified_radii
 from matplotlib import pyplot as plt
 
 import refmmr as rm

@@ -4,6 +4,11 @@
 Its files, ``NAME.npz`` with the weights and ``NAME.json`` with the card, are looked for in the
 folder that ``REFMMR_ZOO`` names, in ``zoo/`` of a clone, and in the cache, after a download.  They
 are not in the wheel.  ``rm.save(rm.zoo.load(name), "net.onnx")`` exports a network.
+
+Plain training knows no norm: its networks in l_inf and in l_2 are one, and its weights are stored
+once; one of the two cards names the other.  Trainings that repeat a preset with another seed, or
+change one of its settings, have a name such as ``mnist-fc1-l2-mmr-seed1``: `names` leaves them out,
+and of some there is a card alone.
 """
 
 from __future__ import annotations
@@ -51,6 +56,11 @@ class Card:
         Share of all test points that are misclassified (TE).
     sha256 : str
         Of the file of weights.
+    weights : str
+        The name of the network whose file that is: its own, but for networks that are stored once
+        under two names.
+    changes : mapping
+        Arguments of `refmmr.fit` that differ from those of the preset; empty for its own network.
     licence : str
     seconds : float
         What the training took.
@@ -80,6 +90,12 @@ class Card:
     machine: Mapping[str, Any] = field(repr=False)
     history: list[Mapping[str, Any]] = field(repr=False)
     evaluation: Mapping[str, Any] | None = field(repr=False, default=None)
+    weights: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.weights:
+            object.__setattr__(self, "weights", self.name)
 
     @property
     def lower_bound(self) -> float | None:
@@ -93,9 +109,11 @@ class Card:
 
     def __str__(self) -> str:
         rows = {
-            "preset": ", ".join(f"{k} {v}" for k, v in self.preset._asdict().items()),
+            "preset": _in_words(self.preset._asdict()),
+            "changes": _in_words(self.changes),
             "seed": self.seed,
             "commit": self.commit,
+            "weights": f"{self.weights}.npz",
             "sha256": self.sha256,
             "licence": self.licence,
             "training": f"{self.seconds:.0f} s",
@@ -107,7 +125,12 @@ class Card:
                 f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f} %, "
                 f"{self.evaluation['points']} points"
             )
-        return "\n".join([self.name, *(f"{key:<14}{value}" for key, value in rows.items())])
+        said = (f"{key:<14}{value}" for key, value in rows.items() if value != "")
+        return "\n".join([self.name, *said])
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def names() -> list[str]:
@@ -124,10 +147,12 @@ def names() -> list[str]:
     >>> set(rm.zoo.names()) <= set(rm.presets)
     True
     """
-    found = {path.stem for folder in _folders() for path in folder.glob("*.json")}
-    if ADDRESS:
-        found |= {Path(file).stem for file in _checksums()}
-    return [name for name in presets if name in found]
+    there = set(_checksums()) if ADDRESS else set()
+    return [
+        name
+        for name in presets
+        if f"{name}.json" in there or any(_weights(folder, name) for folder in _folders())
+    ]
 
 
 def load(name: str) -> Network:
@@ -148,8 +173,8 @@ def load(name: str) -> Network:
     FileNotFoundError
         Where the files are neither here nor to be had: it says which to put where.
     ValueError
-        For a name that is not one of `refmmr.presets`, and for weights with another SHA-256 sum
-        than that on the card.
+        For a name that does not begin with one of `refmmr.presets`, and for weights with another
+        SHA-256 sum than that on the card.
 
     See Also
     --------
@@ -161,9 +186,9 @@ def load(name: str) -> Network:
     >>> [rm.zoo.load(name).n_classes for name in rm.zoo.names() if "mnist-fc1" in name][:1]
     [10]
     """
-    folder = _locate(name)
-    path = folder / f"{name}.npz"
-    expected = _read(folder, name).sha256
+    folder = _locate(name, with_weights=True)
+    about = _read(folder, name)
+    path, expected = folder / f"{about.weights}.npz", about.sha256
     found = hashlib.sha256(_files.read_regular(path)).hexdigest()
     if found != expected:
         raise ValueError(
@@ -197,7 +222,7 @@ def card(name: str) -> Card:
     >>> {rm.zoo.card(name).licence for name in rm.zoo.names()} <= {"MIT"}
     True
     """
-    return _read(_locate(name), name)
+    return _read(_locate(name, with_weights=False), name)
 
 
 # ---- files
@@ -211,27 +236,57 @@ def _folders() -> list[Path]:
     return folders
 
 
-def _locate(name: str) -> Path:
-    """The folder with both files of a network."""
-    if not isinstance(name, str) or name not in presets:
+def _locate(name: str, with_weights: bool) -> Path:
+    """The folder with the card of a network, and with its weights if they are needed."""
+    if not isinstance(name, str) or not _is_known(name):
         raise ValueError(
             "name: expected one of rm.presets, a data set, a network, a norm and a scheme as in "
             f"'mnist-cnn-linf-mmr+at', got {name!r}"
         )
-    files = (f"{name}.json", f"{name}.npz")
     for folder in _folders():
-        if all((folder / file).exists() for file in files):
+        if _weights(folder, name) if with_weights else (folder / f"{name}.json").exists():
             return folder
+    return _fetch(name, with_weights)
+
+
+def _is_known(name: str) -> bool:
+    """Whether a name is that of a preset, alone or with words such as -seed1 behind it."""
+    return any(
+        name.startswith(preset) and re.fullmatch(r"(-[a-z]+\d*)*", name[len(preset) :])
+        for preset in presets
+    )
+
+
+def _weights(folder: Path, name: str) -> Path | None:
+    """The file of weights for a card in a folder, if both are there."""
+    card, path = folder / f"{name}.json", folder / f"{name}.npz"
+    if not card.exists():
+        return None
+    if not path.exists():
+        try:
+            path = folder / f"{_read(folder, name).weights}.npz"
+        except ValueError:
+            return None
+    return path if path.exists() else None
+
+
+def _fetch(name: str, with_weights: bool) -> Path:
+    """The cache, after a download of what is not in it yet."""
     if not ADDRESS:
         raise _missing(name, "there is no address to download them from yet")
     sums, cache = _checksums(), downloads.cache_folder()
-    if not sums.keys() >= {*files}:
+    if f"{name}.json" not in sums:
         raise _missing(name, f"they are not at {ADDRESS}")
     if cache is None or not downloads.has_pooch():
         raise _missing(name, "a download needs pooch: pip install 'refmmr[interop]'")
-    for file in files:
-        _download(name, file, sums[file], cache / "zoo")
-    return cache / "zoo"
+    folder = cache / "zoo"
+    _download(name, f"{name}.json", sums[f"{name}.json"], folder)
+    if with_weights:
+        file = f"{_read(folder, name).weights}.npz"
+        if file not in sums:
+            raise _missing(name, f"{file} is not at {ADDRESS}")
+        _download(name, file, sums[file], folder)
+    return folder
 
 
 def _download(name: str, file: str, sha256: str, folder: Path) -> None:
@@ -294,6 +349,8 @@ def _check(found: Card, name: str) -> None:
     """Raise a ValueError for the card of another network, or one without what all have."""
     if found.name != name:
         raise ValueError(f"that of {found.name!r}")
+    if not _is_known(found.weights):
+        raise ValueError(f"weights of {found.weights!r}")
     if not re.fullmatch("[0-9a-f]{64}", found.sha256):
         raise ValueError(f"the SHA-256 sum {found.sha256!r}")
     if found.evaluation is not None and not set(found.evaluation) >= MEASURED:

@@ -93,6 +93,51 @@ def test_the_norm_of_universal_training(away, net, tmp_path, monkeypatch):
     assert zoo.card(name).preset == rm.presets[name]
 
 
+OTHER = "mnist-cnn-l2-mmr+at"
+
+
+def write_alias(folder, **entries):
+    """The card of `OTHER`, whose weights are those of `NAME`."""
+    card = json.loads((folder / f"{NAME}.json").read_text())
+    changes = {"name": OTHER, "weights": NAME, "preset": card["preset"] | {"p": "2"}}
+    (folder / f"{OTHER}.json").write_text(json.dumps(card | changes | entries))
+
+
+def test_weights_that_two_cards_share(away, net, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFMMR_ZOO", str(tmp_path / "mine"))
+    write(tmp_path / "mine", net)
+    write_alias(tmp_path / "mine")
+    assert zoo.names() == [NAME, OTHER]
+    assert (zoo.card(NAME).weights, zoo.card(OTHER).weights) == (NAME, NAME)
+    assert f"weights       {NAME}.npz" in str(zoo.card(OTHER))
+    np.testing.assert_array_equal(zoo.load(OTHER).parameters[0][0], net.parameters[0][0])
+    write_alias(tmp_path / "mine", sha256="0" * 64)
+    with pytest.raises(ValueError, match=rf"{OTHER[:5]}.*SHA-256 sum 000.*got [0-9a-f]"):
+        zoo.load(OTHER)
+    (tmp_path / "mine" / f"{NAME}.npz").unlink()
+    assert zoo.names() == []
+    with pytest.raises(FileNotFoundError, match=f"{OTHER[:5]}.*expected the files"):
+        zoo.load(OTHER)
+    write_alias(tmp_path / "mine", weights="../x")
+    with pytest.raises(ValueError, match=r"weights of '../x'"):
+        zoo.card(OTHER)
+
+
+def test_repeated_trainings(away, net, tmp_path, monkeypatch):
+    monkeypatch.setenv("REFMMR_ZOO", str(tmp_path / "mine"))
+    write(tmp_path / "mine", net)
+    name = f"{NAME}-nostart-seed7"
+    card = json.loads((tmp_path / "mine" / f"{NAME}.json").read_text())
+    changes = {"name": name, "changes": {"random_start": False}, "seed": 7}
+    (tmp_path / "mine" / f"{name}.json").write_text(json.dumps(card | changes))
+    assert zoo.names() == [NAME]
+    assert "changes       random_start False\n" in str(zoo.card(name))
+    with pytest.raises(FileNotFoundError, match="expected the files"):
+        zoo.load(name)
+    (tmp_path / "mine" / f"{NAME}.npz").rename(tmp_path / "mine" / f"{name}.npz")
+    assert zoo.load(name).n_hidden == net.n_hidden
+
+
 def test_export(away, net, tmp_path, monkeypatch):
     pytest.importorskip("onnx")
     monkeypatch.setenv("REFMMR_ZOO", str(tmp_path / "mine"))
@@ -102,7 +147,7 @@ def test_export(away, net, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.parameters[0][0], net.parameters[0][0])
 
 
-@pytest.mark.parametrize("name", ["mnist", "../x", None, ["a"]])
+@pytest.mark.parametrize("name", ["mnist", "../x", f"{NAME}/../x", f"{NAME}-", None, ["a"]])
 def test_unknown_name(name):
     with pytest.raises(ValueError, match=r"name: expected one of rm.presets.*, got "):
         zoo.load(name)
@@ -168,6 +213,19 @@ def test_download(server, net):
     check(net)
     assert zoo.card(NAME).seed == 3
     assert len(asked) == 2  # from the cache
+
+
+def test_download_of_weights_that_two_cards_share(server, net):
+    folder, asked = server
+    write(folder, net)
+    write_alias(folder)
+    (folder / f"{NAME}.json").unlink()
+    publish(folder)
+    assert zoo.names() == [OTHER]
+    assert zoo.card(OTHER).weights == NAME
+    assert len(asked) == 1
+    assert zoo.load(OTHER).n_classes == net.n_classes
+    assert len(asked) == 2
 
 
 def test_download_of_other_bytes(server, net, tmp_path):

@@ -32,6 +32,7 @@ import _jobs
 import numpy as np
 from _jobs import CAREFUL, EXPERT, GRAPH, Job
 from _machine import machine
+from _markdown import in_words, table
 from _memory import forget_peak, peak
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -283,17 +284,14 @@ def markdown(report: dict) -> str:
     for kind, title in GROUPS.items():
         keys = [key for key in report["rows"] if key.startswith(kind + "-")]
         if keys:
-            table = epoch_table if kind == "epoch" else call_table
-            parts += ["", f"## {title}", "", *table(report["rows"], keys)]
+            lines = epoch_table if kind == "epoch" else call_table
+            parts += ["", f"## {title}", "", *lines(report["rows"], keys)]
     return "\n".join(parts) + "\n"
 
 
 def explanation(report: dict) -> list[str]:
     """What the columns mean."""
-    machines = dict.fromkeys(
-        ", ".join(f"{key} {value}" for key, value in row["machine"].items())
-        for row in report["rows"].values()
-    )
+    machines = dict.fromkeys(in_words(row["machine"]) for row in report["rows"].values())
     where = "; ".join(machines)
     loads = [row["load_average"] for row in report["rows"].values()]
     return [
@@ -316,60 +314,65 @@ def explanation(report: dict) -> list[str]:
 
 def call_table(rows: dict, keys: Iterable[str]) -> list[str]:
     """A line for each job and implementation."""
-    lines = [
-        "| job | threads | implementation | samples | median ms | best ms | ms a sample "
-        "| against (b) | against (c) | floor | peak MB | deviation |",
-        "| --- " * 12 + "|",
-    ]
-    for key in keys:
-        row = rows[key]
-        for name, found in row["implementations"].items():
-            head = f"| {key.split('@')[0]} | {row['threads']} | {name} "
-            if "median_ms" not in found:
-                lines.append(
-                    head + f"| off by {found['deviation']:.1e}: not timed " + "| " * 8 + "|"
-                )
-                continue
-            share = row.get("floor_ms_a_sample", np.nan) / found["ms_a_sample"]
-            lines.append(
-                head + f"| {found['samples']} | {found['median_ms']:.4g} | {found['best_ms']:.4g} "
-                f"| {found['ms_a_sample']:.3g} | {ratios(row, found)} "
-                f"| {'' if np.isnan(share) else f'{100 * share:.0f} %'} | {memory(found)} "
-                f"| {found['deviation']:.0e} |"
-            )
-    return lines
+    head = ["samples", "median ms", "best ms", "ms a sample", "against (b)", "against (c)"]
+    head += ["floor", "peak MB", "deviation"]
+
+    def cells(row: dict, found: dict) -> list[object]:
+        share = row.get("floor_ms_a_sample", np.nan) / found["ms_a_sample"]
+        return [
+            found["samples"],
+            f"{found['median_ms']:.4g}",
+            f"{found['best_ms']:.4g}",
+            f"{found['ms_a_sample']:.3g}",
+            *ratios(row, found),
+            "" if np.isnan(share) else f"{100 * share:.0f} %",
+            memory(found),
+            f"{found['deviation']:.0e}",
+        ]
+
+    return implementations_table(head, cells, rows, keys)
 
 
 def epoch_table(rows: dict, keys: Iterable[str]) -> list[str]:
     """A line for each training and implementation; says what was scaled up from a few batches."""
-    lines = [
-        "| job | threads | implementation | s an epoch | measured | against (b) "
-        "| against (c) | peak MB | deviation |",
-        "| --- " * 9 + "|",
-    ]
+    head = ["s an epoch", "measured", "against (b)", "against (c)", "peak MB", "deviation"]
+
+    def cells(row: dict, found: dict) -> list[object]:
+        count = found["batches"]
+        return [
+            f"{found['epoch_seconds']:.4g}",
+            "whole" if count == EPOCH else f"from {count} batch{'es' * (count > 1)}",
+            *ratios(row, found),
+            memory(found),
+            f"{found['deviation']:.0e}",
+        ]
+
+    return implementations_table(head, cells, rows, keys)
+
+
+def implementations_table(
+    head: list[str],
+    cells: Callable[[dict, dict], list[object]],
+    rows: dict,
+    keys: Iterable[str],
+) -> list[str]:
+    """A line for each job and implementation; what deviates too far was not timed."""
+    lines = []
     for key in keys:
         row = rows[key]
         for name, found in row["implementations"].items():
-            head = f"| {key.split('@')[0]} | {row['threads']} | {name} "
-            if "median_ms" not in found:
-                lines.append(
-                    head + f"| off by {found['deviation']:.1e}: not timed " + "| " * 5 + "|"
-                )
-                continue
-            count = found["batches"]
-            source = "whole" if count == EPOCH else f"from {count} batch{'es' * (count > 1)}"
-            lines.append(
-                head + f"| {found['epoch_seconds']:.4g} | {source} "
-                f"| {ratios(row, found)} | {memory(found)} "
-                f"| {found['deviation']:.0e} |"
-            )
-    return lines
+            figures: list[object] = [f"off by {found['deviation']:.1e}: not timed"]
+            figures += [""] * (len(head) - 1)
+            if "median_ms" in found:
+                figures = cells(row, found)
+            lines.append([key.split("@")[0], row["threads"], name, *figures])
+    return table(["job", "threads", "implementation", *head], lines)
 
 
-def ratios(row: dict, found: dict) -> str:
+def ratios(row: dict, found: dict) -> list[str]:
     """Against the rivals (b) and (c), where they were timed; two cells."""
     times = [row["implementations"].get(name, {}).get("ms_a_sample") for name in (CAREFUL, EXPERT)]
-    return " | ".join(f"{found['ms_a_sample'] / time:.3g}" if time else "" for time in times)
+    return [f"{found['ms_a_sample'] / time:.3g}" if time else "" for time in times]
 
 
 def memory(found: dict) -> str:

@@ -31,6 +31,7 @@ from statistics import median
 import _jobs
 import numpy as np
 from _machine import machine
+from _markdown import in_words, table
 from tqdm import tqdm
 
 import refmmr as rm
@@ -268,7 +269,7 @@ def markdown(report: dict) -> str:
             lines += _methods_table(report, network, norm)
     if report:
         last = report[list(report)[-1]]["machine"]
-        lines += [", ".join(f"{key} {value}" for key, value in last.items()) + ".", ""]
+        lines += [in_words(last) + ".", ""]
     return "\n".join(lines)
 
 
@@ -277,34 +278,30 @@ def _crown_table(report):
     if not names:
         return []
     columns = ("refmmr", "torch float64", "torch float32")
-    lines = [
+    rows = []
+    for name in names:
+        row = report[name]
+        figures = [f"{row[f'{c} ms']:.2f}" if f"{c} ms" in row else "" for c in columns]
+        off = "" if row["deviation"] is None else f"{row['deviation']:.0e}"
+        rows.append([name[6:], *figures, off])
+    return [
         f"## CROWN in l_inf, radius {RADIUS}: all margins of a point, ms",
         "",
         "refmmr computes in float64 and subtracts a bound of the rounding errors; PyTorch's bounds "
         "have rounding errors.",
         "",
-        "| network | " + " | ".join(columns) + " | largest deviation |",
-        "| --- |" + " --- |" * (len(columns) + 1),
+        *table(["network", *columns, "largest deviation"], rows),
+        "",
     ]
-    for name in names:
-        row = report[name]
-        figures = [f"{row[f'{c} ms']:.2f}" if f"{c} ms" in row else "" for c in columns]
-        off = "" if row["deviation"] is None else f"{row['deviation']:.0e}"
-        lines.append(f"| {name[6:]} | " + " | ".join([*figures, off]) + " |")
-    return [*lines, ""]
 
 
 def _search_table(report):
     names = [name for name in report if name.startswith("search-")]
     if not names:
         return []
-    lines = [
-        "## Minimal perturbations of the demo's MMR+at network, a second a point",
-        "",
-        "| norm | points | test error | known by region | known by search | solved (with "
-        "misclassified) | median ms | 95% ms | largest ms |",
-        "| --- |" + " --- |" * 8,
-    ]
+    head = ["norm", "points", "test error", "known by region", "known by search"]
+    head += ["solved (with misclassified)", "median ms", "95% ms", "largest ms"]
+    rows = []
     for name in names:
         row = report[name]
         shares = [
@@ -312,10 +309,9 @@ def _search_table(report):
             for key in ("test_error", "exact_by_region", "exact_by_search", "solved")
         ]
         times = [f"{row[key]:.0f}" for key in ("median_ms", "p95_ms", "largest_ms")]
-        lines.append(
-            f"| {name.split('-')[-1]} | {row['points']} | " + " | ".join([*shares, *times]) + " |"
-        )
-    return [*lines, ""]
+        rows.append([name.split("-")[-1], row["points"], *shares, *times])
+    title = "## Minimal perturbations of the demo's MMR+at network, a second a point"
+    return [title, "", *table(head, rows), ""]
 
 
 def _methods_table(report, network, norm):
@@ -323,22 +319,18 @@ def _methods_table(report, network, norm):
     names = [name for name in report if name.startswith(prefix)]
     if not names:
         return []
-    lines = [
-        f"## {network}, {norm}: certified radii and minimal perturbations",
-        "",
-        "| method | points | median ms | mean ms | mean lower bound | mean upper bound | exact |",
-        "| --- |" + " --- |" * 6,
-    ]
+    head = ["method", "points", "median ms", "mean ms", "mean lower bound", "mean upper bound"]
+    rows = []
     for name in names:
         row = report[name]
         bounds = [
             "" if row[key] is None else f"{row[key]:.4f}" for key in ("mean_lower", "mean_upper")
         ]
-        lines.append(
-            f"| {name[len(prefix) :]} | {row['points']} | {row['median_ms']:.2f} | "
-            f"{row['mean_ms']:.2f} | {bounds[0]} | {bounds[1]} | {100 * row['exact_share']:.0f} % |"
-        )
-    return [*lines, ""]
+        times = [f"{row[key]:.2f}" for key in ("median_ms", "mean_ms")]
+        exact = f"{100 * row['exact_share']:.0f} %"
+        rows.append([name.removeprefix(prefix), row["points"], *times, *bounds, exact])
+    title = f"## {network}, {norm}: certified radii and minimal perturbations"
+    return [title, "", *table([*head, "exact"], rows), ""]
 
 
 if __name__ == "__main__":

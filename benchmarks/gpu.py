@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _markdown import in_words, table
 
 import refmmr as rm
 from refmmr import _kernels
@@ -335,7 +336,7 @@ def report(path: Path | None = None) -> None:
     runs = json.loads(path.read_text())["runs"]
     lines = ["# The CuPy backend on a GPU", "", "Written by `benchmarks/gpu.py`.", ""]
     for number, run in enumerate(runs, 1):
-        lines.append(f"- run {number}: " + ", ".join(f"{k} {v}" for k, v in run["machine"].items()))
+        lines.append(f"- run {number}: {in_words(run['machine'])}")
     lines += [
         "",
         f"Batches of 128 of MNIST in float32, attacks of 40 steps on 64; k_B is {SHARE:.0%} of the "
@@ -350,13 +351,12 @@ def report(path: Path | None = None) -> None:
     }
     for part, title in titles.items():
         names = list(dict.fromkeys(name for run in runs for name in run.get(part, {})))
+        rows = (
+            [name, *(_cell(part, run.get(part, {}).get(name)) for run in runs)] for name in names
+        )
         if names:
-            lines += ["", f"## {title}", ""]
-            lines += ["| | " + " | ".join(f"run {i + 1}" for i in range(len(runs))) + " |"]
-            lines += ["| --- |" + " --- |" * len(runs)]
-        for name in names:
-            cells = [_cell(part, run.get(part, {}).get(name)) for run in runs]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            head = ["", *(f"run {number}" for number in range(1, len(runs) + 1))]
+            lines += ["", f"## {title}", "", *table(head, rows)]
     for number, run in enumerate(runs, 1):
         if "train" in run:
             lines += ["", f"## Training, run {number}", ""]

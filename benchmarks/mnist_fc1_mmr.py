@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from _machine import machine
+from _markdown import in_words, table
 
 import refmmr as rm
 
@@ -86,21 +87,27 @@ def main() -> None:
 
 def markdown(report: dict) -> str:
     """The figures as a table."""
-    head = "| scheme | epochs | TE % (10,000) | TE % | LB % | UB % | mean radius | exact % "
-    head += "| s an epoch | certify and attack, s |"
+    head = ["scheme", "epochs", "TE % (10,000)", "TE %", "LB %", "UB %", "mean radius", "exact %"]
+    head += ["s an epoch", "certify and attack, s"]
     rows = [
-        f"| {row['scheme']} | {row['epochs']} | {100 * row['test_error_10000']:.2f} "
-        f"| {100 * row['test_error']:.1f} | {100 * row['robust_error_lower']:.1f} "
-        f"| {100 * row['robust_error_upper']:.1f} | {row['mean_certified_radius']:.4f} "
-        f"| {100 * row['exact_share']:.1f} | {np.median(row['train_seconds_per_epoch']):.0f} "
-        f"| {row['certify_and_attack_seconds']:.0f} |"
+        [
+            row["scheme"],
+            row["epochs"],
+            f"{100 * row['test_error_10000']:.2f}",
+            f"{100 * row['test_error']:.1f}",
+            f"{100 * row['robust_error_lower']:.1f}",
+            f"{100 * row['robust_error_upper']:.1f}",
+            f"{row['mean_certified_radius']:.4f}",
+            f"{100 * row['exact_share']:.1f}",
+            f"{np.median(row['train_seconds_per_epoch']):.0f}",
+            f"{row['certify_and_attack_seconds']:.0f}",
+        ]
         for row in report["rows"]
     ]
-    where = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     what = f"{report['what']}; lambda {report['lam']}, gamma {report['gamma']}, lr {report['lr']}."
-    how = f"Backend {report['backend']}, float32 training; {where}; load average at the end "
-    how += f"{report['load_average']:.1f}."
-    return "\n".join([what, "", head, "| --- " * 10 + "|", *rows, "", how, ""])
+    how = f"Backend {report['backend']}, float32 training; {in_words(report['machine'])}; "
+    how += f"load average at the end {report['load_average']:.1f}."
+    return "\n".join([what, "", *table(head, rows), "", how, ""])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import _floor
 import _jobs
 from _machine import machine
+from _markdown import in_words, table
 from threadpoolctl import threadpool_limits
 
 import refmmr as rm
@@ -30,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "profile_mmr.md"
 def main() -> None:
     """Profile, write."""
     parts = ["# Where the time of an MMR step goes", ""]
-    where = ", ".join(f"{key} {value}" for key, value in machine().items())
+    where = in_words(machine())
     parts.append(f"Written by `benchmarks/profile_mmr.py`: one thread, float32, l_2; {where}.")
     rm.set_backend("numba")
     threads.set_threads(1)
@@ -56,17 +57,16 @@ def section(job: _jobs.Job, rate: float) -> list[str]:
     stats = pstats.Stats(profile)
     total = stats.total_tt
     entries = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:LINES]
-    lines = [
+    rows = []
+    for (file, _, name), (calls, _, own, _, _) in entries:
+        place = Path(file).name if file.endswith(".py") else ""
+        rows.append([f"`{place} {name}`", calls // CALLS, f"{100 * own / total:.1f} %"])
+    return [
         f"{1e3 * seconds:.1f} ms a call of {len(X)} samples; the arithmetic takes "
         f"{1e3 * floor:.1f} ms at {rate / 1e9:.0f} GFLOP/s, {100 * floor / seconds:.0f} % of it.",
         "",
-        "| function | calls | share of the time |",
-        "| --- | --- | --- |",
+        *table(["function", "calls", "share of the time"], rows),
     ]
-    for (file, _, name), (calls, _, own, _, _) in entries:
-        place = Path(file).name if file.endswith(".py") else ""
-        lines.append(f"| `{place} {name}` | {calls // CALLS} | {100 * own / total:.1f} % |")
-    return lines
 
 
 def timed(step: Callable[[], object]) -> float:

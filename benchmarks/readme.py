@@ -1,8 +1,8 @@
 """Write the demo's table and picture, and figures of the benchmarks, into the README.
 
 The demo is run anew (unless ``--no-demo``); the other figures are those of the last
-``make -C benchmarks`` with ``backends``, ``training``, ``wk17a`` and ``table1``, and of
-``benchmarks/gpu.sh``.
+``make -C benchmarks`` with ``backends``, ``training``, ``wk17a``, ``rsl18a`` and ``table1``, and
+of ``benchmarks/gpu.sh``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import shutil
 from pathlib import Path
 
 import _table1_report
+import rsl18a
+import wk17a
 from _machine import machine
+from _markdown import in_words, table
 from training import EPOCH
-from wk17a import PUBLISHED
 
 from refmmr import demo
 
@@ -49,6 +51,7 @@ def main() -> None:
     replace("backends table", backends_table(results("backends")))
     replace("training table", training_table(results("training"), results("gpu")["runs"][-1]))
     replace("certification table", certification_table(results("wk17a")))
+    replace("open table", open_table(results("rsl18a")))
     replace("paper's table", _table1_report.short_table(_table1_report.table()))
 
 
@@ -77,76 +80,80 @@ def run_demo() -> dict:
 
 def demo_table(report: dict) -> str:
     """The demo's figures in Markdown, with the machine."""
-    head = "| training | test error | robust error | not certified by region, CROWN "
-    head += "| mean radius by region, CROWN | minimal change in the region | training time |"
+    head = ["training", "test error", "robust error", "not certified by region, CROWN"]
+    head += ["mean radius by region, CROWN", "minimal change in the region", "training time"]
     rows = [
-        f"| {row['scheme']} | {100 * row['test_error']:.1f} % "
-        f"| {demo.interval(row['robust_error_lower_bound'], row['robust_error_upper_bound'])} "
-        f"| {', '.join(f'{100 * share:.1f} %' for share in row['not_certified'].values())} "
-        f"| {', '.join(f'{radius:.3f}' for radius in row['mean_certified_radius'].values())} "
-        f"| {100 * row['exact_share']:.1f} % | {row['training_seconds']:.1f} s |"
+        [
+            row["scheme"],
+            f"{100 * row['test_error']:.1f} %",
+            demo.interval(row["robust_error_lower_bound"], row["robust_error_upper_bound"]),
+            ", ".join(f"{100 * share:.1f} %" for share in row["not_certified"].values()),
+            ", ".join(f"{radius:.3f}" for radius in row["mean_certified_radius"].values()),
+            f"{100 * row['exact_share']:.1f} %",
+            f"{row['training_seconds']:.1f} s",
+        ]
         for row in report["rows"]
     ]
     sizes = "-".join(map(str, report["network"]))
-    what = f"digits, {sizes}, l_{report['p']}, eps = {report['eps']}; {said(machine())}."
-    return "\n".join(["", head, "| --- " * 7 + "|", *rows, "", what, ""])
+    what = f"digits, {sizes}, l_{report['p']}, eps = {report['eps']}; {in_words(machine())}."
+    return "\n".join(["", *table(head, rows), "", what, ""])
 
 
 def backends_table(report: dict) -> str:
     """Some of the backends' figures in Markdown, in milliseconds."""
-    lines = [
-        "",
-        "| | " + " | ".join(IMPLEMENTATIONS) + " |",
-        "| --- " * (1 + len(IMPLEMENTATIONS)) + "|",
-    ]
     rows = {
         key.split("@")[0]: row
         for key, row in report["rows"].items()
         if row["threads"] == row["machine"]["cores"]
     }
-    for job, title in SHOWN.items():
-        found = rows[job]["implementations"]
-        cells = [cell(job, found.get(name)) for name in IMPLEMENTATIONS]
-        lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    where = said(rows[next(iter(SHOWN))]["machine"])
-    what = f"float32, l_2; {where}."
-    return "\n".join([*lines, "", what, ""])
+    lines = table(
+        ["", *IMPLEMENTATIONS],
+        (
+            [
+                title,
+                *(cell(job, rows[job]["implementations"].get(name)) for name in IMPLEMENTATIONS),
+            ]
+            for job, title in SHOWN.items()
+        ),
+    )
+    what = f"float32, l_2; {in_words(rows[next(iter(SHOWN))]['machine'])}."
+    return "\n".join(["", *lines, "", what, ""])
 
 
 def training_table(report: dict, gpu: dict) -> str:
     """Seconds of an epoch of MNIST on the processor, in PyTorch and on a GPU, in Markdown."""
-    card = gpu["machine"]["card"]
     names = ("this", "torch (c)")
-    lines = ["", f"| | numba | torch (c) | cupy, {card} |", "| --- " * 4 + "|"]
+    rows = []
     for case, other in EPOCHS.items():
         network, scheme, *_ = case.split("-")
         row = report["rows"][case]
         times = [EPOCH / 1000 * row[name]["median_ms"] for name in names]
         times.append(EPOCH / 1000 * gpu["fit cupy"][other])
         title = f"{'FC1' if network == 'fc1' else 'CNN'}, {scheme}"
-        lines.append(f"| {title} | " + " | ".join(f"{t:.1f} s" for t in times) + " |")
-    what = f"float32, l_inf, scaled up from some batches; {said(report['machine'])}."
-    return "\n".join([*lines, "", what, ""])
+        rows.append([title, *(f"{t:.1f} s" for t in times)])
+    head = ["", "numba", "torch (c)", f"cupy, {gpu['machine']['card']}"]
+    what = f"float32, l_inf, scaled up from some batches; {in_words(report['machine'])}."
+    return "\n".join(["", *table(head, rows), "", what, ""])
 
 
 def certification_table(report: dict) -> str:
     """Published figures of a network beside ours, in Markdown."""
-    here = {
-        "test error": (report["test_error"],),
-        "PGD": (report["pgd"],),
-        "their own bound": (report["bounds"]["Fast-Lin (KW), no box"],),
-        "exact robust error": (report["lower_bound"], report["upper_bound"]),
-    }
-    lines = ["", "| | published | here |", "| --- | --- | --- |"]
-    for name, published in PUBLISHED.items():
-        shares = dict.fromkeys(f"{100 * share:.2f}" for share in here[name])
-        lines.append(f"| {name} | {published:.2f} % | {' to '.join(shares)} % |")
     seconds = sum(row["total"] for row in report["seconds"].values())
     what = (
         f"{report['points']} points, {report['undecided']} undecided; {seconds:.0f} s of work for "
-        f"PGD, CROWN and branching together. {said(report['machine'])}."
+        f"PGD, CROWN and branching together. {in_words(report['machine'])}."
     )
-    return "\n".join([*lines, "", what, ""])
+    return "\n".join(["", *wk17a.compared(report), "", what, ""])
+
+
+def open_table(report: dict) -> str:
+    """Published bounds of a robust error that nobody knows beside ours, in Markdown."""
+    hours = sum(row["total"] for row in report["seconds"].values()) / 3600
+    what = (
+        f"{report['points']} points, {report['open']} undecided; {hours:.1f} h of work. "
+        f"{in_words(report['machine'])}."
+    )
+    return "\n".join(["", *rsl18a.compared(report), "", what, ""])
 
 
 def cell(job: str, found: dict | None) -> str:
@@ -155,11 +162,6 @@ def cell(job: str, found: dict | None) -> str:
         return ""
     per_image = "lenet" in job and job.startswith("mmr")
     return f"{found['ms_a_sample' if per_image else 'median_ms']:.3g} ms"
-
-
-def said(machine: dict) -> str:
-    """A machine in words."""
-    return ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from _machine import machine
+from _markdown import table
 from _region_alone import JOBS, OUT, layers_of, name_of, random_network
 from _region_judge import verdicts
 from _region_rivals import RADIUS, TOOLS
@@ -244,14 +245,11 @@ def explanation(report: dict, networks: dict) -> Iterator[str]:
 def rivals_table(networks: dict) -> list[str]:
     """A row for each network, a column for each tool."""
     tools = [tool for tool in TOOLS if any(tool in row["tools"] for row in networks.values())]
-    lines = [
-        "| network | " + " | ".join(tools) + " | lead | counts |",
-        "| --- " * (3 + len(tools)) + "|",
-    ]
-    for name, row in networks.items():
-        cells = [cell(row["tools"].get(tool)) for tool in tools]
-        lines.append(f"| {name} | {' | '.join(cells)} | {lead(row)} | {agreement(row)} |")
-    return lines
+    rows = (
+        [name, *(cell(row["tools"].get(tool)) for tool in tools), lead(row), agreement(row)]
+        for name, row in networks.items()
+    )
+    return table(["network", *tools, "lead", "counts"], rows)
 
 
 def cell(found: dict | None) -> str:
@@ -318,37 +316,37 @@ def verdict(said: dict, count: int) -> str:
 
 def detail_table(networks: dict) -> list[str]:
     """Rates and memory."""
-    lines = ["| network | tool | regions | s | best s | runs | regions/s | peak MB |"]
-    lines.append("| --- " * 8 + "|")
-    for name, row in networks.items():
-        for tool, found in row["tools"].items():
-            if "seconds" in found:
-                lines.append(
-                    f"| {name} | {tool} | {found['regions']:,} | {found['seconds']:.4g} "
-                    f"| {found['best']:.4g} | {found['repetitions']} "
-                    f"| {found['regions'] / found['seconds']:,.0f} | {found['peak_mb']:.0f} |"
-                )
-    return [
-        *lines,
-        "",
-        "Peak MB is what the run adds to the process.",
-    ]
+    rows = (
+        [
+            name,
+            tool,
+            f"{found['regions']:,}",
+            f"{found['seconds']:.4g}",
+            f"{found['best']:.4g}",
+            found["repetitions"],
+            f"{found['regions'] / found['seconds']:,.0f}",
+            f"{found['peak_mb']:.0f}",
+        ]
+        for name, row in networks.items()
+        for tool, found in row["tools"].items()
+        if "seconds" in found
+    )
+    head = ["network", "tool", "regions", "s", "best s", "runs", "regions/s", "peak MB"]
+    return [*table(head, rows), "", "Peak MB is what the run adds to the process."]
 
 
 def alone_table(jobs: dict) -> list[str]:
     """The library's own jobs."""
-    lines = ["| job | what | backend | regions | s | us a region | peak MB |", "| --- " * 7 + "|"]
+    rows = []
     for name in JOBS:
         for row in jobs.get(name, {}).get("rows", []):
             if "failed" in row:
-                lines.append(f"| {name} | {row['what']} | | {row['failed']} | | | |")
+                rows.append([name, row["what"], "", row["failed"], "", "", ""])
                 continue
-            lines.append(
-                f"| {name} | {row['what']} | {row['backend']} | {row['regions']:,} "
-                f"| {row['seconds']:.4g} | {1e6 * row['seconds'] / row['regions']:.3g} "
-                f"| {row['peak_mb']:.0f} |"
-            )
-    return lines
+            cells = [name, row["what"], row["backend"], f"{row['regions']:,}"]
+            cells += [f"{row['seconds']:.4g}", f"{1e6 * row['seconds'] / row['regions']:.3g}"]
+            rows.append([*cells, f"{row['peak_mb']:.0f}"])
+    return table(["job", "what", "backend", "regions", "s", "us a region", "peak MB"], rows)
 
 
 if __name__ == "__main__":

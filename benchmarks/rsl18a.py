@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from _machine import machine
+from _markdown import in_words, percent, table
 from wk17a import RESULTS, pgd_error, seconds, times_table, write_summary
 
 import refmmr as rm
@@ -124,19 +125,15 @@ def prove(net: rm.Network, X: np.ndarray, y: np.ndarray, records: dict, asked) -
 def proofs_page(report: dict) -> str:
     """The checks of certificates as a page."""
     rows = report["points"]
-    names = list(rows[0])
-    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     lines = [
         "# Proofs of rsl18a, checked again",
         "",
         f"{sum(row['proved'] for row in rows)} of {len(rows)} certificates are proved again by "
         "`refmmr.reference.proof`, in NumPy on one core.  Seconds to write one include the search.",
         "",
-        "| " + " | ".join(name.replace("_s", ", s") for name in names) + " |",
-        "| " + " | ".join("---" for _ in names) + " |",
-        *("| " + " | ".join(str(row[name]) for name in names) + " |" for row in rows),
+        *table([name.replace("_s", ", s") for name in rows[0]], (row.values() for row in rows)),
         "",
-        f"{about}.",
+        f"{in_words(report['machine'])}.",
         "",
     ]
     return "\n".join(lines)
@@ -197,32 +194,33 @@ def summary(records: dict[int, dict], n: int, limit: float) -> dict:
 
 def markdown(report: dict) -> str:
     """The summary as a page."""
-    ends = [f"{100 * report[name]:.2f} %" for name in ("lower_bound", "upper_bound")]
-    here = {
-        "test error": f"{100 * report['test_error']:.2f} %",
-        "robust error": " to ".join(dict.fromkeys(ends)),
-    }
     rest = f"{report['open']} points are open, after {report['limit']:g} s each"
     if report["not_tried"]:
         rest += f"; {report['not_tried']} of them have not been tried yet"
-    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     lines = [
         "# The robust error of rsl18a, open since 2018",
         "",
         f"MNIST, {report['points']} test points, l_inf, eps = {report['eps']}, 784-500-10.  The "
         "network is that of Raghunathan, Steinhardt, Liang (2018).",
         "",
-        "| | published | here |",
-        "| --- | --- | --- |",
-        *(f"| {name} | {value} | {here[name]} |" for name, value in PUBLISHED.items()),
-        f"| PGD alone | | {100 * report['pgd']:.2f} % |",
+        *compared(report),
         "",
         *times_table(report["seconds"]),
         "",
-        f"{rest}.  {about}.",
+        f"{rest}.  {in_words(report['machine'])}.",
         "",
     ]
     return "\n".join(lines)
+
+
+def compared(report: dict) -> list[str]:
+    """Lines of a table: published figures beside those of a report."""
+    here = {
+        "test error": percent(report["test_error"]),
+        "robust error": percent(report["lower_bound"], report["upper_bound"]),
+    }
+    rows = [[name, value, here[name]] for name, value in PUBLISHED.items()]
+    return table(["", "published", "here"], [*rows, ["PGD alone", "", percent(report["pgd"])]])
 
 
 if __name__ == "__main__":

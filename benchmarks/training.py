@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from _markdown import in_words, table
 
 import refmmr as rm
 
@@ -261,7 +262,7 @@ def markdown(report: dict) -> str:
     others = names[1:]
     head = ["case", *(f"{name}, ms" for name in names), "s an epoch"]
     head += [f"against {name}: median, best" for name in others]
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    rows = []
     for case in filter(report["rows"].get, CASES):
         row = report["rows"][case]
         mine = row["this"]
@@ -274,8 +275,8 @@ def markdown(report: dict) -> str:
             else ""
             for name in others
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    where = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+        rows.append(cells)
+    where = in_words(report["machine"])
     return "\n".join(
         [
             "# A step of training",
@@ -286,7 +287,7 @@ def markdown(report: dict) -> str:
             f"random start of the attack; {where}; load average at the start "
             f"{report['load_average']:.1f}.",
             "",
-            *lines,
+            *table(head, rows),
             "",
         ]
     )

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from _machine import machine
+from _markdown import in_words, table
 from sklearn.model_selection import train_test_split
 
 import refmmr as rm
@@ -56,17 +57,23 @@ def main() -> None:
 
 def markdown(report: dict) -> str:
     """The grid as a table, the best of each scheme first."""
-    head = "| scheme | lambda | gamma | error % | robust error | not certified by region % "
-    head += "| mean radius by region |"
+    head = ["scheme", "lambda", "gamma", "error %", "robust error", "not certified by region %"]
+    head += ["mean radius by region"]
     rows = [
-        f"| {row['scheme']} | {row['lam']} | {row['gamma']} | {100 * row['error']:.1f} "
-        f"| {demo.interval(row['lower'], row['upper'])} "
-        f"| {100 * row['not_certified_by_region']:.1f} | {row['radius']:.3f} |"
+        [
+            row["scheme"],
+            row["lam"],
+            row["gamma"],
+            f"{100 * row['error']:.1f}",
+            demo.interval(row["lower"], row["upper"]),
+            f"{100 * row['not_certified_by_region']:.1f}",
+            f"{row['radius']:.3f}",
+        ]
         for row in report["rows"]
     ]
     what = f"Validation split of digits, {report['points']} points, l_{demo.P}, eps {demo.EPS}."
-    where = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    return "\n".join([what, "", head, "| --- " * 7 + "|", *rows, "", where + ".", ""])
+    where = in_words(report["machine"])
+    return "\n".join([what, "", *table(head, rows), "", where + ".", ""])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from _machine import machine
+from _markdown import in_words, table
 
 import refmmr as rm
 
@@ -120,24 +121,27 @@ def summary(questions: list[dict[str, str]], records: dict[str, dict]) -> dict[s
 
 def markdown(report: dict) -> str:
     """The summary as a page."""
+    head = ["network", "questions", "here: holds", "violated", "open", "s in all", "limit, s"]
+    head += ["answered there", "only there", "only here", "contradictions"]
+    rows = []
+    for name, row in report["networks"].items():
+        open_ = row["asked"] - row["holds"] - row["violated"]
+        cells = [name, row["asked"], row["holds"], row["violated"], open_]
+        cells += [f"{row['seconds']:.0f}", f"{row['limit']:g}"]
+        cells += [row[key] for key in ("answered_there", "only_there", "only_here")]
+        rows.append([*cells, row["contradictions"]])
     lines = [
         "# Questions of VNN-COMP 2021",
         "",
         "*There* is an answer of at least one of the four best tools of the competition, on GPUs "
         "or 16 to 48 cores.",
         "",
-        "| network | questions | here: holds | violated | open | s in all | limit, s | answered "
-        "there | only there | only here | contradictions |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *table(head, rows),
+        "",
+        f"{in_words(report['machine'])}.",
+        "",
     ]
-    for name, row in report["networks"].items():
-        open_ = row["asked"] - row["holds"] - row["violated"]
-        cells = [name, row["asked"], row["holds"], row["violated"], open_]
-        cells += [f"{row['seconds']:.0f}", f"{row['limit']:g}"]
-        cells += [row[key] for key in ("answered_there", "only_there", "only_here")]
-        lines.append(f"| {' | '.join(map(str, [*cells, row['contradictions']]))} |")
-    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    return "\n".join([*lines, "", f"{about}.", ""])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from _machine import machine
+from _markdown import in_words, percent, table
 
 import refmmr as rm
 
@@ -151,44 +152,55 @@ def write_summary(path: Path, report: dict, text: str) -> None:
 
 def markdown(report: dict) -> str:
     """The summary as a page."""
-    here = {
-        "test error": report["test_error"],
-        "PGD": report["pgd"],
-        "their own bound": report["bounds"]["Fast-Lin (KW), no box"],
-    }
-    exact = [report["lower_bound"], report["upper_bound"]]
-    span = " to ".join(dict.fromkeys(f"{100 * bound:.2f} %" for bound in exact))
     lines = [
         "# The exact robust error of a network trained by others",
         "",
         f"MNIST, {report['points']} test points, l_inf, eps = {report['eps']}.  The network is "
         "that of Wong & Kolter (2017).",
         "",
-        "| | published | here |",
-        "| --- | --- | --- |",
+        *compared(report),
+        "",
+        *table(
+            ["bound alone", "robust error, at most"],
+            ([name, f"{100 * bound:.2f} %"] for name, bound in report["bounds"].items()),
+        ),
+        "",
+        *times_table(report["seconds"]),
+        "",
+        f"{report['undecided']} points are undecided.  {in_words(report['machine'])}.",
+        "",
     ]
-    for name, value in PUBLISHED.items():
-        mine = f"{100 * here[name]:.2f} %" if name in here else span
-        lines.append(f"| {name} | {value:.2f} % | {mine} |")
-    lines += ["", "| bound alone | robust error, at most |", "| --- | --- |"]
-    lines += [f"| {name} | {100 * bound:.2f} % |" for name, bound in report["bounds"].items()]
-    lines += ["", *times_table(report["seconds"])]
-    about = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    return "\n".join([*lines, "", f"{report['undecided']} points are undecided.  {about}.", ""])
+    return "\n".join(lines)
+
+
+def compared(report: dict) -> list[str]:
+    """Lines of a table: published figures beside those of a report."""
+    here = {
+        "test error": percent(report["test_error"]),
+        "PGD": percent(report["pgd"]),
+        "their own bound": percent(report["bounds"]["Fast-Lin (KW), no box"]),
+        "exact robust error": percent(report["lower_bound"], report["upper_bound"]),
+    }
+    return table(
+        ["", "published", "here"],
+        ([name, f"{value:.2f} %", here[name]] for name, value in PUBLISHED.items()),
+    )
 
 
 def times_table(spent: dict[str, dict[str, float]]) -> list[str]:
     """Lines of a table of `seconds`."""
-    lines = [
-        "| method, in this order | points tried | s in all | median ms | slowest point, s |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for method, row in spent.items():
-        lines.append(
-            f"| {method} | {row['points']} | {row['total']:.0f} | {1e3 * row['median']:.1f} | "
-            f"{row['largest']:.2f} |"
-        )
-    return lines
+    head = ["method, in this order", "points tried", "s in all", "median ms", "slowest point, s"]
+    rows = (
+        [
+            method,
+            row["points"],
+            f"{row['total']:.0f}",
+            f"{1e3 * row['median']:.1f}",
+            f"{row['largest']:.2f}",
+        ]
+        for method, row in spent.items()
+    )
+    return table(head, rows)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,8 @@ myst_enable_extensions = [
 ]
 myst_heading_anchors = 4
 nb_execution_mode = os.environ.get("REFMMR_DOCS_EXECUTE", "force")
-nb_execution_timeout = 120
+# A fresh checkout compiles its kernels in the first cells that use them.
+nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 if nb_execution_mode == "off":
     # Without a kernel the language of the cells is not known; they are shown as they are.

@@ -99,7 +99,7 @@ export class Pane extends Picture {
 
   /** The hinge over the distances: the k_B nearest boundaries, and the decision boundary. */
   _hinge({ boundary, decision }, terms, gamma) {
-    const right = 0.32, x = (d) => 14 + (292 * Math.min(d, right)) / right;
+    const right = 0.32, x = (d) => 20 + (286 * Math.min(d, right)) / right;
     const y = (d) => 84 - 70 * Math.max(0, 1 - d / gamma);
     const mark = (d, kind, counted) => shape(kind === "pg-b" ? "circle" : "rect", {
       class: `${kind}${counted ? "" : " pg-left"}`,
@@ -112,16 +112,17 @@ export class Pane extends Picture {
     };
     const selected = new Set(terms.boundary.selected);
     this.hinge.replaceChildren(
-      shape("path", { class: "pg-axis", d: "M14,84H306M14,84V10" }),
-      shape("path", { class: "pg-curve", d: `M14,14L${x(gamma)},84H306` }),
+      shape("path", { class: "pg-axis", d: "M20,84H306M20,84V10" }),
+      shape("path", { class: "pg-curve", d: `M20,14L${x(gamma)},84H306` }),
       ...boundary.flatMap(({ distance }, i) =>
         !selected.has(i) && distance < right ? [mark(distance, "pg-b", false)] : []),
       ...boundary.flatMap(({ distance }, i) =>
         selected.has(i) && distance < right ? [mark(distance, "pg-b", true)] : []),
       ...decision.flatMap(({ distance }) =>
         distance >= 0 && distance < right ? [mark(distance, "pg-d", true)] : []),
-      words("γ", x(gamma), 102, "middle"), words("0", 14, 102, "middle"),
-      words("distance", 306, 102, "end"), words("1", 22, 18, "start"));
+      words("γ", x(gamma), 102, "middle"), words("0", 20, 102, "middle"),
+      words("distance", x(gamma) < 220 ? 306 : 180, 102, "end"), words("1", 14, 18, "end"),
+      words("max(0, 1 − distance/γ)", 306, 18, "end"));
   }
 }
 

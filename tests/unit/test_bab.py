@@ -247,3 +247,43 @@ def test_a_leaf_is_taken_off_once_it_is_proved():
     tree, examples, target = leaf_of_an_example(0.999)
     bab._prove_leaves(tree, examples, target)
     assert (tree.stuck, tree.given_up, examples.found) == ([], False, None)
+
+
+def fixed_coordinates(seed, i):
+    """Point i of a random network, a box with some fixed coordinates, and units of coordinates."""
+    rng = np.random.default_rng(seed)
+    d, k, n = int(rng.integers(2, 7)), int(rng.integers(2, 4)), 3
+    net = rm.Network.mlp([d, *rng.integers(2, 8, rng.integers(1, 3)).tolist(), k], rng=seed)
+    if seed % 2:  # without biases, logits are all 0 in whole regions
+        net = net.with_parameters([(W, rng.normal(0, 0.3, len(b))) for W, b in net.parameters])
+    X = rng.uniform(-1, 1, (n, d))
+    lo, hi = X - rng.uniform(0, 1.5, (n, d)), X + rng.uniform(0, 1.5, (n, d))
+    fixed = rng.random((n, d)) < 0.35
+    lo[fixed] = hi[fixed] = X[fixed]
+    rng.random()
+    scale = np.exp(rng.normal(size=d)) if rng.random() < 0.6 else None
+    return net, X[[i]], net.predict(X[[i]]), (lo[i], hi[i]), scale
+
+
+@pytest.mark.parametrize(
+    ("seed", "i", "p", "most"),
+    [
+        (4, 0, 2, 4),  # projections of x bring an example nearer by a millionth, again and again
+        (15, 0, 1, 4),  # regions meet at the nearest example: a step beyond it ends at no example
+        (2, 2, np.inf, 6),  # logits are equal in a whole region, and an example is behind it
+    ],
+)
+def test_bounds_are_those_of_the_search_after_few_balls(monkeypatch, seed, i, p, most):
+    net, X, y, box, scale = fixed_coordinates(seed, i)
+    balls, decide = [], bab.decide
+
+    def count(*args, **kwargs):
+        balls.append(args[4])
+        return decide(*args, **kwargs)
+
+    monkeypatch.setattr(bab, "decide", count)
+    exact = rm.certify(net, X, y, p, box, "search", scale=scale)
+    found = rm.certify(net, X, y, p, box, "bab", scale=scale)
+    np.testing.assert_allclose(found.lower, exact.lower, rtol=1e-6)
+    assert found.exact == exact.exact == (seed in (4, 15))
+    assert len(balls) <= most

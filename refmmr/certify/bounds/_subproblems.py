@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refmmr import _kernels
-from refmmr._examples import Box
+from refmmr._examples import OVERSHOOTS, Box
 from refmmr.certify.bounds import EXACT
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._nearest import nearest_point
@@ -153,14 +153,14 @@ class Subproblems:
                 self._branch()
         self._settle()
 
-    def excludes(self, subproblem: Subproblem) -> bool:
-        """Whether the subproblem has no example nearer than the goal: proved by cuts alone."""
+    def distance(self, subproblem: Subproblem) -> float:
+        """Up to the goal, a lower bound on the distance of the examples in it, by cuts alone."""
         with np.errstate(all="ignore"):
             if not np.isfinite(self._radius):
                 self._radius = self.point.goal
                 self._bound_units()
             entry = self._bound(subproblem, 0.0)
-            return entry is None and self.point.upper >= self.point.goal
+        return min(self.point.upper, self._radius) if entry is None else entry[0]
 
     def _settle(self) -> None:
         """Update the lower bound, and decide whether the ball or the search is finished."""
@@ -290,6 +290,8 @@ class Subproblems:
                 break
         if not scores.any() or self.nodes % ATTACK_EVERY == 1 or not subproblem.fixed.any():
             self.point.attempt(step)
+            if not scores.any() and self.point.upper > lower * (1 + EXACT):
+                self._step_inside(cuts, v, limit, lower)
         limit = min(self.point.limit, self._radius)
         if lower >= limit:
             self._drop(limit)
@@ -300,6 +302,18 @@ class Subproblems:
         split = TIE if self._is_tie(step, lower) else split
         done = Subproblem(subproblem.target, subproblem.fixed, cuts, v[needed], split)
         return lower, next(self._order), done
+
+    def _step_inside(self, cuts, v, limit, lower):
+        """Propose the nearest point a little inside of all cuts.
+
+        At the nearest point itself several regions may meet, and the next one holds no example.
+        """
+        for share in OVERSHOOTS:
+            inside = [cut._replace(value=cut.value - share * abs(cut.value)) for cut in cuts]
+            _, step = self._nearest(inside, v, limit)
+            self.point.propose(step[None], overshoots=(0.0,))
+            if self.point.upper <= lower * (1 + EXACT):
+                break
 
     def _is_tie(self, step: np.ndarray, lower: float) -> bool:
         """Whether a step as short as the bound leads to a tie with no example near it.

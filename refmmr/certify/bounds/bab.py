@@ -29,7 +29,7 @@ from refmmr.certify.bounds._subproblems import Subproblem, Subproblems
 from refmmr.certify.bounds.linear import crown_bounds, farthest_distance
 from refmmr.reference.ball import ball
 from refmmr.reference.loss import margins
-from refmmr.reference.network import Network
+from refmmr.reference.network import Network, activation_pattern
 from refmmr.reference.pgd import project, steepest
 from refmmr.reference.proof import Proof
 
@@ -50,7 +50,16 @@ FIRST_NODES = 1000
 takes more is tried again with four times as many, after a smaller one."""
 
 NEARER = 0.99
-"""An example that is nearer by less than this has not been brought to the decision boundary."""
+"""Projections that bring an example nearer by less than this creep along the decision boundary: the
+nearest point of its linear region comes next, which takes more time."""
+
+MAX_UNDECIDED = 2
+"""Balls with a tie in them, or that rounding errors leave open, before the minimal perturbation is
+given up: smaller ones gain little."""
+
+FAR = 1e3
+"""Rounding errors are relative to the ball.  Below this multiple of the distance that was proved in
+an undecided ball, they do not matter: there is a tie at that distance."""
 
 GAP = 0.5 * EXACT
 """The last ball is smaller by this share than the distance of the nearest example."""
@@ -61,6 +70,7 @@ class Decision(NamedTuple):
 
     robust: bool
     adversarial: np.ndarray | None  # a verified example in the ball, of the shape of an input
+    radius: float  # no example is nearer; 0 where a limit was reached
     trees: list[_tree.Tree]  # of the classes that took one
     nodes: int
     record: Record | None = None  # for a proof, where it was asked for
@@ -146,7 +156,8 @@ def minimal_perturbation(
 
     The ball just below the nearest example so far is decided: either it is robust, and the example
     is the nearest, or it holds a nearer one.  Where that takes too many nodes, a ball between the
-    bounds comes first.
+    bounds comes first.  A ball with a tie in it, a point where two logits are equal, cannot be
+    proved robust and need not hold an example: then the distance of the tie is the lower bound.
 
     Parameters
     ----------
@@ -174,29 +185,51 @@ def minimal_perturbation(
         return lower, None
     best, upper = adversarial, np.inf if adversarial is None else _distance(x, adversarial, p)
     max_nodes, last = FIRST_NODES, True
-    while upper > lower * (1 + EXACT) and time.monotonic() < deadline:
-        largest = min(upper * (1 - GAP), farthest)
+    undecided, count = np.inf, 0
+    while min(upper, undecided) > lower * (1 + EXACT) and time.monotonic() < deadline:
+        largest = min(upper * (1 - GAP), farthest, undecided)
         if np.isfinite(largest):
             between = np.sqrt(lower * largest) if lower > 0 else largest / 16
-            eps = largest if last else float(between)
+            eps = largest if last and largest < undecided else float(between)
         else:
             eps = 2 * lower if lower > 0 else float(np.abs(x).max() or 1.0) / 64
         decision = decide(net, x, y, p, eps, box, deadline=deadline, max_nodes=max_nodes)
+        lower = max(lower, decision.radius)
         if decision.adversarial is not None:
             before = upper
-            best, upper = _examples.bring_nearer(net, x, decision.adversarial, y, p, box)
-            # Where no projection brings it nearer, halve the interval instead of creeping.
+            best, upper = _brought_nearer(net, x, decision.adversarial, y, p, box, upper)
+            # Where that does not bring it nearer, halve the interval instead of creeping.
             last = upper < NEARER * before
         elif decision.robust:
-            lower, last = eps, True
+            last = True
             if eps >= farthest:
                 return (np.inf, None) if best is None else (upper, best)
         elif any(tree.given_up for tree in decision.trees):
-            break  # rounding errors are too large
+            undecided, count = eps, count + 1
+            if count == MAX_UNDECIDED or undecided <= FAR * lower:
+                break
         else:
             last = not last
             max_nodes *= 4 if last else 1
     return min(lower, upper), best
+
+
+def _brought_nearer(net, x, z, y, p, box, before):
+    """An example of a ball that is smaller than the distance before, by projections of x.
+
+    Where they gain little, by the nearest point of the linear region of the example.
+    """
+    best, upper = _examples.bring_nearer(net, x, z, y, p, box)
+    if upper < NEARER * before:
+        return best, upper
+    point = Incumbent(net, p, box, x, y, upper)
+    point.upper, point.adversarial = upper, best.reshape(-1)
+    logits, active = net.logits(best[None])[0], activation_pattern(net, best[None])[0]
+    logits[y] = -np.inf
+    fixed = np.where(active, 1, -1).astype(np.int8)
+    region = Subproblem(int(logits.argmax()), fixed, [], np.zeros(0), -1)
+    Subproblems(net, p, box, point).distance(region)
+    return point.adversarial.reshape(x.shape), point.upper
 
 
 def decide(
@@ -239,7 +272,7 @@ def decide(
     try:
         return _decide(place, x, y, eps, box, max_nodes)
     except _place.OutOfTimeError:
-        return Decision(False, None, [], 0)
+        return Decision(False, None, 0, [], 0)
 
 
 def _decide(place, x, y, eps, box, max_nodes):
@@ -254,10 +287,10 @@ def _decide(place, x, y, eps, box, max_nodes):
     left = order[~(values[order] > 0)]
     count = len(targets)
     if not len(left):
-        return Decision(True, None, [], count, Record.of(start, y, {}))
+        return Decision(True, None, eps, [], count, Record.of(start, y, {}))
     examples = _Examples(place, x, y, p, eps, box)
     if examples(points) or examples(_descend(place, x, rows[left], p, eps, box, 1)):
-        return Decision(False, examples.found, [], count)
+        return Decision(False, examples.found, 0, [], count)
     # The roots of all trees before more descents: most of them are proved.
     trees: list[_tree.Tree] = []
     for i in left:
@@ -267,35 +300,47 @@ def _decide(place, x, y, eps, box, max_nodes):
     proved = np.array([tree.proved for tree in trees])
     if examples.found is None and not proved.all():
         examples(_descend(place, x, rows[left[~proved]], p, eps, box, RESTARTS))
+    radius = eps
     for i, tree in zip(left, trees, strict=False):
-        if examples.found is not None:
+        if examples.found is None:
+            tree.run(deadline, max_nodes)
+        if examples.found is not None or not tree.done:
+            radius = 0.0
             break
-        tree.run(deadline, max_nodes)
-        if tree.stuck and tree.done and not tree.refuted:
-            _prove_leaves(tree, examples, int(targets[i]))
-        if not tree.proved:
-            break
+        if tree.stuck:
+            radius = min(radius, _prove_leaves(tree, examples, int(targets[i])))
     robust = examples.found is None and all(tree.proved for tree in trees)
     record = Record.of(start, y, dict(zip(targets[left].tolist(), trees, strict=False)))
     count += sum(tree.nodes for tree in trees)
-    return Decision(robust, examples.found, trees, count, record if robust else None)
+    return Decision(robust, examples.found, radius, trees, count, record if robust else None)
 
 
 def _prove_leaves(tree, examples, target):
-    """Nodes whose units are all fixed, by the nearest point that their constraints allow."""
-    place = examples.place
-    point = Incumbent(
-        place.net, examples.p, examples.box, examples.x, examples.y, float(place.ball.radius[0])
-    )
+    """Nodes whose units are all fixed, by the nearest point that their constraints allow.
+
+    Returns a radius: within it the tree's ball has no counterexample.  It is smaller than the ball
+    where the margin reaches 0 in a leaf and no example is found, at a tie.
+    """
+    place, eps = examples.place, float(examples.place.ball.radius[0])
+    point = Incumbent(place.net, examples.p, examples.box, examples.x, examples.y, eps)
     cuts = Subproblems(place.net, examples.p, examples.box, point)
     cuts.deadline = place.deadline
-    while tree.stuck and time.monotonic() < place.deadline:
-        if not cuts.excludes(Subproblem(target, tree.stuck[-1], [], np.zeros(0), -1)):
-            tree.given_up = time.monotonic() < place.deadline
-            if point.upper <= examples.eps:
-                examples.found = point.adversarial.reshape(examples.x.shape)
-            return
-        tree.stuck.pop()  # now that it is proved: an interruption leaves the others
+    radius, unproved = eps, []
+    while tree.stuck:
+        found = cuts.distance(Subproblem(target, tree.stuck[-1], [], np.zeros(0), -1))
+        if point.upper <= examples.eps:
+            examples.found = point.adversarial.reshape(examples.x.shape)
+        if examples.found is not None or time.monotonic() >= place.deadline:
+            radius = 0.0
+            break
+        # Only now that it is bounded: an interruption leaves it among the others.
+        leaf = tree.stuck.pop()
+        if found < eps:
+            radius = min(radius, found)
+            unproved.append(leaf)
+    tree.given_up = bool(unproved)
+    tree.stuck += unproved
+    return radius
 
 
 class _Examples:

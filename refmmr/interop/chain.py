@@ -116,7 +116,7 @@ def _layouts(graph: Graph, wanted: Sequence[Value]) -> list[tuple[Shape, np.ndar
     """Shapes that the network's input may have, and where the entries of the graph's are in it.
 
     The graph's own comes first, then images that it is reshaped to, and the same images with the
-    channels as the last axis.
+    channels as the last axis; not where all three sizes are equal, as the shape would not show it.
     """
     x = graph.input
     shapes = [graph.sample_shape]
@@ -130,6 +130,8 @@ def _layouts(graph: Graph, wanted: Sequence[Value]) -> list[tuple[Shape, np.ndar
     numbers = np.arange(x.size)
     layouts = [(own, numbers)] + [(shape, numbers) for shape in images if shape != own]
     for height, width, channels in images:
+        if (channels, height, width) in images:
+            continue
         places = numbers.reshape(channels, height, width).transpose(1, 2, 0).reshape(-1)
         layouts.append(((channels, height, width), places))
     return layouts

@@ -6,9 +6,9 @@ logits.  Its operators are
 Affine, and folded into layers
     Gemm, MatMul, Conv and ConvTranspose (of images and sequences, with groups and dilations),
     BatchNormalization, Add, Sub, Mul, Div, Sum, Mean and Neg with at most one factor that depends
-    on the input, AveragePool, GlobalAveragePool, ReduceMean, ReduceSum, Pad, Slice, Gather, Split,
-    Concat, Expand, Resize and Upsample (nearest, by whole factors), Transpose, Reshape, Flatten,
-    Squeeze, Unsqueeze, Identity, Cast, Dropout.
+    on the input, Where with a constant condition, AveragePool, GlobalAveragePool, ReduceMean,
+    ReduceSum, Pad, Slice, Gather, Split, Concat, Expand, Resize and Upsample (nearest, by whole
+    factors), Transpose, Reshape, Flatten, Squeeze, Unsqueeze, Identity, Cast, Dropout.
 Piecewise linear, and written exactly as ReLUs
     Relu, LeakyRelu, PRelu, Clip, HardSigmoid, Abs, Max, Min, MaxPool, GlobalMaxPool, ReduceMax,
     ReduceMin; and skip connections, whose values are carried through the layers between.
@@ -17,7 +17,8 @@ Left out at the very end, with a warning
     largest for the same class.
 
 An image with the channels as its last axis (NHWC) that goes to a convolution becomes the (channels,
-height, width) of this library; `read_model` tells the order.  A sequence (channels, length) that
+height, width) of this library, unless all three are equal, which the shape would not show;
+`read_model` tells the order.  A sequence (channels, length) that
 goes to a convolution is an image of one row.
 
 Everything else is refused by the name of the operator and of its node.  Weights may be float16,

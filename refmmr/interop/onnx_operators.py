@@ -6,15 +6,16 @@ the model computes for a batch of 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refmmr.interop.graph import MAX_UNITS
 from refmmr.interop.onnx_constants import axes_of
-from refmmr.interop.onnx_nodes import Node
+from refmmr.interop.onnx_nodes import Node, reason
 from refmmr.interop.onnx_shapes import SHAPE_READERS
-from refmmr.interop.onnx_tensors import quote
 from refmmr.interop.onnx_windows import WINDOW_READERS
 from refmmr.interop.pooling import mean
 from refmmr.interop.values import Value
@@ -139,17 +140,49 @@ def _neg(reader: Reader, node: Node) -> Value:
 
 
 def _sum(reader: Reader, node: Node) -> Value:
-    """Sum and Mean of several inputs."""
-    graph, total = reader.graph, None
+    """Sum and Mean of several inputs, constants among them."""
+    graph, total, shift = reader.graph, None, np.float32(0)
     for k, name in enumerate(node.inputs):
         if name not in reader.values:
-            node.refuse(f"expected what depends on the input of the network, got {quote(name)}")
+            shift = shift + reader.constant(node, k)
+            continue
         x = reader.data(node, k)
         total = x if total is None else graph.add(total, x, node.where)
     assert total is not None
-    return total if node.kind == "Sum" else graph.scale(
-        total, 1 / len(node.inputs), 0.0, node.where
-    )  # fmt: skip
+    part = 1.0 if node.kind == "Sum" else 1 / len(node.inputs)
+    shift = reader.for_one(node, np.asarray(shift), len(total.shape))
+    return graph.scale(total, part, part * shift.astype(np.float64), node.where)
+
+
+def _where(reader: Reader, node: Node) -> Value:
+    """A choice by a constant condition, which is affine, between values and constants."""
+    if node.inputs[0] in reader.values:
+        node.refuse(reason("Where", "Where by a condition that depends on the input"))
+    graph, chosen = reader.graph, reader.constants.array(node, 0) != 0
+    values = [reader.data(node, k) for k in (1, 2) if node.inputs[k] in reader.values]
+    rank = len(values[0].shape)
+    chosen, total, shift = reader.for_one(node, chosen, rank), None, np.float32(0)
+    for k, mask in ((1, chosen), (2, ~chosen)):
+        if node.inputs[k] in reader.values:
+            x = reader.data(node, k)
+            part = graph.pick(x, _masked(node, mask, graph.indices(x), -1), node.where)
+            total = part if total is None else graph.add(total, part, node.where)
+        else:
+            constant = reader.for_one(node, reader.constant(node, k), rank)
+            shift = shift + _masked(node, mask, constant, 0)
+    assert total is not None
+    return graph.scale(total, 1.0, shift, node.where)
+
+
+def _masked(node: Node, mask: np.ndarray, array: np.ndarray, other: int) -> np.ndarray:
+    """The array where the mask is true, with shapes as in NumPy."""
+    try:
+        shape = np.broadcast_shapes(mask.shape, array.shape)
+    except ValueError:
+        node.refuse(f"expected shapes that fit, got {mask.shape} and {array.shape}")
+    if math.prod(shape) > MAX_UNITS:
+        node.refuse(f"expected at most {MAX_UNITS} units, got shape {shape}")
+    return np.where(mask, array, np.array(other, array.dtype))
 
 
 def _same(reader: Reader, node: Node) -> Value:
@@ -317,6 +350,7 @@ READERS: Mapping[str, Callable[[Any, Node], Value | list[Value]]] = {
     "Softmax": _softmax,
     "Sub": _sub,
     "Sum": _sum,
+    "Where": _where,
     **SHAPE_READERS,
     **WINDOW_READERS,
 }

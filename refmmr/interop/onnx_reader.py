@@ -217,7 +217,7 @@ class Reader:
                 node.refuse(f"expected an output with a new name, got {quote(name)} again")
             self._names.add(name)
         if not data or node.kind == "Shape":
-            self.constants.add(node, self.values[data[0]].shape if data else None)
+            self.constants.add(node, self._shape(self.values[data[0]]) if data else None)
             return
         if node.kind not in READERS:
             node.refuse(reason(node.kind, node.kind))
@@ -273,6 +273,10 @@ class Reader:
         if (array != array[:1]).any():
             node.refuse(f"expected equal rows for all {self.batch} inputs of the batch, got others")
         return array[:1]
+
+    def _shape(self, value: Value) -> Shape:
+        """The shape of a value as the model has it, with its batch."""
+        return value.shape if self.batch in (None, 1) else (self.batch, *value.shape[1:])
 
     def keep_batch(self, node: Node, axes: Sequence[int]) -> None:
         """Refuse an operator on the axis of a batch of several."""

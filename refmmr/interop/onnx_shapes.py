@@ -22,6 +22,8 @@ __all__ = ["SHAPE_READERS"]
 
 def _reshape(reader: Reader, node: Node) -> Value:
     x, target = reader.data(node), reader.constants.integers(node, 1)
+    if target[:1] == [1]:
+        reader.keep_batch(node, (0,))
     if not node.attributes.get("allowzero", 0):
         target = [
             x.shape[k] if size == 0 and k < len(x.shape) else size for k, size in enumerate(target)

@@ -569,8 +569,57 @@ def test_more_computed_constants():
 def test_other_operators_are_refused_with_a_way_out(operator):
     inputs = {"Where": "x x x", "LSTM": "x x x"}.get(operator, "x")
     proto = model([(operator, inputs, {}), ("Flatten", "t0", {})], {}, (1, 4, 4))
-    with pytest.raises(ValueError, match=f"{operator} node 0: expected .*, got {operator}: .*inst"):
+    with pytest.raises(ValueError, match=f"{operator} node 0: expected .*, got {operator}.*: .*in"):
         read(proto)
+
+
+@pytest.mark.parametrize("inputs", ["c x a", "c b x", "c x z", "c z x", "d x b"])
+def test_a_choice_by_a_constant_condition(inputs):
+    """Where is affine then; d chooses for rows of the image."""
+    c, shape = f4(4, 6, 5) > 0, (1, 4, 6, 5)
+    weights = {"c": c, "d": c[0, :, :1], "a": f4(4, 6, 5), "b": f4(1, 6, 1), "h": np.float32(3)}
+    assert_same(model([("Mul", "x h", {}, "z"), ("Where", inputs, {}, "w"), ("Flatten", "w", {})],
+                      weights, shape))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["Sum", "Mean"])
+def test_sums_of_values_and_constants(kind):
+    steps = [("Relu", "x", {}, "r"), (kind, "c x r x b", {}, "s"), ("Flatten", "s", {})]
+    assert_same(model(steps, {"c": f4(4, 6, 5), "b": f4(5)}))
+
+
+@pytest.mark.parametrize("target", [(1, -1), (1, 24)])
+def test_a_reshape_that_puts_a_batch_into_one_row_is_refused(target):
+    """Not the same network for each row: 8 rows of 3 numbers become one of 24."""
+    steps = [("Relu", "x", {}), ("Reshape", "t0 shape", {})]
+    proto = model(steps, {"shape": np.int64(target)}, (8, 3))
+    assert run(proto, f4(8, 3)).shape == (1, 24)
+    with pytest.raises(ValueError, match="Reshape node 1: expected the first axis to be left"):
+        read(proto)
+
+
+def test_a_shape_knows_its_batch():
+    steps = [
+        ("Shape", "x", {}, "sizes"), ("Slice", "sizes zero one", {}, "batch"),
+        ("Concat", "batch rest", {"axis": 0}, "target"), ("Reshape", "x target", {}, "flat"),
+        ("MatMul", "flat W", {}),
+    ]  # fmt: skip
+    weights = {"zero": np.int64([0]), "one": np.int64([1]), "rest": np.int64([-1]), "W": f4(6, 2)}
+    proto = model(steps, weights, (4, 2, 3), (4, 2))
+    X = f4(4, 2, 3)
+    assert_allclose(read(proto).network(X.reshape(4, -1)), run(proto, X), rtol=1e-5, atol=1e-6)
+
+
+def test_an_image_of_three_equal_sizes_is_not_turned():
+    """Its shape would not show it; channels last, the first layer is no convolution then."""
+    steps = [
+        ("Transpose", "x", {"perm": [0, 3, 1, 2]}),
+        ("Conv", "t0 F", {}),
+        ("Flatten", "t1", {}),
+    ]
+    found = read(model(steps, {"F": f4(2, 3, 2, 2)}, (1, 3, 3, 3)))
+    assert found.input_order is None
+    assert_same(model(steps, {"F": f4(2, 3, 2, 2)}, (1, 3, 3, 3)), (1, 3, 3, 3))
 
 
 def residual_network():

@@ -623,6 +623,25 @@ def test_fits_the_window(browser, url, width, height):
     assert_silent(browser, url)
 
 
+def test_words_below_and_the_map_do_not_take_turns(page):
+    """A line that is there on a high map only, as that of thin regions may be."""
+    heights = page.run(
+        """(async () => {
+            const stage = $("stage"), line = document.createElement("div");
+            line.style.cssText = "width: 100%; height: 40px";
+            const limit = stage.clientHeight - 20, seen = [];
+            $("legend").append(line);
+            new ResizeObserver(() => { line.hidden = stage.clientHeight < limit; }).observe(stage);
+            for (let i = 0; i < 10; i++) {
+                await new Promise(requestAnimationFrame);
+                seen.push(stage.clientHeight);
+            }
+            return seen.slice(4);
+        })()"""
+    )
+    assert len(set(heights)) == 1
+
+
 def test_complete_is_not_worth_a_word(page, cx):
     assert not seen(page, "incomplete")
     assert page.text("summary") == f"{len(cx)} linear regions"

@@ -64,6 +64,7 @@ def main(words: list[str] | None = None) -> None:
         for row in asked.rows or rm.zoo.names():
             _table1_evaluate.evaluate(row, asked.n, limits, asked.jobs)
     else:
+        rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
         _table1_report.write()
 
 

@@ -67,9 +67,13 @@ types: $(READY) ## check the types
 # One process for each notebook, with one thread: the outputs are those of a small machine.
 notebooks: export OPENBLAS_NUM_THREADS = 1
 notebooks: export OMP_NUM_THREADS = 1
+notebooks: export IPYTHONDIR = $(CURDIR)/build/ipython
 notebooks: $(READY) ## write the .ipynb beside each notebook's Markdown, and run them
+	@mkdir -p $(IPYTHONDIR)/profile_default
+	@cp docs/_ext/ipython_kernel_config.py $(IPYTHONDIR)/profile_default
 	$(BIN)/jupytext --quiet --update --to ipynb notebooks/*.md
 	$(BIN)/jupyter execute --inplace --timeout=300 notebooks/*.ipynb
+	$(BIN)/python docs/_ext/shrink_pictures.py notebooks/*.ipynb
 
 # Notebooks run with the threads of one process each; a warning is an error.
 docs: export OPENBLAS_NUM_THREADS = 1

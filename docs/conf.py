@@ -6,6 +6,7 @@ Nothing is taken from the network, neither while building nor while reading.  En
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,8 +18,7 @@ sys.path.insert(0, str(HERE / "_ext"))
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 profile = HERE.parent / "build" / "ipython" / "profile_default"
 profile.mkdir(parents=True, exist_ok=True)
-config = 'get_config().InlineBackend.figure_formats = {"retina"}\n'
-(profile / "ipython_kernel_config.py").write_text(config, encoding="utf-8")
+shutil.copy(HERE / "_ext" / "ipython_kernel_config.py", profile)
 os.environ["IPYTHONDIR"] = str(profile.parent)
 
 import refmmr_docs  # noqa: E402

@@ -6,13 +6,16 @@ A new method is a function in a file here, and a line in `refmmr.certify.api.MET
 
 Files that begin with an underscore are parts of methods:
 
-- of ``search``: `_incumbent`, `_region_search` with `_affine_maps`, `_subproblems`, and `_nearest`
-  with `_least_distance` (l_2) and `_linear_programs` (l_1, l_inf);
+- of ``search``: `_incumbent`, `_region_search` with `_affine_maps`, `_subproblems` with `_cuts`,
+  and `_nearest` with `_least_distance` (l_2) and `_linear_programs` (l_1, l_inf);
+- of ``bab``: `_place`, which is the ball, `_tree`, and `_tree_record` and `_proofs` for
+  certificates in files;
 - of ``mip``: `_decision` of one ball, `_branching`, and the program itself, `_milp`, from which
   ``lp`` takes its relaxation.
 
-Linear relaxations share `refmmr.reference.backward_bound`, adversarial examples are verified by
-`refmmr._examples`, and `refmmr._solvers` sets up HiGHS.
+Methods that take one sample after the other share `_samples`.  Linear relaxations share
+`refmmr.reference.backward_bound`, adversarial examples are verified by `refmmr._examples`, and
+`refmmr._solvers` sets up HiGHS.
 """
 
 from __future__ import annotations

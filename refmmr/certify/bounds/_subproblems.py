@@ -1,23 +1,14 @@
 """Branch and bound over activation patterns, for the search (`refmmr.certify.bounds.search`).
 
 A *subproblem* fixes the activation of some hidden units and a class c, and leaves the other units
-open.  On a ball around x the backward bound (`refmmr.reference.backward_bound`) gives
-
-    margin over c - sum beta_i f_i   >=   <w, z> + b      for every z of the ball,
-
-where ``beta_i >= 0`` multiplies the constraint of a fixed unit, as in beta-CROWN (Wang et al.
-2021).  An adversarial example of class c in the subproblem makes the left side at most 0, so it
-lies in the half-space ``<w, z> + b <= 0``.  That is a *cut*.
+open.  All its adversarial examples on a ball lie in half-spaces, its *cuts*
+(`refmmr.certify.bounds._cuts`), which also prove its lower bound.
 
 Cuts are added one by one, each at the nearest point that the cuts so far allow, with the lower
 relaxations that are tight there.  As cuts are convex, what they miss at the last point is due to
 the upper relaxations: the subproblem is split at the unit whose upper relaxation costs most.  The
 subproblem with the smallest lower bound comes first, and that bound is one of the minimal
 perturbation.
-
-**Lower bounds are proved** as those of regions are: any nonnegative combination of the cuts is one
-half-space, and its distance from x is bounded with all rounding errors.  The solver of
-`refmmr.certify.bounds._nearest` chooses the multipliers, and nothing relies on it.
 """
 
 from __future__ import annotations
@@ -29,18 +20,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr import _kernels
 from refmmr._examples import OVERSHOOTS, Box
 from refmmr.certify.bounds import EXACT
+from refmmr.certify.bounds._cuts import Cut, Cuts, flat
 from refmmr.certify.bounds._incumbent import Incumbent
-from refmmr.certify.bounds._nearest import nearest_point
-from refmmr.reference import rounding
-from refmmr.reference.backward_bound import backward_bound
-from refmmr.reference.ball import ball
 from refmmr.reference.hyperplanes import dual_norm, norm
 from refmmr.reference.loss import margins
-from refmmr.reference.network import Network, unflat
-from refmmr.reference.relaxation import lower_slope, relu_relaxation
+from refmmr.reference.network import Network
 
 MAX_CUTS = 40
 """Rounds of cuts per subproblem, at most: later rounds gain less than a split does."""
@@ -55,10 +41,6 @@ FIRST_ROUNDS = 4
 SHRINK = 0.97
 """Bound the units again when the ball has shrunk to this share of its radius: smaller changes save
 fewer subproblems than the bounds cost."""
-
-MAX_REBOUND_UNITS = 600
-"""Bound the units behind the first layer again in every subproblem if there are at most this many:
-each of them takes two backward bounds."""
 
 ATTACK_EVERY = 8
 """Attack every `ATTACK_EVERY`-th subproblem: an attack costs about as much as bounding one."""
@@ -83,14 +65,6 @@ tolerance of the solvers."""
 
 CLOSED, TIE = -1, -2
 """Instead of the unit to split at: no unit is open, or splitting cannot raise the bound."""
-
-
-class Cut(NamedTuple):
-    """A half-space ``value + <row, z - x> >= 0`` that holds all examples of a subproblem."""
-
-    row: np.ndarray  # (d,)
-    value: float
-    error: float  # of the function above, anywhere on the ball
 
 
 class Subproblem(NamedTuple):
@@ -237,14 +211,11 @@ class Subproblems:
             self._queue, self._bytes = self._queue[:keep], int(sizes[keep - 1])
 
     def _bound_units(self) -> None:
-        """Bounds of all units on the ball, and the magnitudes of their rounding errors."""
-        net, point, radius = self.net, self.point, np.array([self._radius])
-        self._bounds = _kernels.layer_bounds(net, point.x, self.p, radius, self.box, "crown")[:-1]
+        """Bounds of all units on the ball, from which cuts are made."""
+        self._cuts = Cuts(self.net, self.p, self.box, self.point, self._radius)
         if self.stable is None:
-            low, high = (_flat([pair[side] for pair in self._bounds]) for side in (0, 1))
+            low, high = (flat([pair[side] for pair in self._cuts.bounds]) for side in (0, 1))
             self.stable, self.stable_radius = (low > 0) | (high < 0), self._radius
-        self._ball = ball(point.x, radius, self.p, self.box)
-        self._magnitudes = rounding.layer_magnitudes(net, self._ball, self._bounds)
 
     def _bound(self, subproblem: Subproblem, lower: float) -> tuple[float, int, Subproblem] | None:
         """Raise the lower bound of a subproblem by cuts.
@@ -253,22 +224,22 @@ class Subproblems:
         """
         self.nodes += 1
         limit = min(self.point.limit, self._radius)
-        bounds = self._fix(subproblem.fixed)
+        bounds = self._cuts.fix(subproblem.fixed)
         if bounds is None:
             self._drop(limit)
             return None
         cuts, v = list(subproblem.cuts), subproblem.multipliers
         step, scores = np.zeros(self.point.flat.size), np.zeros(len(subproblem.fixed))
         if cuts:
-            v, step = self._nearest(cuts, v, limit)
-            lower = max(lower, self._prove(cuts, v))
+            v, step = self._cuts.nearest(cuts, v, limit)
+            lower = max(lower, self._cuts.prove(cuts, v))
         for turn in range(MAX_CUTS):
             if turn and time.monotonic() > self.deadline:
                 break
             if lower >= limit:
                 self._drop(limit)
                 return None
-            new, scores = self._cuts(subproblem, bounds, step)
+            new, scores = self._cuts.at(subproblem.target, subproblem.fixed, bounds, step)
             length = np.array([float(dual_norm(cut.row, self.p)) for cut in new])
             beyond = np.array([-(cut.value + cut.row @ step) for cut in new])
             beyond = beyond / np.where(length > 0, length, 1)
@@ -284,8 +255,8 @@ class Subproblems:
                 break
             cuts += use
             v = np.append(v, np.zeros(len(use)))
-            v, step = self._nearest(cuts, v, limit)
-            before, lower = lower, max(lower, self._prove(cuts, v))
+            v, step = self._cuts.nearest(cuts, v, limit)
+            before, lower = lower, max(lower, self._cuts.prove(cuts, v))
             if turn >= FIRST_ROUNDS and not exact and lower - before < gain:
                 break
         if not scores.any() or self.nodes % ATTACK_EVERY == 1 or not subproblem.fixed.any():
@@ -310,7 +281,7 @@ class Subproblems:
         """
         for share in OVERSHOOTS:
             inside = [cut._replace(value=cut.value - share * abs(cut.value)) for cut in cuts]
-            _, step = self._nearest(inside, v, limit)
+            _, step = self._cuts.nearest(inside, v, limit)
             self.point.propose(step[None], overshoots=(0.0,))
             if self.point.upper <= lower * (1 + EXACT):
                 break
@@ -326,7 +297,7 @@ class Subproblems:
             return False
         z = np.clip(point.flat + step, point.lo, point.hi).reshape(point.x.shape)
         outputs = net.forward(z).outputs
-        sizes = [PRECISION * magnitude.terms for magnitude in self._magnitudes]
+        sizes = [PRECISION * magnitude.terms for magnitude in self._cuts.magnitudes]
         zeros = sum(
             int((np.abs(f) <= size).sum()) for f, size in zip(outputs[:-1], sizes, strict=False)
         )
@@ -340,134 +311,11 @@ class Subproblems:
         """Leave out a subproblem that is farther away than the limit."""
         self._dropped = min(self._dropped, limit)
 
-    def _fix(self, fixed):
-        """Bounds of all units in a subproblem, (1, *unit_shape) a layer, or None if it is empty.
-
-        Those behind the first layer are computed again, with the units before them fixed.
-        """
-        bounds: list[tuple[np.ndarray, np.ndarray]] = []
-        again = sum(low.size for low, _ in self._bounds[1:]) <= MAX_REBOUND_UNITS and fixed.any()
-        signs = unflat(fixed[None], self.net.unit_shapes)
-        for k, ((low, high), sign) in enumerate(zip(self._bounds, signs, strict=True)):
-            if k and again:
-                low, high = self._tighten(bounds, low, high)
-            if ((sign > 0) & (high < 0) | (sign < 0) & (low > 0)).any():
-                return None
-            low = np.where(sign > 0, np.maximum(low, 0), low)
-            bounds.append((low, np.where(sign < 0, np.minimum(high, 0), high)))
-        return bounds
-
-    def _tighten(self, bounds, low, high):
-        """Better bounds of the unstable units of the layer behind those of `bounds`."""
-        unstable = (low < 0) & (high > 0)
-        units = np.flatnonzero(unstable)
-        if not len(units):
-            return low, high
-        m = len(units)
-        rows = np.zeros((1, 2 * m, low.size))
-        rows[0, np.arange(m), units] = 1
-        rows[0, m + np.arange(m), units] = -1
-        slopes = [lower_slope(low, high, "crown") for low, high in bounds]
-        rows = rows.reshape(1, 2 * m, *low.shape[1:])
-        magnitudes = self._magnitudes[: len(bounds) + 1]
-        bound = backward_bound(self.net, self._ball, rows, bounds, slopes, None, magnitudes)
-        smallest = bound.minimum(self._ball)[0]
-        low, high = low.copy(), high.copy()
-        low[unstable] = np.maximum(low[unstable], smallest[:m])
-        high[unstable] = np.minimum(high[unstable], -smallest[m:])
-        return low, high
-
-    def _outputs(self, step, bounds):
-        """Pre-activations at a step, with the activations of fixed and stable units frozen."""
-        net = self.net
-        g = (self.point.flat + step).reshape(self.point.x.shape)
-        outputs = []
-        for i, layer in enumerate(net.layers):
-            g = layer.apply(g)
-            if i in net.affine:
-                outputs.append(g)
-                if i != net.affine[-1]:
-                    low, high = bounds[len(outputs) - 1]
-                    g = g * np.where(low >= 0, True, (high > 0) & (g > 0))
-        return outputs
-
-    def _cuts(self, subproblem, bounds, step):
-        """Cuts at a step, and what the upper relaxation of each unit costs there, (N,)."""
-        net, fixed = self.net, subproblem.fixed
-        outputs = self._outputs(step, bounds)
-        hidden = _flat(outputs[:-1])
-        # The margin, and each fixed unit whose constraint the step violates.
-        violated = np.flatnonzero(fixed * hidden < 0)
-        m = 1 + len(violated)
-        rows = np.zeros((1, m, net.n_classes))
-        rows[0, 0, [self.point.y, subproblem.target]] = 1, -1
-        multipliers = np.zeros((m, net.n_hidden))
-        multipliers[1 + np.arange(len(violated)), violated] = -fixed[violated]
-        bound = backward_bound(
-            net, self._ball, rows.reshape(1, m, *net.logits_shape), bounds,
-            [output > 0 for output in outputs[:-1]],
-            [part[None] for part in unflat(multipliers, net.unit_shapes)], self._magnitudes,
-        )  # fmt: skip
-        A, constant, error = bound.A[0], bound.constant[0], bound.error[0]
-        # By a power of two, which rounds nothing.
-        _, exponent = np.frexp(np.abs(A).max(axis=1, initial=0))
-        scale = np.ldexp(1.0, -exponent)
-        values = scale * (A @ self.point.flat + constant)
-        parts = zip(-scale[:, None] * A, (-values).tolist(), (scale * error).tolist(), strict=True)
-        return [Cut(*part) for part in parts], self._scores(bounds, outputs, bound.coefficients)
-
-    def _scores(self, bounds, outputs, coefficients):
-        """What the upper relaxation of each open unit costs the margin at a step, (N,)."""
-        scores = []
-        for (low, high), f, G in zip(bounds, outputs[:-1], coefficients, strict=True):
-            unstable = (low < 0) & (high > 0)
-            relaxation = relu_relaxation(low, high, 0.0 * low)
-            gap = relaxation.upper_slope * f + relaxation.intercept - np.maximum(f, 0)
-            cost = np.maximum(-G[0, 0], 0) * np.maximum(gap[0], 0)
-            scores.append(np.where(unstable, cost, 0))
-        scores = _flat(scores)
-        # Smaller costs are rounding errors.
-        return np.where(scores > 1e-9 * max(float(np.abs(outputs[-1]).max()), 1e-300), scores, 0)
-
-    def _nearest(self, cuts, v, limit):
-        """Multipliers of the cuts, and the nearest step that they allow."""
-        rows = np.array([cut.row for cut in cuts])
-        values = np.array([cut.value for cut in cuts])
-        lo, hi = self.point.lo - self.point.flat, self.point.hi - self.point.flat
-        return nearest_point(values, rows, lo, hi, self.p, v, limit)
-
-    def _prove(self, cuts, v):
-        """The proved distance of a combination of the cuts; 0 for none."""
-        v = np.where(np.isfinite(v), np.maximum(v, 0), 0)
-        largest = v.max(initial=0)
-        if not largest > 0:
-            return 0.0
-        use = np.flatnonzero(v)
-        v = v[use] / largest
-        rows = np.array([cuts[i].row for i in use])
-        values = np.array([cuts[i].value for i in use])
-        errors = np.array([cuts[i].error for i in use])
-        gamma = rounding.rounding_factor(2 * len(use) + 16)
-        value_error = v @ (errors + gamma * np.abs(values))
-        w_error = v @ (gamma * np.abs(rows).sum(axis=1))
-        value_error, w_error = (
-            np.array([error * (1 + gamma) + rounding.SMALLEST_NORMAL])
-            for error in (value_error, w_error)
-        )
-        w, value = -(v @ rows)[None], -np.array([v @ values])
-        distance = float(self.point.distances(w, value, value_error, w_error)[0])
-        return min(distance, self._radius)
-
-
-def _flat(layers):
-    """The units of all layers side by side: arrays (1, *unit_shape) to (N,)."""
-    return np.concatenate([np.zeros(0), *(layer.reshape(-1) for layer in layers)])
-
 
 def _branching_unit(fixed, bounds, scores):
     """The open unit whose upper relaxation costs most; the first open one if none does."""
     if scores.max(initial=0) > 0:
         return int(scores.argmax())
-    unstable = _flat([(low < 0) & (high > 0) for low, high in bounds]) > 0
+    unstable = flat([(low < 0) & (high > 0) for low, high in bounds]) > 0
     unstable &= fixed == 0
     return int(unstable.argmax()) if unstable.any() else CLOSED

@@ -25,6 +25,7 @@ from refmmr._examples import Box
 from refmmr.certify.bounds import EXACT, Bounds, _place, _tree
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._proofs import Record, complete_proof
+from refmmr.certify.bounds._samples import distance, one_by_one
 from refmmr.certify.bounds._subproblems import Subproblem, Subproblems
 from refmmr.certify.bounds.linear import crown_bounds, farthest_distance
 from refmmr.reference.ball import ball
@@ -116,30 +117,19 @@ def bab_bounds(
     Bounds
         They hold in real arithmetic.
     """
-    lower = np.zeros(len(X))
-    best = np.full(len(X), np.inf) if upper is None else upper.copy()
-    found = np.full(X.shape, np.nan) if adversarial is None else adversarial.copy()
-    wrong = _examples.misclassified(net, X, y)
-    best[wrong], found[wrong] = 0, X[wrong]
-    for i in np.flatnonzero((margins(net.logits(X), y) > 0) & ~wrong).tolist():
-        deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
+
+    def bound(i, eps, example, deadline):
         point = net, X[i], int(y[i]), p
-        if goal is None:
-            example = None if np.isinf(best[i]) else found[i]
-            lower[i], example = minimal_perturbation(*point, box, example, deadline=deadline)
-        elif best[i] < goal[i]:
-            continue
-        else:
-            decision = decide(
-                *point, float(goal[i]), box, deadline=deadline, record=proofs is not None
-            )
-            lower[i] = goal[i] if decision.robust else 0
-            if proofs is not None and decision.record is not None:
-                proofs[i] = complete_proof(decision.record)
-            example = decision.adversarial
-        if example is not None and (length := _distance(X[i], example, p)) < best[i]:
-            best[i], found[i] = length, example
-    return Bounds(np.minimum(lower, best), best, found)
+        if eps is None:
+            return minimal_perturbation(*point, box, example, deadline=deadline)
+        decision = decide(*point, eps, box, deadline=deadline, record=proofs is not None)
+        if proofs is not None and decision.record is not None:
+            proofs[i] = complete_proof(decision.record)
+        return eps if decision.robust else 0.0, decision.adversarial
+
+    return one_by_one(
+        net, X, y, p, bound, goal, max_seconds=max_seconds, upper=upper, adversarial=adversarial
+    )
 
 
 def minimal_perturbation(
@@ -183,7 +173,7 @@ def minimal_perturbation(
     lower, farthest = float(start.lower[0]), float(farthest_distance(x[None], p, box)[0])
     if np.isinf(lower):
         return lower, None
-    best, upper = adversarial, np.inf if adversarial is None else _distance(x, adversarial, p)
+    best, upper = adversarial, np.inf if adversarial is None else distance(x, adversarial, p)
     max_nodes, last = FIRST_NODES, True
     undecided, count = np.inf, 0
     while min(upper, undecided) > lower * (1 + EXACT) and time.monotonic() < deadline:
@@ -367,10 +357,6 @@ class _Examples:
         if distances[best] <= self.eps:
             self.found = Z[best]
         return self.found is not None
-
-
-def _distance(x, z, p):
-    return float(_examples.distance_rounded_up(x[None], z[None], p)[0])
 
 
 def _descend(place, x, rows, p, eps, box, starts):

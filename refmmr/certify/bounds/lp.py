@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refmmr import _examples, _kernels, _solvers
+from refmmr import _kernels, _solvers
 from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds, _milp
 from refmmr.certify.bounds._milp import LayerBounds, Milp
+from refmmr.certify.bounds._samples import one_by_one
 from refmmr.certify.bounds.linear import crown_bounds, farthest_distance
 from refmmr.reference import ball as balls
 from refmmr.reference.backward_bound import backward_bound
 from refmmr.reference.ball import Ball
-from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import lower_slope, relu_relaxation
 from refmmr.reference.rounding import (
@@ -95,15 +95,11 @@ def lp_bounds(
         For p = 2.
     """
     check_norm(p)
-    lower, upper = np.zeros(len(X)), np.full(len(X), np.inf)
-    adversarial = np.full(X.shape, np.nan)
-    wrong = _examples.misclassified(net, X, y)
-    upper[wrong], adversarial[wrong] = 0, X[wrong]
-    for i in np.flatnonzero((margins(net.logits(X), y) > 0) & ~wrong).tolist():
-        deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
-        aim = None if goal is None else float(goal[i])
-        lower[i] = _radius(net, X[i], int(y[i]), p, box, aim, deadline)
-    return Bounds(lower, upper, adversarial)
+
+    def bound(i, eps, example, deadline):
+        return _radius(net, X[i], int(y[i]), p, box, eps, deadline), None
+
+    return one_by_one(net, X, y, p, bound, goal, max_seconds=max_seconds)
 
 
 def check_norm(p: float) -> None:

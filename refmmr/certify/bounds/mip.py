@@ -18,9 +18,9 @@ from refmmr import _examples, _solvers
 from refmmr._examples import Box
 from refmmr.certify.bounds import Bounds, _milp, region
 from refmmr.certify.bounds._decision import decide, descend
+from refmmr.certify.bounds._samples import distance, one_by_one
 from refmmr.certify.bounds.linear import farthest_distance
 from refmmr.certify.bounds.lp import check_norm, layer_bounds, margins_below
-from refmmr.reference.loss import margins
 from refmmr.reference.network import Network
 
 DISTANCE_GAP = 5e-8
@@ -96,29 +96,18 @@ def mip_bounds(
     programming.
     """
     check_norm(p)
-    logits = net.logits(X)
-    lower = np.zeros(len(X))
-    best = np.full(len(X), np.inf) if upper is None else upper.copy()
-    found = np.full(X.shape, np.nan) if adversarial is None else adversarial.copy()
-    wrong = _examples.misclassified(net, X, y)
-    best[wrong], found[wrong] = 0, X[wrong]
-    for i in np.flatnonzero((margins(logits, y) > 0) & ~wrong).tolist():
-        deadline = np.inf if max_seconds is None else time.monotonic() + max_seconds
+
+    def bound(i, eps, example, deadline):
         point = net, X[i], int(y[i]), p
-        example = None if np.isinf(best[i]) else found[i]
-        if goal is not None and best[i] < goal[i]:
-            continue
-        if goal is None:
-            lower[i], example = minimal_perturbation(*point, box, example, deadline=deadline)
-        else:
-            eps = float(goal[i])
-            bounds = layer_bounds(net, X[i], p, eps, box)
-            decision = decide(*point, eps, box, bounds, deadline=deadline)
-            lower[i] = eps if decision.robust else 0
-            example = decision.adversarial
-        if example is not None and (length := _distance(X[i], example, p)) < best[i]:
-            best[i], found[i] = length, example
-    return Bounds(np.minimum(lower, best), best, found)
+        if eps is None:
+            return minimal_perturbation(*point, box, example, deadline=deadline)
+        bounds = layer_bounds(net, X[i], p, eps, box)
+        decision = decide(*point, eps, box, bounds, deadline=deadline)
+        return eps if decision.robust else 0.0, decision.adversarial
+
+    return one_by_one(
+        net, X, y, p, bound, goal, max_seconds=max_seconds, upper=upper, adversarial=adversarial
+    )
 
 
 def minimal_perturbation(
@@ -161,7 +150,7 @@ def minimal_perturbation(
     lower, farthest = float(start.lower[0]), float(farthest_distance(x[None], p, box)[0])
     if np.isinf(lower):
         return lower, None
-    best, upper = adversarial, np.inf if adversarial is None else _distance(x, adversarial, p)
+    best, upper = adversarial, np.inf if adversarial is None else distance(x, adversarial, p)
     if start.upper[0] < upper:
         best, upper = start.adversarial[0], float(start.upper[0])
     if best is not None:
@@ -185,18 +174,18 @@ def minimal_perturbation(
             lower = eps if decision.robust else lower
     if best is None or time.monotonic() > deadline:
         return lower, best
-    best = _nearest_example(net, x, y, p, box, best, deadline)
+    nearest = _nearest_example(net, x, y, p, box, best, deadline)
     for gap in PROOF_GAPS:
-        eps = _distance(x, best, p) * (1 - gap)
+        eps = distance(x, nearest, p) * (1 - gap)
         if eps <= lower or time.monotonic() > deadline:
             break
         bounds = layer_bounds(net, x, p, eps, box)
         decision = decide(net, x, y, p, eps, box, bounds, deadline=deadline)
         if decision.robust:
-            return eps, best
+            return eps, nearest
         if decision.adversarial is not None:
-            best, _ = _examples.bring_nearer(net, x, decision.adversarial, y, p, box)
-    return lower, best
+            nearest, _ = _examples.bring_nearer(net, x, decision.adversarial, y, p, box)
+    return lower, nearest
 
 
 def _nearest_example(net, x, y, p, box, best, deadline):
@@ -204,7 +193,7 @@ def _nearest_example(net, x, y, p, box, best, deadline):
 
     Returns a verified example of the shape of x, `best` if none is nearer.
     """
-    eps = upper = _distance(x, best, p)
+    eps = upper = distance(x, best, p)
     bounds = layer_bounds(net, x, p, eps, box)
     below = margins_below(net, x, y, p, eps, box, bounds, deadline=deadline)
     targets = np.flatnonzero(~(below.lower > 0))
@@ -253,13 +242,9 @@ def _nearest_example(net, x, y, p, box, best, deadline):
 
 def _example_beyond(net, x, z, y, s, p, box):
     """A verified example hardly farther away than z, a point of the boundary; or z itself."""
-    length = _distance(x, z, p)
+    length = distance(x, z, p)
     for share in ENLARGEMENTS:
         found = descend(net, x, z, y, s, p, length * (1 + share), box, first=4 * share)
         if found is not None:
             return found
     return z
-
-
-def _distance(x, z, p):
-    return float(_examples.distance_rounded_up(x[None], z[None], p)[0])

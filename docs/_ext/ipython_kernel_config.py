@@ -1,0 +1,3 @@
+"""IPython's configuration for the tutorials: figures have two pixels for each of the page."""
+
+get_config().InlineBackend.figure_formats = {"retina"}  # noqa: F821

@@ -33,7 +33,7 @@ def main() -> None:
     for scheme, lam, gamma in itertools.product(("mmr", "mmr+at"), LAMBDAS, GAMMAS):
         settings = {**demo.TRAINING, "lam": lam, "gamma": gamma}
         net, _ = rm.fit(rm.Network.mlp(demo.SIZES, rng=demo.SEED), X, y, scheme, **settings)
-        result = rm.robust_error(net, X_val, y_val, p=demo.P, eps=demo.EPS, methods=demo.METHODS)
+        result = rm.robust_error(net, X_val, y_val, p=demo.P, eps=demo.EPS)
         region = rm.certify(net, X_val, y_val, p=demo.P)
         rows.append(
             {

@@ -1,6 +1,6 @@
 """The demo: train a small network four ways on digits, certify, draw, write a report.
 
-The robust error is the exact one where the search through regions ends; beside it stands what the
+The robust error is the exact one where branch and bound ends; beside it stands what the
 linear region of each point certifies by itself, at the price of one gradient, and what CROWN does.
 The settings were chosen on a validation split of the training set (``benchmarks/tune_digits.py``);
 the test set is used here only.
@@ -43,11 +43,6 @@ REGULARIZER: dict[str, dict[str, float]] = {
 }
 BOUNDS = {"region": "the linear region", "crown": "CROWN"}
 """Methods whose radii are compared, and their names in figures."""
-METHODS = ("region", "attack", "crown", "search")
-"""Of the robust error: each is tried on the points that those before it leave open."""
-MAX_REGIONS = 1000
-"""The search gives up a point after this many regions: it keeps the demo of a badly trained network
-short.  After 100 epochs no point needs as many."""
 MARGIN = 1.0
 """Margin of the plane around its three points, as a share of their largest extent."""
 SHOWN = 8
@@ -196,7 +191,7 @@ def _train(scheme: str, data: datasets.Dataset, epochs: int | None) -> Trained:
         raise KeyboardInterrupt
     seconds = time.perf_counter() - start
     points = data.X_test, data.y_test
-    result = robust_error(net, *points, P, eps=EPS, methods=METHODS, max_regions=MAX_REGIONS)
+    result = robust_error(net, *points, P, eps=EPS)
     certificates = {method: certify(net, *points, P, method=method) for method in BOUNDS}
     return Trained(scheme, net, result, certificates, seconds)
 

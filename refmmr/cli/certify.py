@@ -41,11 +41,11 @@ from refmmr.cli.options import BACKEND, DATA, NORM, check_fit, geometry, headles
 )
 @click.option(
     "--methods",
-    show_default="crown,attack; with --eps none region,attack,crown",
+    show_default="crown,attack,bab; with --eps none region,attack,crown",
     help="In this order: attack and any of " + ", ".join(METHODS) + ".",
 )
 @click.option(
-    "--max-seconds", type=float,
+    "--max-seconds", type=float, show_default="10 for the default methods",
     help="Seconds of lp, bab, search and mip for each point and radius.",
 )  # fmt: skip
 @click.option("--max-regions", type=int, help="Regions of search for each point and radius.")

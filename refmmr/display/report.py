@@ -97,8 +97,8 @@ def html(report: Mapping[str, Any], folder: Path) -> str:
 whole test set: distances in l<sub>{report["p"]}</sub> within the box [0, 1], robust error at
 eps&nbsp;=&nbsp;{report["eps"]}. {_claim(rows["plain"], rows["mmr"])}</p>
 <div class="scroll">{_table(report["rows"])}</div>
-<p>Robust error: the share of images with an adversarial example within eps, found exactly by a
-search through linear regions; a range where the search was cut short. Not certified: images, the
+<p>Robust error: the share of images with an adversarial example within eps, found exactly by
+branch and bound; a range where its time limit left images open. Not certified: images, the
 misclassified ones included, that a method by itself cannot certify beyond eps. Minimal change in
 the region: images classified right whose minimal adversarial perturbation lies in their own linear
 region, so that one gradient finds it.</p>

@@ -130,9 +130,37 @@ def test_a_batched_method_may_follow_an_expensive_one(fake):
 
 
 def test_by_default_the_region_is_asked_for_minimal_perturbations_only():
-    assert rm.robust_error(LINE, X, Y, 2, eps=0.15).methods == ("crown", "attack")
-    assert rm.robustness_curve(LINE, X, Y, 2, radii=[0.15]).methods == ("crown", "attack")
+    ladder = ("crown", "attack", "bab")
+    assert rm.robust_error(LINE, X, Y, 2, eps=0.15).methods == ladder
+    assert rm.robustness_curve(LINE, X, Y, 2, radii=[0.15]).methods == ladder
     assert rm.minimal_perturbations(LINE, X, Y, 2).methods == ("region", "attack", "crown")
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ({}, 10.0),
+        ({"max_seconds": 3}, 3.0),
+        ({"methods": ["bab"]}, None),
+    ],
+)
+def test_branch_and_bound_has_ten_seconds_by_default(fake, given, limit):
+    for name in ("crown", "bab"):
+        calls = fake(name, nothing, batched=False, attacks=True, options=("max_seconds",))
+    rm.robust_error(LINE, [[0.7]], [0], 2, eps=0.15, **given)
+    assert calls[-1][0] == "bab"
+    assert calls[-1][-1].get("max_seconds") == limit
+
+
+def test_the_default_decides_what_bounds_and_attacks_leave_open():
+    net = rm.Network.mlp([4, 12, 3], rng=6)
+    points = np.random.default_rng(0).uniform(0, 1, (40, 4))
+    labels = net.predict(points)
+    cheap = rm.robust_error(net, points, labels, 2, eps=0.3, methods=["crown", "attack"])
+    default = rm.robust_error(net, points, labels, 2, eps=0.3)
+    assert cheap.lower_bound < cheap.upper_bound
+    assert default.lower_bound == default.upper_bound
+    assert cheap.lower_bound <= default.lower_bound <= cheap.upper_bound
 
 
 @pytest.mark.parametrize("p", [1, 2, np.inf])
@@ -276,8 +304,8 @@ def noisy():
 @pytest.mark.parametrize(
     ("evaluate", "options", "n", "done"),
     [
-        (rm.robust_error, {"eps": 0.05}, 80, 38),
-        (rm.robustness_curve, {"radii": [0.02, 0.05, 0.1]}, 80, 38),
+        (rm.robust_error, {"eps": 0.05, "methods": ["crown", "attack"]}, 80, 38),
+        (rm.robustness_curve, {"radii": [0.02, 0.1], "methods": ["crown", "attack"]}, 80, 38),
         (rm.minimal_perturbations, {}, 8, 4),
     ],
 )
@@ -341,11 +369,12 @@ def test_a_run_of_other_arguments_is_refused(tmp_path, change, named):
 
 
 def test_without_a_seed_the_first_draw_holds(noisy, tmp_path):
-    first = rm.robust_error(*noisy, 2, eps=0.1, rng=None, out=tmp_path)
+    settings = {"eps": 0.1, "rng": None, "out": tmp_path, "methods": ["crown", "attack"]}
+    first = rm.robust_error(*noisy, 2, **settings)
     path = tmp_path / records.NAME
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:30]))
-    again = rm.robust_error(*noisy, 2, eps=0.1, rng=None, out=tmp_path)
+    again = rm.robust_error(*noisy, 2, **settings)
     assert strip(first.records) == strip(again.records)
 
 
@@ -455,7 +484,7 @@ def test_records_and_frame():
         ({"n_jobs": 1.5}, "n_jobs: expected"),
         ({"dask": 8786}, 'dask: expected None, "local" or an address, got 8786'),
         (
-            {"max_seconds": 1},
+            {"methods": ["crown"], "max_seconds": 1},
             "max_seconds: expected None, because only 'lp', 'bab', 'search', 'mip'",
         ),
         ({"max_regions": 1}, "max_regions: expected None, because only 'search' can take it"),

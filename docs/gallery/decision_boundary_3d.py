@@ -16,11 +16,11 @@ cx = rm.enumerate_regions(net, rm.Box([-1] * 3, [1] * 3), progress=False)
 boundary = cx.decision_boundary()
 
 
-def ring(corners):
+def ring(vertices):
     """The vertices of a flat polygon in order around its middle."""
-    offsets = corners - corners.mean(axis=0)
+    offsets = vertices - vertices.mean(axis=0)
     plane = np.linalg.svd(offsets)[2][:2]
-    return corners[np.argsort(np.arctan2(*(plane @ offsets.T)))]
+    return vertices[np.argsort(np.arctan2(*(plane @ offsets.T)))]
 
 
 polygons = [ring(piece) for piece in boundary.pieces]

@@ -6,9 +6,10 @@ a robust error between 14.36 and 30.81 %, by mixed-integer programs and a commer
 seconds a point (Tjeng, Xiao, Tedrake 2019).
 
 CROWN, PGD and branch and bound settle one point after the other.  Points that a time limit leaves
-open are tried again with the next one.  ``results/rsl18a.csv`` has a line for each point so far,
-and is read first: points that it decides are done.  The records of a pass are in ``out/rsl18a``, so
-the same command goes on after an interruption.
+open are tried again with the next one, those first on which the least time was spent.
+``results/rsl18a.csv`` has a line for each point so far, and is read first: points that it decides
+are done.  The records of a pass are in ``out/rsl18a``, so the same command goes on after an
+interruption.
 
 ``--proofs N`` writes certificates of N points that branch and bound has certified, evenly spread,
 to ``out/rsl18a/proofs``, and proves them again (``results/rsl18a_proofs.md``).
@@ -54,6 +55,7 @@ def main() -> None:
         return
     for limit in asked.limits:
         open_ = [i for i in range(len(X)) if i not in records or is_open(records[i])]
+        open_.sort(key=lambda i: spent(records[i]) if i in records else 0.0)
         for part in range(0, len(open_), asked.part):
             some = open_[part : part + asked.part]
             found = rm.robust_error(
@@ -62,10 +64,10 @@ def main() -> None:
             )  # fmt: skip
             for i, row in zip(some, found.records, strict=True):
                 records[i] = {**row, "point": i}
-            report = summary(records, len(X), limit)
+            report = summary(records, len(X))
             write_points(path, records)
             write_summary(asked.results / "rsl18a", report, markdown(report))
-        print(markdown(summary(records, len(X), limit)))
+        print(markdown(summary(records, len(X))))
 
 
 def arguments() -> argparse.Namespace:
@@ -172,11 +174,17 @@ def is_open(row: dict) -> bool:
     return not (row["attacked"] or row["certified"])
 
 
-def summary(records: dict[int, dict], n: int, limit: float) -> dict:
+def spent(row: dict) -> float:
+    """Seconds of the last branch and bound on a point."""
+    return row["seconds"].get("bab", 0.0)
+
+
+def summary(records: dict[int, dict], n: int) -> dict:
     """The figures of n points; those without a record are open."""
     rows = list(records.values())
     attacked = sum(row["attacked"] for row in rows)
     certified = sum(row["certified"] for row in rows)
+    tried = [spent(row) for row in rows if is_open(row)]
     return {
         "points": n,
         "eps": EPS,
@@ -186,7 +194,7 @@ def summary(records: dict[int, dict], n: int, limit: float) -> dict:
         "upper_bound": 1 - certified / n,
         "open": n - attacked - certified,
         "not_tried": n - len(rows),
-        "limit": limit,
+        "open_after": [min(tried, default=0.0), max(tried, default=0.0)],
         "seconds": seconds(rows),
         "machine": machine(),
     }
@@ -194,7 +202,11 @@ def summary(records: dict[int, dict], n: int, limit: float) -> dict:
 
 def markdown(report: dict) -> str:
     """The summary as a page."""
-    rest = f"{report['open']} points are open, after {report['limit']:g} s each"
+    least, most = report["open_after"]
+    rest = (
+        f"{report['open']} points are open: branch and bound stopped at them after {least:.0f} to "
+        f"{most:.0f} s"
+    )
     if report["not_tried"]:
         rest += f"; {report['not_tried']} of them have not been tried yet"
     lines = [

@@ -126,7 +126,7 @@ def shortest_step_in_box(
     value : ndarray, shape (...)
         The affine functions at x.
     lo, hi : ndarray, broadcast against x
-        The box.
+        The box; infinite where there is no limit.
     p : {1, 2, inf}
 
     Returns
@@ -139,7 +139,7 @@ def shortest_step_in_box(
     """
     x, w, lo, hi = np.broadcast_arrays(x, w, lo, hi)
     direction = -np.sign(w) * np.where(value < 0, -1, 1).astype(w.dtype)[..., None]
-    reach = np.where(direction > 0, hi - x, x - lo) * np.abs(direction)
+    reach = np.where(direction > 0, hi - x, np.where(direction < 0, x - lo, 0))
     need = np.abs(value)[..., None]
     # Scale the largest weight to about 1, by a power of two: that is exact.
     _, exponent = np.frexp(np.abs(w).max(axis=-1, keepdims=True))

@@ -93,6 +93,19 @@ def test_coordinates_without_weight_stay(p):
     assert (distance, step) == (0.5, [0, -0.5, 0])
 
 
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize("w", [(3.0, 0.0, -4.0), (0.0, -2.0, 0.0), (0.0, 0.0, 0.0)])
+def test_a_box_without_limits_is_none(p, w):
+    x, w, value = np.array([0.5, -1.0, 0.25]), np.array(w), np.array(-1.5)
+    free = hyperplane_distance(value, dual_norm(w, p))
+    distance, step = shortest_step_in_box(x, w, value, np.full(3, -np.inf), np.full(3, np.inf), p)
+    assert_allclose(distance, free, rtol=1e-12)
+    assert_array_equal(step[w == 0], 0)
+    # One limit that is not in the way.
+    half, _ = shortest_step_in_box(x, w, value, np.array([-np.inf, -np.inf, -9]), np.full(3, 9), p)
+    assert_allclose(half, free, rtol=1e-12)
+
+
 # f_1 = 3 x_1 + 4 x_2, logits (g_1, 1)
 NET = Network([Linear([[3, 4]], [0]), Linear([[1], [0]], [0, 1])], 2)
 

@@ -244,3 +244,22 @@ def test_half_spaces_out_of_reach(p, seed):
     values, rows, lo, hi = half_spaces(seed, 0.1)
     multipliers, _ = nearest_point(values, rows, lo, hi, p, np.zeros(5), 100.0)
     assert distance_of_the_sum(multipliers, values, rows, lo, hi, p) == np.inf
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_nearest_point_without_limits(p):
+    """An input without weight has an infinite way to go, and counts for nothing."""
+    values, rows = np.array([-1.0, 1.0]), np.array([[0.5, 0.0], [-0.25, 0.0]])
+    limits = np.full(2, np.inf)
+    multipliers, step = nearest_point(values, rows, -limits, limits, p, np.zeros(2), 100.0)
+    np.testing.assert_allclose([step[0], norm(step, p)], 2)
+    assert multipliers[0] > 0
+
+
+def test_empty_subproblems_are_left_out_without_a_box():
+    """Cuts that exclude each other, with inputs that have no weight in their sum."""
+    values, rows = np.array([-1.0, -1.0]), np.array([[1.0, 1.0, 0.5], [-1.0, -1.0, -0.5]])
+    limits = np.full(3, np.inf)
+    multipliers, _ = nearest_point(values, rows, -limits, limits, np.inf, np.zeros(2), 9.0)
+    np.testing.assert_allclose(multipliers @ rows, 0, atol=1e-9)
+    assert multipliers @ values < 0

@@ -31,6 +31,7 @@ from _markdown import in_words, percent, table
 from wk17a import RESULTS, pgd_error, seconds, times_table, write_summary
 
 import refmmr as rm
+from refmmr import _files
 
 EPS = 0.1
 PUBLISHED = {"test error": "4.18 %", "robust error": "14.36 to 30.81 %"}
@@ -165,8 +166,7 @@ def write_points(path: Path, records: dict[int, dict]) -> None:
         told += [row["settled_by"] or "", f"{row['lower']:.6g}", f"{row['upper']:.6g}"]
         times = (row["seconds"].get(name) for name in METHODS)
         lines.append(",".join(told + ["" if time is None else f"{time:.4f}" for time in times]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    _files.write_text(path, "\n".join(lines) + "\n")
 
 
 def is_open(row: dict) -> bool:

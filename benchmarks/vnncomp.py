@@ -5,9 +5,8 @@
 by the four best tools, and which of them answered.  They had GPUs or 16 to 48 cores, and 120
 (mnistfc) or 720 (oval21) seconds a question; the same limits are the default here.
 
-Each answer is a line of ``out/vnncomp/answers.jsonl``: after an interruption the same command goes
-on from there, and questions that were left open are asked again where the limit has grown.  Written
-are the summaries ``results/vnncomp.json`` and ``.md``.
+``results/vnncomp.json`` has all answers so far, and is read first: the same command goes on after
+an interruption, and asks questions that were left open again where the limit has grown.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from _machine import machine
 from _markdown import in_words, table
+from wk17a import write_summary
 
 import refmmr as rm
 
@@ -35,25 +35,20 @@ def main() -> None:
     rm.set_backend(asked.backend)
     root = Path(os.environ["REFMMR_VNNCOMP"])
     with open(root / "answers.csv") as file:
-        questions = [row for row in csv.DictReader(file) if asked.only in row["network"]]
-    path = asked.out / "answers.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    records = read(path)
+        questions = list(csv.DictReader(file))
+    path = asked.results / "vnncomp.json"
+    records = json.loads(path.read_text())["answers"] if path.exists() else {}
     about = machine()
-    for question in questions:
+    for question in (row for row in questions if asked.only in row["network"]):
         key = f"{question['network']} {question['property']}"
         limit = asked.limit or LIMITS[question["network"].partition("/")[0]]
         known = records.get(key)
         if known is None or (known["status"] == "unknown" and known["limit"] < limit):
             records[key] = ask(root, question, limit)
-            with open(path, "a") as file:
-                file.write(json.dumps({"key": key, **records[key]}) + "\n")
             print(key, question["answer"], "here:", records[key], flush=True)
-        report = {"networks": summary(questions, records), "answers": records, "machine": about}
-        asked.results.mkdir(parents=True, exist_ok=True)
-        (asked.results / "vnncomp.json").write_text(json.dumps(report, indent=1) + "\n")
-        (asked.results / "vnncomp.md").write_text(markdown(report))
-    print(markdown(report))
+            report = {"networks": summary(questions, records), "answers": records}
+            report["machine"] = about
+            write_summary(asked.results / "vnncomp", report, markdown(report))
 
 
 def arguments() -> argparse.Namespace:
@@ -62,21 +57,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="networks whose names contain this")
     parser.add_argument("--limit", type=float, help="s a question, the competition's by default")
     parser.add_argument("--backend", default="numba")
-    parser.add_argument("--out", type=Path, default=Path("out/vnncomp"), help="records")
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args()
-
-
-def read(path: Path) -> dict[str, dict]:
-    """The last record of each question; a line that was cut off counts for nothing."""
-    records = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[row.pop("key")] = row
-    return records
 
 
 def ask(root: Path, question: dict[str, str], limit: float) -> dict:

@@ -27,6 +27,7 @@ from _machine import machine
 from _markdown import in_words, percent, table
 
 import refmmr as rm
+from refmmr import _files
 
 RESULTS = Path(__file__).parent / "results"
 EPS = 0.1
@@ -146,8 +147,8 @@ def write_points(path: Path, records: list[dict]) -> None:
 
 def write_summary(path: Path, report: dict, text: str) -> None:
     """The figures and their page."""
-    path.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    path.with_suffix(".md").write_text(text)
+    _files.write_text(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    _files.write_text(path.with_suffix(".md"), text)
 
 
 def markdown(report: dict) -> str:

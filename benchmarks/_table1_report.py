@@ -217,4 +217,5 @@ def short_table(blocks: dict[str, list[Row]]) -> str:
             cells += [percent(100 * row.found["kw"]), *in_the_box(row.found)]
             lines.append([f"{title(block)}, {row.scheme}", *cells])
     said = [item.splitlines()[0] for item in claims(blocks)]
-    return "\n".join(["", markdown(head, lines), "", *said, ""])
+    says = "The paper's three claims, for the networks here:"
+    return "\n".join(["", markdown(head, lines), "", says, "", *said, ""])

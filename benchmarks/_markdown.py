@@ -1,8 +1,10 @@
-"""Results in Markdown."""
+"""Results in JSON and in Markdown."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -19,3 +21,12 @@ def percent(*ends: float) -> str:
 def in_words(machine: dict[str, object]) -> str:
     """A machine in one line."""
     return ", ".join(f"{key} {value}" for key, value in machine.items())
+
+
+def write(path: Path, report: dict, page: str) -> None:
+    """The report as ``.json``, the page as ``.md``; a stop in the middle leaves the former ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for ending, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", page)):
+        draft = path.with_suffix(ending + ".new")
+        draft.write_text(text)
+        draft.replace(path.with_suffix(ending))

@@ -32,7 +32,7 @@ import _jobs
 import numpy as np
 from _jobs import CAREFUL, EXPERT, GRAPH, Job
 from _machine import machine
-from _markdown import in_words, table
+from _markdown import in_words, table, write
 from _memory import forget_peak, peak
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -85,7 +85,7 @@ def main() -> None:
     for job in bar:
         bar.set_description(job.name)
         report["rows"][f"{job.name}@{asked.threads}"] = measure(job, backends, asked) | about
-        write(path, report)
+        write(path, report, markdown(report))
     print(markdown(report) if report["rows"] else "no job of that name")
 
 
@@ -264,18 +264,6 @@ def one(job_name: str, name: str, asked: argparse.Namespace) -> dict[str, float]
 
 
 # The report.
-
-
-def write(path: Path, report: dict) -> None:
-    """JSON and Markdown; a stop in the middle leaves the former ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, text in (
-        (path, json.dumps(report, indent=1) + "\n"),
-        (path.with_suffix(".md"), markdown(report)),
-    ):
-        draft = target.with_name(target.name + ".new")
-        draft.write_text(text)
-        draft.replace(target)
 
 
 def markdown(report: dict) -> str:

@@ -31,7 +31,7 @@ from statistics import median
 import _jobs
 import numpy as np
 from _machine import machine
-from _markdown import in_words, table
+from _markdown import in_words, table, write
 from tqdm import tqdm
 
 import refmmr as rm
@@ -72,7 +72,7 @@ def main() -> None:
         about = {"load_average": os.getloadavg()[0], "machine": machine()}
         row = {"methods": methods, "crown": crown, "search": search}[kind](*rest, asked.quick)
         report[name] = row | about
-        write(path, report)
+        write(path, report, markdown(report))
     print(markdown(report))
 
 
@@ -247,17 +247,6 @@ def timed(run) -> tuple[float, object]:
     began = time.perf_counter()
     result = run()
     return time.perf_counter() - began, result
-
-
-def write(path: Path, report: dict) -> None:
-    """The report and its tables, each in one piece."""
-    for file, text in (
-        (path, json.dumps(report, indent=1) + "\n"),
-        (path.with_suffix(".md"), markdown(report)),
-    ):
-        draft = file.with_suffix(file.suffix + ".new")
-        draft.write_text(text)
-        draft.replace(file)
 
 
 def markdown(report: dict) -> str:

@@ -10,14 +10,13 @@ again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 from _machine import machine
-from _markdown import in_words, table
+from _markdown import in_words, table, write
 
 import refmmr as rm
 
@@ -79,9 +78,7 @@ def main() -> None:
         "machine": machine(),
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "mnist_fc1_mmr.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "mnist_fc1_mmr.md").write_text(markdown(report))
+    write(RESULTS / "mnist_fc1_mmr", report, markdown(report))
     print(markdown(report))
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 from _machine import machine
-from _markdown import table
+from _markdown import table, write
 from _region_alone import JOBS, OUT, layers_of, name_of, random_network
 from _region_judge import verdicts
 from _region_rivals import RADIUS, TOOLS
@@ -74,7 +74,7 @@ def main() -> None:
             report["networks"][name] = compare(NETWORKS[name], asked) | about
         else:
             report["alone"][name] = {"rows": alone(name, asked)} | about
-        write(path, report)
+        write(path, report, markdown(report))
     print(markdown(report))
 
 
@@ -190,18 +190,6 @@ def stop(process: subprocess.Popen) -> None:
 
 
 # The report.
-
-
-def write(path: Path, report: dict) -> None:
-    """JSON and Markdown; a stop in the middle leaves the former ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, text in (
-        (path, json.dumps(report, indent=1) + "\n"),
-        (path.with_suffix(".md"), markdown(report)),
-    ):
-        draft = target.with_name(target.name + ".new")
-        draft.write_text(text)
-        draft.replace(target)
 
 
 def markdown(report: dict) -> str:

@@ -27,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 from _machine import machine
-from _markdown import in_words, percent, table
-from wk17a import RESULTS, pgd_error, seconds, times_table, write_summary
+from _markdown import in_words, percent, table, write
+from wk17a import RESULTS, pgd_error, seconds, times_table
 
 import refmmr as rm
 from refmmr import _files
@@ -67,7 +67,7 @@ def main() -> None:
                 records[i] = {**row, "point": i}
             report = summary(records, len(X))
             write_points(path, records)
-            write_summary(asked.results / "rsl18a", report, markdown(report))
+            write(asked.results / "rsl18a", report, markdown(report))
         print(markdown(summary(records, len(X))))
 
 
@@ -121,7 +121,7 @@ def prove(net: rm.Network, X: np.ndarray, y: np.ndarray, records: dict, asked) -
             }
         )
         report = {"points": rows, "machine": machine()}
-        write_summary(asked.results / "rsl18a_proofs", report, proofs_page(report))
+        write(asked.results / "rsl18a_proofs", report, proofs_page(report))
         print(rows[-1], flush=True)
 
 

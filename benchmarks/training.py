@@ -24,7 +24,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from _markdown import in_words, table
+from _markdown import in_words, table, write
 
 import refmmr as rm
 
@@ -91,8 +91,7 @@ def main() -> None:
         report["rows"] = former["rows"]
     for case in asked.cases:
         report["rows"][case] = take_turns(workers, case, asked.rounds)
-        path.write_text(json.dumps(report, indent=1) + "\n")
-        path.with_suffix(".md").write_text(markdown(report))
+        write(path, report, markdown(report))
     print(markdown(report))
 
 

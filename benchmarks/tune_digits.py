@@ -9,11 +9,10 @@ error stands beside it: differences of one per cent, three points, say little.  
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 
 from _machine import machine
-from _markdown import in_words, table
+from _markdown import in_words, table, write
 from sklearn.model_selection import train_test_split
 
 import refmmr as rm
@@ -50,9 +49,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     rows.sort(key=lambda row: (row["scheme"], row["not_certified_by_region"], -row["radius"]))
     report = {"points": len(X_val), "machine": machine(), "rows": rows}
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "tune_digits.json").write_text(json.dumps(report, indent=1) + "\n")
-    (RESULTS / "tune_digits.md").write_text(markdown(report))
+    write(RESULTS / "tune_digits", report, markdown(report))
 
 
 def markdown(report: dict) -> str:

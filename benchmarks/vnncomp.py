@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 
 from _machine import machine
-from _markdown import in_words, table
-from wk17a import write_summary
+from _markdown import in_words, table, write
 
 import refmmr as rm
 
@@ -48,7 +47,7 @@ def main() -> None:
             print(key, question["answer"], "here:", records[key], flush=True)
             report = {"networks": summary(questions, records), "answers": records}
             report["machine"] = about
-            write_summary(asked.results / "vnncomp", report, markdown(report))
+            write(asked.results / "vnncomp", report, markdown(report))
 
 
 def arguments() -> argparse.Namespace:

@@ -17,17 +17,15 @@ Needs ``REFMMR_DATA`` and ``REFMMR_MODELS``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
 
 import numpy as np
 from _machine import machine
-from _markdown import in_words, percent, table
+from _markdown import in_words, percent, table, write
 
 import refmmr as rm
-from refmmr import _files
 
 RESULTS = Path(__file__).parent / "results"
 EPS = 0.1
@@ -78,7 +76,7 @@ def main() -> None:
         "machine": machine(),
     }
     write_points(asked.results / "wk17a.csv", found.records)
-    write_summary(asked.results / "wk17a", report, markdown(report))
+    write(asked.results / "wk17a", report, markdown(report))
     print(found.table())
     print(markdown(report))
 
@@ -143,12 +141,6 @@ def write_points(path: Path, records: list[dict]) -> None:
         lines.append(",".join(map(str, told)))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
-
-
-def write_summary(path: Path, report: dict, text: str) -> None:
-    """The figures and their page."""
-    _files.write_text(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
-    _files.write_text(path.with_suffix(".md"), text)
 
 
 def markdown(report: dict) -> str:

@@ -73,6 +73,8 @@ def evaluate(name: str, n: int | None, limits: Limits, jobs: int) -> None:
     Without n these are the paper's: 1000 in l_inf, all in l_2.
     """
     card, preset = read_card(name), rm.zoo.card(name).preset
+    if preset.eps is None:
+        raise SystemExit(f"{name}: expected a row with a norm and a radius, got MMR-Universal")
     data = rm.datasets.load(preset.data, images=preset.network == "cnn", dtype=np.float64)
     if n is None and preset.p == np.inf:
         n = 1000

@@ -149,6 +149,14 @@ def test_evaluation_of_a_small_network(scripts, monkeypatch, tmp_path):
     evaluate.evaluate(ROW, None, limits, 1)
 
 
+def test_rows_without_a_radius_are_refused(scripts, monkeypatch):
+    name = "mnist-cnn-universal"
+    monkeypatch.setattr(scripts.evaluate, "read_card", lambda _: {})
+    monkeypatch.setattr(rm.zoo, "card", lambda _: SimpleNamespace(preset=rm.presets[name]))
+    with pytest.raises(SystemExit, match=f"{name}: expected a row with a norm and a radius"):
+        scripts.evaluate.evaluate(name, None, scripts.evaluate.Limits(*LIMITS), 1)
+
+
 def test_summary(scripts):
     evaluate = scripts.summary
     wrong = FOUND | {

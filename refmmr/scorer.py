@@ -9,7 +9,7 @@ from sklearn.utils.validation import validate_data
 
 from refmmr import _validate as check
 from refmmr.certify import certify
-from refmmr.certify.api import check_method, check_options
+from refmmr.certify.methods import check_method, check_options
 from refmmr.estimator import FLOATS, encoded_labels
 from refmmr.interop.scikit_learn import from_sklearn
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from refmmr.certify import api
+from refmmr.certify import methods
 
 # Always the same cases: a failure belongs to a change, not to chance.
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
@@ -42,8 +42,8 @@ def short_attack(monkeypatch):
 
     On small networks it takes most of their time, and what it misses is left to the method.
     """
-    monkeypatch.setattr(api, "STEPS", 10)
-    monkeypatch.setattr(api, "RESTARTS", 1)
+    monkeypatch.setattr(methods, "STEPS", 10)
+    monkeypatch.setattr(methods, "RESTARTS", 1)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Certified radii of points, and robust errors of test sets."""
 
-from refmmr.certify.api import METHODS, Certificates, certify
+from refmmr.certify.api import Certificates, certify
 from refmmr.certify.certificate_files import CheckedCertificate, check_certificate
 from refmmr.certify.evaluation.pipeline import (
     minimal_perturbations,
@@ -13,6 +13,7 @@ from refmmr.certify.evaluation.results import (
     RobustnessCurve,
     latex_table,
 )
+from refmmr.certify.methods import METHODS
 from refmmr.certify.outputs import OutputBounds, output_bounds
 from refmmr.certify.universal import certify_universal
 from refmmr.certify.verification import Verification, verify

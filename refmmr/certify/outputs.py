@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from refmmr import _boxes, _kernels
 from refmmr import _validate as check
 from refmmr.certify._output_search import tighten
-from refmmr.certify.api import check_radii
+from refmmr.certify.methods import check_radii
 from refmmr.network import Network
 from refmmr.reference.lipschitz import lipschitz_constants
 from refmmr.reference.relaxation import METHODS

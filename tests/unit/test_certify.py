@@ -8,7 +8,7 @@ import pytest
 from helpers import RADII_OF_SIMPLE, SIMPLE, network
 
 import refmmr as rm
-from refmmr.certify import api
+from refmmr.certify import METHODS, api
 from refmmr.certify.bounds import region
 from refmmr.reference import affine
 
@@ -246,7 +246,7 @@ CHEAP = ["region", "ibp", "fast-lin", "kw", "crown"]
 
 def by_all(*expensive):
     """Each method with each norm that it supports."""
-    return [(m, p) for m in (*CHEAP, *expensive) for p in api.METHODS[m].norms]
+    return [(m, p) for m in (*CHEAP, *expensive) for p in METHODS[m].norms]
 
 
 @pytest.mark.parametrize(("method", "p"), by_all("lp", "search", "mip"))
@@ -258,7 +258,7 @@ def test_every_method_finds_the_radius_of_an_affine_network(method, p):
     assert (found.method, found.p, found.eps, found.robust, found.status) == (
         method, p, None, None, None,
     )  # fmt: skip
-    if api.METHODS[method].finds:
+    if METHODS[method].finds:
         assert found.exact.all()
     assert found.seconds.shape == (3,)
     assert (found.seconds > 0).all()
@@ -270,7 +270,7 @@ def test_every_method_decides_about_a_radius(method, p):
     found = rm.certify(LINE, X, y, p, method=method, eps=0.19)
     np.testing.assert_array_equal(found.robust, [True, False, True, False])
     np.testing.assert_array_equal(found.eps, 0.19)
-    last = "adversarial" if api.METHODS[method].finds else "unknown"
+    last = "adversarial" if METHODS[method].finds else "unknown"
     assert found.status.tolist() == ["robust", "adversarial", "robust", last]
     assert "50.0% robust" in repr(found)
     each = rm.certify(LINE, X, y, p, method=method, eps=[0.21, 0.1, 0.39, 0.14])
@@ -435,7 +435,7 @@ def test_table():
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-@pytest.mark.parametrize("method", api.METHODS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.usefixtures("short_attack")
 def test_a_convolution_may_give_the_logits(method, backend):
     """A last filter as large as its image is a dense layer: the same network, the same bounds."""

@@ -12,7 +12,7 @@ from helpers import network
 
 import refmmr as rm
 from refmmr import _solvers
-from refmmr.certify.api import METHODS
+from refmmr.certify.methods import METHODS
 from refmmr.exact import exact_classes
 from refmmr.testing import exact_network, fractions
 

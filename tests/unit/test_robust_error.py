@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 import refmmr as rm
-from refmmr.certify import api
 from refmmr.certify.bounds import Bounds
 from refmmr.certify.evaluation import records, run, stages
+from refmmr.certify.methods import METHODS, Method
 
 # Class 0 wherever x > 0.5: the distance to 0.5 is the minimal perturbation.
 LINE = rm.Network([rm.Linear([[1.0], [0.0]], [0.0, 0.5])], 1)
@@ -36,7 +36,7 @@ def fake(monkeypatch):
 
         function = name.replace("-", "_")
         setattr(module, function, method)
-        monkeypatch.setitem(api.METHODS, name, api.Method("refmmr_fakes", function, **about))
+        monkeypatch.setitem(METHODS, name, Method("refmmr_fakes", function, **about))
         return calls
 
     return make

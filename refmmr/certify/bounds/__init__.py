@@ -1,6 +1,6 @@
 """Certification methods: one method a file, each a function from points to `Bounds`.
 
-A new method is a function in a file here, and a line in `refmmr.certify.api.METHODS`:
+A new method is a function in a file here, and a line in `refmmr.certify.methods.METHODS`:
 
     def my_bounds(net, X, y, p, box, goal=None, **options) -> Bounds
 

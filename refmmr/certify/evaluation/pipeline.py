@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from refmmr import _scaling
 from refmmr import _validate as check
-from refmmr.certify import api
 from refmmr.certify.evaluation import workers
 from refmmr.certify.evaluation.results import (
     ATTACK,
@@ -28,6 +27,7 @@ from refmmr.certify.evaluation.results import (
 )
 from refmmr.certify.evaluation.run import Run, without_example
 from refmmr.certify.evaluation.stages import Problem
+from refmmr.certify.methods import METHODS, check_method, check_options, check_radii
 from refmmr.network import Network
 
 __all__ = ["minimal_perturbations", "robust_error", "robustness_curve"]
@@ -141,9 +141,7 @@ def _evaluate(
         if eps is not None and max_seconds is None:
             max_seconds = SECONDS
     names = _check_methods(methods, p)
-    options = api.check_options(
-        list(names), {"max_seconds": max_seconds, "max_regions": max_regions}
-    )
+    options = check_options(list(names), {"max_seconds": max_seconds, "max_regions": max_regions})
     pgd_steps = check.check_count("pgd_steps", pgd_steps, 1)
     restarts = check.check_count("restarts", restarts, 1)
     n_jobs = _check_jobs(n_jobs)
@@ -151,7 +149,7 @@ def _evaluate(
         raise TypeError(f'dask: expected None, "local" or an address, got {dask!r}')
     seed = int(check.check_rng(rng).integers(2**63))
     problem = Problem(
-        net, p, limits, {name: api.METHODS[name] for name in names if name != ATTACK}, options,
+        net, p, limits, {name: METHODS[name] for name in names if name != ATTACK}, options,
         pgd_steps, restarts, seed, units,
     )  # fmt: skip
     run = Run(problem, names, X, y, eps, keep_adversarial)
@@ -246,7 +244,7 @@ def robust_error(
     """
 
     def radii(n: int) -> tuple[np.ndarray, Any]:
-        checked = api.check_radii(eps, n)
+        checked = check_radii(eps, n)
         return checked[:, None], checked if np.ndim(eps) else float(checked[0])
 
     run, summary = _evaluate(net, X, y, p, radii, **options)
@@ -378,10 +376,10 @@ def _check_methods(methods: Any, p: float) -> tuple[str, ...]:
     given = check.check_sequence("methods", methods, "names of methods")
     if not given:
         raise ValueError("methods: expected at least one method, got none")
-    names = tuple(check.check_choice("methods", name, (ATTACK, *api.METHODS)) for name in given)
+    names = tuple(check.check_choice("methods", name, (ATTACK, *METHODS)) for name in given)
     for name in names:
         if name != ATTACK:
-            api.check_method(name, p, "methods")
+            check_method(name, p, "methods")
     if len(set(names)) < len(names):
         raise ValueError(f"methods: expected each method once, got {given!r}")
     return names

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from refmmr._optional import require
-from refmmr.certify.api import METHODS, Certificates
+from refmmr.certify.api import Certificates
+from refmmr.certify.methods import METHODS
 
 __all__ = [
     "MinimalPerturbations",

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from refmmr import _examples
-from refmmr.certify import api
 from refmmr.certify._estimate import warn_if_slow
 from refmmr.certify.api import Certificates
 from refmmr.certify.evaluation import records, workers
 from refmmr.certify.evaluation.results import ATTACK, settled
 from refmmr.certify.evaluation.stages import Block, Problem, improve
+from refmmr.certify.methods import is_exact
 
 __all__ = ["Run", "without_example"]
 
@@ -214,7 +214,7 @@ class Run:
             "misclassified": wrong,
             "lower": lower,
             "upper": upper,
-            "exact": bool(api.is_exact(block.lower[row], block.upper[row])),
+            "exact": bool(is_exact(block.lower[row], block.upper[row])),
         }
         if block.eps is not None:
             eps = block.eps[row].tolist()
@@ -256,7 +256,7 @@ class Run:
         misclassified = np.array([row["misclassified"] for row in self.rows])
         one_radius = self.radii is not None and self.radii.shape[1] == 1
         certificates = Certificates(
-            lower, upper, api.is_exact(lower, upper), self.adversarial, self.problem.p,
+            lower, upper, is_exact(lower, upper), self.adversarial, self.problem.p,
             "+".join(self.names),
             self.radii[:, 0] if self.radii is not None and one_radius else None,
             np.array([sum(row["seconds"].values()) for row in self.rows]),

@@ -16,9 +16,8 @@ import numpy as np
 
 from refmmr import _boxes, _examples, _kernels, _scaling
 from refmmr.attacks import RESTARTS, STEPS, nearest_examples
-from refmmr.certify import api
-from refmmr.certify.api import Method
 from refmmr.certify.evaluation.results import ATTACK
+from refmmr.certify.methods import Method, is_exact, run_method
 from refmmr.network import Network
 from refmmr.reference import pgd
 
@@ -76,7 +75,7 @@ def improve(problem: Problem, block: Block) -> Block:
 
 def _is_undecided(block: Block, rows: np.ndarray) -> np.ndarray:
     if block.eps is None:
-        undecided: np.ndarray = ~api.is_exact(block.lower[rows], block.upper[rows])
+        undecided: np.ndarray = ~is_exact(block.lower[rows], block.upper[rows])
     else:
         undecided = np.asarray(_undecided_radii(block, rows).any(axis=1))
     return undecided
@@ -148,7 +147,7 @@ def _next(undecided: np.ndarray, tried: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _call(problem, name, block, rows, goal):
     known = block.upper[rows], block.adversarial[rows]
-    found = api.run_method(
+    found = run_method(
         problem.methods[name], problem.net, block.X[rows], block.y[rows], problem.p,
         _box(problem, block, rows),
         goal, problem.options, known if np.isfinite(known[0]).any() else None, problem.scale,

@@ -52,11 +52,14 @@ takes more is tried again with four times as many, after a smaller one."""
 
 NEARER = 0.99
 """Projections that bring an example nearer by less than this creep along the decision boundary: the
-nearest point of its linear region comes next, which takes more time."""
+nearest point of its linear region comes next, in small networks, where it takes little time."""
 
 MAX_UNDECIDED = 2
 """Balls with a tie in them, or that rounding errors leave open, before the minimal perturbation is
 given up: smaller ones gain little."""
+
+MAX_UNPROVED = 1000
+"""Leaves at ties that are bounded in one tree, a few seconds: up to 2^N meet in one point."""
 
 FAR = 1e3
 """Rounding errors are relative to the ball.  Below this multiple of the distance that was proved in
@@ -210,7 +213,7 @@ def _brought_nearer(net, x, z, y, p, box, before):
     Where they gain little, by the nearest point of the linear region of the example.
     """
     best, upper = _examples.bring_nearer(net, x, z, y, p, box)
-    if upper < NEARER * before:
+    if upper < NEARER * before or net.n_hidden * x.size > _tree.SMALL:
         return best, upper
     point = Incumbent(net, p, box, x, y, upper)
     point.upper, point.adversarial = upper, best.reshape(-1)
@@ -320,7 +323,8 @@ def _prove_leaves(tree, examples, target):
         found = cuts.distance(Subproblem(target, tree.stuck[-1], [], np.zeros(0), -1))
         if point.upper <= examples.eps:
             examples.found = point.adversarial.reshape(examples.x.shape)
-        if examples.found is not None or time.monotonic() >= place.deadline:
+        late = time.monotonic() >= place.deadline or len(unproved) == MAX_UNPROVED
+        if examples.found is not None or late:
             radius = 0.0
             break
         # Only now that it is bounded: an interruption leaves it among the others.

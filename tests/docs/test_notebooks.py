@@ -1,5 +1,7 @@
 """The notebooks: Markdown and .ipynb say the same, and both run."""
 
+import base64
+import json
 import os
 from pathlib import Path
 
@@ -25,6 +27,18 @@ def test_both_forms_say_the_same(path):
         output.output_type in ("error", "stream") and output.get("name") != "stdout"
         for output in outputs
     )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_pictures_are_sharp_and_small(path):
+    """Two pixels for each of the page, and a palette: as make notebooks writes them."""
+    cells = json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    for output in (output for output in outputs if "image/png" in output.get("data", {})):
+        header = base64.b64decode(output["data"]["image/png"])[:26]
+        width, colour_type = int.from_bytes(header[16:20], "big"), header[25]
+        assert width >= 2 * output["metadata"]["image/png"]["width"]
+        assert colour_type == 3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

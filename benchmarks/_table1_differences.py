@@ -50,10 +50,10 @@ def cause(row: Row, cell: int, stored: Stored) -> str:
     said, theirs = [], float(row.printed[cell])
     seeds = spread(row.name, cell, stored)
     if seeds:
-        text = f"{seeds.n} seeds here give {seeds.least:.2f} to {seeds.largest:.2f}"
+        text = f"{seeds.n} seeds here, {seeds.least:.2f} to {seeds.largest:.2f}"
         if seeds.least <= theirs <= seeds.largest:
-            return f"seed: {text}"
-        said.append(f"not the seed alone: {text}")
+            return f"seed: within the spread of {text}"
+        said.append(f"beyond the spread of {text}")
     for word, name in CAUSES.items():
         change = effect(row.name, word, cell, stored)
         if change is not None:

@@ -112,7 +112,7 @@ def draw_radii(rows: list[Row]) -> plt.Figure:
 
 def draw_curves(name: str, rows: list[Row]) -> plt.Figure:
     """Certified accuracy, and accuracy under attack, of the schemes of a block."""
-    figure, ax = plt.subplots(figsize=(5.6, 4.2), layout="constrained")
+    figure, ax = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
     for row in rows:
         assert row.found is not None
         curve, color = row.found["radii"]["curve"], COLORS[row.name.split("-")[3]]
@@ -129,7 +129,10 @@ def draw_curves(name: str, rows: list[Row]) -> plt.Figure:
     ax.annotate("eps", (eps, 100), (3, -10), textcoords="offset points", fontsize=10)
     ax.set(title=name, xlabel="radius", ylabel="test points, %", xlim=(0, None), ylim=(0, 100))
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, title="solid: certified\ndashed: not attacked", loc="upper right")
+    figure.legend(
+        frameon=False, title="solid: certified, dashed: not attacked", ncols=len(rows),
+        loc="outside lower center", columnspacing=1, handlelength=1.4,
+    )  # fmt: skip
     return figure
 
 

@@ -395,9 +395,9 @@ def test_causes_of_differences(scripts, stored):
     stored(ROW, measured_as(kw=0.05))
     assert difference(scripts, ROW, 2) == "unknown; not measured: seed"
     stored(f"{ROW}-seed1", measured_as(kw=0.06))
-    assert difference(scripts, ROW, 2).startswith("not the seed alone: 2 seeds here give 5.00 to 6")
+    assert difference(scripts, ROW, 2).startswith("beyond the spread of 2 seeds here, 5.00 to 6")
     stored(f"{ROW}-seed2", measured_as(kw=0.09))  # the paper: 8.8
-    assert difference(scripts, ROW, 2) == "seed: 3 seeds here give 5.00 to 9.00"
+    assert difference(scripts, ROW, 2) == "seed: within the spread of 3 seeds here, 5.00 to 9.00"
     text = "\n".join(scripts.differences.experiments())
     assert f"| {ROW} | 3 | 2.62 to 2.62 | 0.00 to 0.00 | 5.00 to 9.00 |" in text
     assert "one setting changed" not in text

@@ -8,6 +8,7 @@ import pytest
 
 import refmmr as rm
 from refmmr.certify.bounds import _place, _tree, bab
+from refmmr.certify.bounds._ball_examples import FROM_NODES, BallExamples
 from refmmr.reference.backward_bound import layer_bounds
 from refmmr.reference.ball import ball
 
@@ -231,8 +232,22 @@ def leaf_of_an_example(share):
     limits = np.zeros((1, 2, 2)), np.ones((1, 2, 2))
     place = _place.place(net, ball(x, np.full(1, eps), np.inf, limits))
     signs = np.where(net.activation_pattern(exact.adversarial)[0], 1, -1).astype(np.int8)
-    found = bab._Examples(place, x[0], y, np.inf, eps, limits)
+    found = BallExamples(place, x[0], y, np.inf, eps, limits)
     return SimpleNamespace(stuck=[signs], given_up=False), found, 1 - y
+
+
+def test_descents_start_from_points_of_nodes():
+    _, examples, _ = leaf_of_an_example(1.1)
+    exact = rm.certify(
+        examples.place.net, examples.x[None], [examples.y], np.inf, method="search"
+    ).adversarial
+    near = examples.x + 0.8 * (exact - examples.x)
+    points = np.repeat(near, FROM_NODES, axis=0).reshape(FROM_NODES, -1)
+    assert not examples.among(points)
+    assert not examples(points[1:])  # so few are the points of roots
+    assert examples(points)
+    assert examples.place.net.logits(examples.found[None]).argmax() != examples.y
+    assert np.abs(examples.found - examples.x).max() <= examples.eps
 
 
 def test_an_example_in_a_leaf_is_an_image_of_the_ball():

@@ -4,9 +4,9 @@ A ball is decided class by class, each step on the classes that the one before l
 
 1. bounds of all units, and of the margins, with slopes that are chosen for each of them;
 2. projected gradient descent of the margins, for an example;
-3. a tree for each margin (`refmmr.certify.bounds._tree`), the smallest bound first; of one dense
-   hidden layer in l_inf, with envelopes on the box instead of triangles
-   (`refmmr.reference.envelope`);
+3. a tree for each margin (`refmmr.certify.bounds._tree`), the smallest bound first, with descents
+   from the points where the bounds of nodes are smallest; of one dense hidden layer in l_inf, with
+   envelopes on the box instead of triangles (`refmmr.reference.envelope`);
 4. where all units of a node are fixed and gradient steps do not prove it, which happens next to the
    minimal perturbation: the nearest point of that region, by cuts (`_subproblems`).
 
@@ -23,15 +23,14 @@ import numpy as np
 from refmmr import _examples, _kernels
 from refmmr._examples import Box
 from refmmr.certify.bounds import EXACT, Bounds, _place, _tree
+from refmmr.certify.bounds._ball_examples import BallExamples
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._proofs import Record, complete_proof
 from refmmr.certify.bounds._samples import distance, one_by_one
 from refmmr.certify.bounds._subproblems import Subproblem, Subproblems
 from refmmr.certify.bounds.linear import crown_bounds, farthest_distance
 from refmmr.reference.ball import ball
-from refmmr.reference.loss import margins
 from refmmr.reference.network import Network, activation_pattern
-from refmmr.reference.pgd import project, steepest
 from refmmr.reference.proof import Proof
 
 MARGIN_STEPS = 20
@@ -39,12 +38,6 @@ MARGIN_STEPS = 20
 
 RESTARTS = 10
 """Starts of the descent for each class that the bounds leave open, the first one at the point."""
-
-DESCENT_STEPS = 60
-"""Steps of the descent; their lengths fall linearly from the radius to 0."""
-
-NEAR = 1e-4
-"""A margin in float32 below this share of the logits' size is computed again in float64."""
 
 FIRST_NODES = 1000
 """Nodes for a ball at first, a second or so, when the minimal perturbation is searched; a ball that
@@ -281,8 +274,8 @@ def _decide(place, x, y, eps, box, max_nodes):
     count = len(targets)
     if not len(left):
         return Decision(True, None, eps, [], count, Record.of(start, y, {}))
-    examples = _Examples(place, x, y, p, eps, box)
-    if examples(points) or examples(_descend(place, x, rows[left], p, eps, box, 1)):
+    examples = BallExamples(place, x, y, p, eps, box)
+    if examples.among(points) or examples.descents(rows[left], 1):
         return Decision(False, examples.found, 0, [], count)
     # The roots of all trees before more descents: most of them are proved.
     trees: list[_tree.Tree] = []
@@ -292,7 +285,7 @@ def _decide(place, x, y, eps, box, max_nodes):
             break
     proved = np.array([tree.proved for tree in trees])
     if examples.found is None and not proved.all():
-        examples(_descend(place, x, rows[left[~proved]], p, eps, box, RESTARTS))
+        examples.descents(rows[left[~proved]], RESTARTS)
     radius = eps
     for i, tree in zip(left, trees, strict=False):
         if examples.found is None:
@@ -335,49 +328,3 @@ def _prove_leaves(tree, examples, target):
     tree.given_up = bool(unproved)
     tree.stuck += unproved
     return radius
-
-
-class _Examples:
-    """Points that bounds and descents propose, and the first verified example among them."""
-
-    def __init__(self, place, x, y, p, eps, box):
-        self.place, self.x, self.y, self.p, self.eps, self.box = place, x, y, p, eps, box
-        self.found: np.ndarray | None = None
-
-    def __call__(self, points: np.ndarray) -> bool:
-        """Whether an example is among points (n, d)."""
-        Z = points.astype(np.float64).reshape(-1, *self.x.shape)
-        label = np.full(len(Z), self.y)
-        logits = self.place.fast.logits(Z.astype(self.place.dtype))
-        near = margins(logits, label) <= NEAR * np.abs(logits).max(axis=1)
-        if not near.any():
-            return False
-        Z, label = Z[near], label[near]
-        X = np.repeat(self.x[None], len(Z), axis=0)
-        # A smaller radius, so that rounding carries no point out of the ball.
-        Z = project(X, Z, self.p, self.eps * (1 - 1e-12 - 1e-14 * self.x.size), self.box)
-        distances = _examples.verified_distances(self.place.net, X, Z, label, self.p, self.box)
-        best = distances.argmin()
-        if distances[best] <= self.eps:
-            self.found = Z[best]
-        return self.found is not None
-
-
-def _descend(place, x, rows, p, eps, box, starts):
-    """Ends of descents of functions of the logits, rows (m, *logits_shape), in float32: (.., d)."""
-    net, half = place.fast, place.dtype
-    rng = np.random.default_rng(0)
-    rows = np.repeat(rows, starts, axis=0).astype(half)
-    X = np.repeat(x[None], len(rows), axis=0).astype(half)
-    limits = None if box is None else (box[0].astype(half), box[1].astype(half))
-    draw = rng.uniform(-1, 1, X.shape) if p == np.inf else rng.standard_normal(X.shape)
-    draw[::starts] = 0
-    Z = project(X, (X + eps * draw).astype(half), p, eps, limits)
-    for i in range(DESCENT_STEPS):
-        if time.monotonic() > place.deadline:
-            break
-        cache = net.forward(Z)
-        deltas = net.backward(cache, net.at_logits(-rows.reshape(len(rows), -1)))
-        direction = steepest(net.input_gradient(deltas), p)
-        Z = project(X, Z + half(eps * (1 - i / DESCENT_STEPS)) * direction, p, eps, limits)
-    return Z.reshape(len(Z), -1)

@@ -141,7 +141,8 @@ def _neg(reader: Reader, node: Node) -> Value:
 
 def _sum(reader: Reader, node: Node) -> Value:
     """Sum and Mean of several inputs, constants among them."""
-    graph, total, shift = reader.graph, None, np.float32(0)
+    graph, total = reader.graph, None
+    shift: np.ndarray = np.zeros((), np.float32)
     for k, name in enumerate(node.inputs):
         if name not in reader.values:
             shift = shift + reader.constant(node, k)
@@ -150,7 +151,7 @@ def _sum(reader: Reader, node: Node) -> Value:
         total = x if total is None else graph.add(total, x, node.where)
     assert total is not None
     part = 1.0 if node.kind == "Sum" else 1 / len(node.inputs)
-    shift = reader.for_one(node, np.asarray(shift), len(total.shape))
+    shift = reader.for_one(node, shift, len(total.shape))
     return graph.scale(total, part, part * shift.astype(np.float64), node.where)
 
 
@@ -161,7 +162,8 @@ def _where(reader: Reader, node: Node) -> Value:
     graph, chosen = reader.graph, reader.constants.array(node, 0) != 0
     values = [reader.data(node, k) for k in (1, 2) if node.inputs[k] in reader.values]
     rank = len(values[0].shape)
-    chosen, total, shift = reader.for_one(node, chosen, rank), None, np.float32(0)
+    chosen, total = reader.for_one(node, chosen, rank), None
+    shift: np.ndarray = np.zeros((), np.float32)
     for k, mask in ((1, chosen), (2, ~chosen)):
         if node.inputs[k] in reader.values:
             x = reader.data(node, k)

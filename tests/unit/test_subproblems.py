@@ -117,19 +117,22 @@ def test_stable_units_keep_their_activation(sizes, p):
 def test_cuts_keep_the_examples(sizes, p):
     """Each cut holds at all points of the class in the subproblem, within the ball."""
     net = network(sizes, seed=8)
-    X, y = points(net, 6)
-    ticks = np.linspace(-1, 1, 201)
+    X, y = points(net, 3)
+    ticks = np.linspace(-1, 1, 101)
     Z = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     classes, patterns = net.predict(Z), net.activation_pattern(Z)
     tested = 0
     for x, state in zip(X, search.point_searches(net, X, y, p, BOX), strict=True):
-        subproblems = state.subproblems
+        subproblems, seen = state.subproblems, set()
         for _ in range(20):
             if subproblems.done:
                 break
             subproblems.step()
             near = norm(Z - x, p) < subproblems._radius
-            for _, _, subproblem in subproblems._queue:
+            for _, number, subproblem in subproblems._queue:
+                if number in seen:  # on a ball that was no smaller
+                    continue
+                seen.add(number)
                 agree = np.where(patterns, 1, -1) * subproblem.fixed >= 0
                 inside = near & agree.all(axis=1) & (classes == subproblem.target)
                 for cut in subproblem.cuts:

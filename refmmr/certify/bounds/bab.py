@@ -206,7 +206,8 @@ def _brought_nearer(net, x, z, y, p, box, before):
     Where they gain little, by the nearest point of the linear region of the example.
     """
     best, upper = _examples.bring_nearer(net, x, z, y, p, box)
-    if upper < NEARER * before or net.n_hidden * x.size > _tree.SMALL:
+    small = net.n_hidden * x.size <= _tree.SMALL
+    if best is None or upper < NEARER * before or not small:
         return best, upper
     point = Incumbent(net, p, box, x, y, upper)
     point.upper, point.adversarial = upper, best.reshape(-1)
@@ -311,7 +312,8 @@ def _prove_leaves(tree, examples, target):
     point = Incumbent(place.net, examples.p, examples.box, examples.x, examples.y, eps)
     cuts = Subproblems(place.net, examples.p, examples.box, point)
     cuts.deadline = place.deadline
-    radius, unproved = eps, []
+    radius = eps
+    unproved: list[np.ndarray] = []
     while tree.stuck:
         found = cuts.distance(Subproblem(target, tree.stuck[-1], [], np.zeros(0), -1))
         if point.upper <= examples.eps:

@@ -117,7 +117,7 @@ def test_stable_units_keep_their_activation(sizes, p):
 def test_cuts_keep_the_examples(sizes, p):
     """Each cut holds at all points of the class in the subproblem, within the ball."""
     net = network(sizes, seed=8)
-    X, y = points(net, 3)
+    X, y = points(net, 6)
     ticks = np.linspace(-1, 1, 101)
     Z = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
     classes, patterns = net.predict(Z), net.activation_pattern(Z)

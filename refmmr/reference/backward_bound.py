@@ -29,6 +29,7 @@ import numpy as np
 
 from refmmr.reference.ball import Ball, ball, largest_gain
 from refmmr.reference.intervals import Bounds, through
+from refmmr.reference.layers import Linear
 from refmmr.reference.network import Network
 from refmmr.reference.relaxation import lower_slope, relu_relaxation
 from refmmr.reference.rounding import Magnitude, backward_errors, layer_magnitudes
@@ -150,8 +151,7 @@ def margin_bounds(
 ) -> np.ndarray:
     """Lower bounds of the margins ``f_y - f_s`` on the balls: (n, K), infinite in column y.
 
-    Arguments are those of `layer_bounds`, and the classes y, (n,).  All points of a ball have class
-    y if its bounds are positive for all s.
+    Arguments as of `layer_bounds`, and classes y, (n,).  A ball has class y if all are positive.
     """
     unit = np.eye(net.n_classes)
     margins = row_bounds(net, X, unit[y][:, None, :] - unit, p, eps, box, method)
@@ -180,14 +180,17 @@ def _layer_bounds(net, ball, method, layers):
     lower, upper = (end.reshape(-1, *net.input_shape) for end in (ball.lowest, ball.highest))
     for k in range(layers):
         lower, upper = through(net, k, lower, upper)
+        everything = k == len(net.affine) - 1 or method == "ibp"
         # In l_inf intervals are exact for the first layer; for later layers IBP has nothing else.
-        if (ball.p != np.inf) if k == 0 else (method != "ibp"):
-            everything = k == len(net.affine) - 1 or method == "ibp"
+        balls = [ball] if (ball.p != np.inf if k == 0 else method != "ibp") else []
+        if k == 0 and balls and not everything and isinstance(net.affine_layers[0], Linear):
+            balls = [ball._replace(box=None), ball]  # a norm is cheap, and makes many units stable
+        for around in balls:
             selected = (lower < 0) & (upper > 0) | everything
             units = selected.any(axis=0)
             if units.any():
                 rows = np.eye(units.size)[units.reshape(-1)].reshape(1, -1, *units.shape)
-                below, above = (_lowest(net, ball, s * rows, bounds, method) for s in (1, -1))
+                below, above = (_lowest(net, around, s * rows, bounds, method) for s in (1, -1))
                 own = selected[:, units]
                 lower[:, units] = np.maximum(lower[:, units], np.where(own, below, -np.inf))
                 upper[:, units] = np.minimum(upper[:, units], np.where(own, -above, np.inf))
@@ -196,10 +199,7 @@ def _layer_bounds(net, ball, method, layers):
 
 
 def _lowest(net, ball, rows, bounds, method):
-    """Lower bounds of linear functions of f_k, rows (n or 1, m, *unit_shape), on the balls: (n, m).
-
-    `bounds` are of the hidden layers before f_k.
-    """
+    """Lower bounds (n, m) of functions of f_k, rows (n or 1, m, *unit_shape), on the balls."""
     intervals = method == "ibp" and len(bounds) > 0
     n, m = len(ball.x), rows.shape[1]
     magnitudes = layer_magnitudes(net, ball, bounds, len(bounds) if intervals else 0)

@@ -28,6 +28,7 @@ from refmmr.backends._numba.backward_bound_kernels import (
 from refmmr.backends._numba.layers import Buffers, Conv, Dense
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.reference import backward_bound as reference
+from refmmr.reference.hyperplanes import dual_norm
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import SMALLEST_NORMAL, backward_factor, rounding_factor
 
@@ -161,6 +162,8 @@ class _Bounds:
             low, high, terms, inputs = self._intervals(k)
             if (self.p != np.inf) if k == 0 else (self.method != "ibp"):
                 everything = k == len(self.layers) - 1 or self.method == "ibp"
+                if k == 0 and not everything and isinstance(self.layers[0], Dense):
+                    self._without_box(low, high, terms, inputs)
                 samples, units = np.nonzero((low < 0) & (high > 0) | everything)
                 for sign, side in ((1, low), (-1, high)):
                     found = self._units(k, samples, units, sign, terms, inputs)
@@ -175,6 +178,16 @@ class _Bounds:
                 self.hidden.append(Relaxed(slopes[0], slopes[1], slopes[2], terms, inputs))
                 crown = self.method == "crown"
                 relax_units(low, high, crown, rounding_factor(8), self.hidden[k])
+
+    def _without_box(self, low, high, terms, inputs):
+        """Better bounds of unstable units of a dense first layer, on the balls without the box."""
+        layer = self.layers[0]
+        middle = self.balls.x @ layer.W.T + layer.b
+        spread = self.balls.radius[:, None] * dual_norm(layer.W, self.p)
+        error = self._error(terms + spread, inputs[:, None])
+        unstable = (low < 0) & (high > 0)
+        np.maximum(low, middle - spread - error, out=low, where=unstable)
+        np.minimum(high, middle + spread + error, out=high, where=unstable)
 
     def _before(self, k, samples):
         """Bounds of what layer k reads, before the ReLU: two arrays (n, inputs)."""
@@ -232,7 +245,9 @@ class _Bounds:
             i, j = samples[some], units[some]
             error = self._error(terms[i, j], inputs[i])
             if isinstance(layer, Dense):
-                return self._whole(k, i, sign * layer.W[j], sign * layer.b[j], error)
+                A = layer.W[j]  # a copy
+                A *= sign
+                return self._whole(k, i, A, sign * layer.b[j], error)
             g = layer.geometry
             position, channel = np.divmod(j, len(layer.W))
             row, column = np.divmod(position, g.columns)

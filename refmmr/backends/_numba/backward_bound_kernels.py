@@ -205,7 +205,7 @@ def ball_minimum(rows, balls):
         i = rows.owner[t]
         own = i if len(balls.lo) > 1 else 0
         lo, hi = balls.lo[own], balls.hi[own]
-        total = 0.0
+        total = scale = 0.0
         count = 0
         for y in range(height):
             for z in range(width):
@@ -215,83 +215,79 @@ def ball_minimum(rows, balls):
                 pixel, first = (y * width + z) * channels, (row * image_width + column) * channels
                 for c in range(channels):
                     a, center = A[t, pixel + c], x[i, first + c]
+                    down, up = center - lo[first + c], hi[first + c] - center
                     total += a * center
-                    slopes[count] = abs(a)
-                    reach[count] = center - lo[first + c] if a > 0 else hi[first + c] - center
-                    count += 1
-        largest = 0.0
-        for j in range(count):
-            if not slopes[j] <= largest:
-                largest = slopes[j]
+                    scale += abs(a)
+                    slopes[count + c] = abs(a)
+                    reach[count + c] = down if a > 0 else up
+                count += channels
         radius = balls.radius[i]
-        if largest == 0 or radius == 0:
+        if scale == 0 or radius == 0:
             gain = 0.0
-        elif not balls.boxed:
-            gain = radius * (largest if balls.l1 else largest * _length(slopes, count, largest))
         elif balls.l1:
-            gain = _l1_gain(slopes, reach, count, radius)
+            gain = _l1_gain(slopes, reach, count, radius, balls.boxed)
         else:
-            gain = _l2_gain(slopes, reach, count, radius, largest)
+            gain = _l2_gain(slopes, reach, count, radius, scale, balls.boxed)
         values[t] = total - gain
     return values
 
 
 @jit
-def _length(slopes, count, largest):
-    """``||w||_2 / largest`` of the first `count` slopes ``|w_j|``."""
-    total = 0.0
-    for j in range(count):
-        total += (slopes[j] / largest) ** 2
-    return np.sqrt(total)
-
-
-@jit
-def _l1_gain(slopes, reach, count, radius):
+def _l1_gain(slopes, reach, count, radius, boxed):
     """Twin of `ball._l1_gain`: find the multiplier by going down the slopes, without a sort.
 
-    slopes, reach : (d,), the first `count` entries count.
+    slopes, reach : (d,), the first `count` entries count.  Coordinates that cannot move are passed
+    over.  Without a box the steepest one moves by the radius.
     """
     multiplier, length = np.inf, 0.0
     while length < radius:
         following = 0.0
         for j in range(count):
-            if following < slopes[j] < multiplier:
+            if following < slopes[j] < multiplier and reach[j] > 0:
                 following = slopes[j]
         multiplier = following
-        if not multiplier > 0:
+        if not multiplier > 0 or not boxed:
             break
         for j in range(count):
             if slopes[j] == multiplier:
                 length += reach[j]
     gain = multiplier * radius
-    for j in range(count):
-        if slopes[j] > multiplier:
-            gain += (slopes[j] - multiplier) * reach[j]
+    if boxed:
+        for j in range(count):
+            if slopes[j] > multiplier:
+                gain += (slopes[j] - multiplier) * reach[j]
     return gain
 
 
 @jit
-def _l2_gain(slopes, reach, count, radius, largest):
+def _l2_gain(slopes, reach, count, radius, scale, boxed):
     """Twin of `ball._l2_gain`: raise the level ``1 / t`` until the length is the radius.
 
-    slopes, reach : (d,), the first `count` entries count; the largest slope is `largest`.
-    Coordinates that have reached the box stay there, so a few passes over them suffice.
+    slopes, reach : (d,), the first `count` entries count; the slopes are divided by `scale`, their
+    sum, instead of the largest one: a sum is vectorised.  Coordinates that have reached the box
+    stay there, so a few passes over them suffice.
     """
     gain = 0.0
-    if not radius > SMALL:
+    if boxed and not radius > SMALL:
         for j in range(count):
             gain += slopes[j] * min(reach[j], radius)
         return gain
-    level = radius / _length(slopes, count, largest)
+    square = 0.0
+    for j in range(count):
+        slopes[j] /= scale
+        square += slopes[j] * slopes[j]
+    length = np.sqrt(square)
+    if not boxed:
+        return radius * (scale * length)
+    level = radius / length
     multiplier = 1 / level
     while True:
         filled = rate = 0.0
         for j in range(count):
-            w = slopes[j] / largest
-            if w * level >= reach[j]:
-                filled += reach[j] * reach[j] if w > 0 else 0.0
-            else:
-                rate += w * w
+            w, end = slopes[j], reach[j]
+            stopped = w * level >= end
+            filled += end * end if stopped and w > 0 else 0.0
+            rate += 0.0 if stopped else w * w
         if not rate > 0:
             multiplier = 1 / level if filled >= radius * radius else 0.0
             break
@@ -300,11 +296,8 @@ def _l2_gain(slopes, reach, count, radius, largest):
             multiplier = 1 / level
             break
         level = raised
-    gain = multiplier * radius * radius / 2 + SMALL * radius
     for j in range(count):
-        w = slopes[j] / largest
-        if w >= multiplier * reach[j]:
-            gain += reach[j] * (w - multiplier * reach[j] / 2)
-        else:
-            gain += w * w / (2 * multiplier)
-    return largest * gain
+        w, end = slopes[j], reach[j]
+        own = w * w / (2 * multiplier)
+        gain += end * (w - multiplier * end / 2) if w >= multiplier * end else own
+    return scale * (gain + multiplier * radius * radius / 2 + SMALL * radius)

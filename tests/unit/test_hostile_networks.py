@@ -284,3 +284,35 @@ def test_a_gradient_that_overflows_proves_nothing(method, p):
     seconds = {"max_seconds": 0.5} if method in ("search", "bab", "mip", "lp") else {}
     found = rm.certify(net, [x], [0], p, box, method, progress=False, **seconds)
     assert Fraction(found.lower[0]) ** 2 <= truth
+
+
+# Behind a unit that is inactive around x = 1 two units are 0.1, and their difference is 0.
+CONSTANTS = network(
+    ([[1], [1]], [-5, 0]), ([[0.7, 0], [0.7, 0], [0, 1]], [0.1, 0.1, 0]),
+    ([[1, -1, 0], [0, 0, 1]], [0, 0]), ([[0, 1], [1, 0]], [0, 0.25]),
+)  # fmt: skip
+
+
+@every_method
+@pytest.mark.parametrize("box", [None, (-9, 9)])
+def test_units_that_are_constant_around_a_point(method, p, box):
+    """As in max-pools of a constant background: f_0 = relu(x) falls to f_1 = 0.25."""
+    found = certify(CONSTANTS, [1.0], 0, p, box, method)
+    assert_bounds(found, Fraction(3, 4), exact=method in ("search", "region"))
+
+
+@pytest.mark.parametrize("method", ["region", "crown", "search", "bab"])
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sign_of_a_constant_unit_that_floats_lose(method, p, sign):
+    """``0.1 w - fl(0.1 w)`` is 0 in floats; f_1 is 1e18 times as much, where it is above 0."""
+    w = 0.7
+    net = network(
+        ([[0], [1]], [0.1, 0]), ([[sign * w, 0], [0, 1]], [-sign * (0.1 * w), 0]),
+        ([[0, 1], [1e17, 0]], [0, 0.25]),
+    )  # fmt: skip
+    lost = sign * (Fraction(0.1) * Fraction(w) - Fraction(0.1 * w))
+    assert lost != 0
+    truth = 1 - Fraction(1, 4) - max(Fraction(1e17) * lost, 0)
+    assert 0 < truth < 1
+    assert_bounds(certify(net, [1.0], 0, p, None, method), truth)

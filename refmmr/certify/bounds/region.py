@@ -77,7 +77,9 @@ def _region_bounds(net, X, y, p, box):
             lower = np.minimum(boundary.min(axis=1, initial=np.inf), decision.min(axis=1))
         else:
             lower = _box_lower(X, y, hyperplanes, errors, p, box)
-        certain = ((np.abs(hyperplanes.f) > errors.f) | (errors.f == 0)).all(axis=1)
+        # A unit that is constant on the region may be active or not: its error counts behind it.
+        certain = (np.abs(hyperplanes.f) > errors.f) | (errors.f == 0) | (errors.V == 0)
+        certain = certain.all(axis=1)
         lower = np.where(certain & (lower > 0) & (upper > 0), lower, 0)
     return Bounds(lower, upper, adversarial)
 
@@ -85,10 +87,17 @@ def _region_bounds(net, X, y, p, box):
 def hyperplane_errors(
     net: Network, X: np.ndarray, y: np.ndarray, hyperplanes: Hyperplanes
 ) -> Errors:
-    """Rounding errors of everything in `hyperplanes`."""
+    """Rounding errors of everything in `hyperplanes`.
+
+    A unit that no path of active units leads to from an input is constant on the region, as where
+    two windows of a max-pool see the same background.  Its sign may be lost in rounding errors, but
+    V does not depend on it, and a wrong sign changes its activation by no more than the error of
+    its pre-activation.  So the magnitudes of all such units are summed.
+    """
     masks = hyperplanes.cache.masks
-    f_errors = rounding.value_errors(net, X, masks)
     V_errors = rounding.gradient_errors(net, masks)
+    counted = [mask | (error == 0) for mask, error in zip(masks, V_errors, strict=False)]
+    f_errors = rounding.value_errors(net, X, counted)
     n, rows = len(X), np.arange(len(X))
     logits, columns = (
         np.broadcast_to(error.reshape(len(error), -1), (n, net.n_classes))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import refmmr as rm
+from refmmr import _minimal_attack
+from refmmr.certify import methods
 from refmmr.certify.bounds import _place, _tree, bab
 from refmmr.certify.bounds._ball_examples import FROM_NODES, BallExamples
 from refmmr.reference.backward_bound import layer_bounds
@@ -234,6 +236,28 @@ def leaf_of_an_example(share):
     signs = np.where(net.activation_pattern(exact.adversarial)[0], 1, -1).astype(np.int8)
     found = BallExamples(place, x[0], y, np.inf, eps, limits)
     return SimpleNamespace(stuck=[signs], given_up=False), found, 1 - y
+
+
+@pytest.mark.parametrize(
+    ("seed", "method", "efforts"),
+    [
+        (9, "bab", [methods.BRIEF]),
+        (9, "search", [methods.WHOLE]),
+        (3, "bab", [methods.BRIEF, methods.WHOLE]),  # all units are inactive at this point
+    ],
+)
+def test_minimal_perturbations_begin_with_an_attack(monkeypatch, seed, method, efforts):
+    net, x = rm.Network.mlp([2, 6, 3], rng=seed), [[0.4, 0.6]]
+    real, seen = _minimal_attack.minimal_attack, []
+
+    def attack(net, X, y, p, box, steps, restarts, rng, deadline):
+        seen.append((steps, restarts))
+        return real(net, X, y, p, box, steps, restarts, rng, deadline)
+
+    monkeypatch.setattr(_minimal_attack, "minimal_attack", attack)
+    found = rm.certify(net, x, None, 2, method=method)
+    assert seen == efforts
+    assert np.isfinite(found.upper).all()
 
 
 def test_descents_start_from_points_of_nodes():

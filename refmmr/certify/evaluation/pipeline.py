@@ -37,8 +37,8 @@ AT_RADII = ("crown", ATTACK, "bab")
 branch and bound on what both leave open.
 
 Branch and bound settles all of them on the demo's networks, in 20 to 100 ms a point, where "search"
-takes up to four times as long, and nearly all of a network 784-1024-10 on MNIST, where "search" and
-"mip" settle few: no other method is worth its time after it.
+takes up to four times as long, and nearly all of networks 784-1024-10 on MNIST: no other method
+comes after it.
 The linear region settles no point after CROWN and the attack: CROWN is exact on a ball within it,
 and the attack begins with its projections.  On a convolutional network of 4804 units it takes 25
 times as long as CROWN, because it needs the gradients of all units."""

@@ -90,16 +90,17 @@ def test_bounds_hold_in_real_arithmetic(seed, backend):
             net, envelope.hidden(net, around), row, nodes, centers, 4
         )
     (W, b), (V, c) = net.parameters
-    for i in range(3):
-        A, constant = found.bound.A[i, 0], found.bound.constant[i, 0] - found.bound.error[i, 0]
-        for z in corners(around):
-            z = [Fraction(part) for part in z]
-            f = [exact_dot(w, z) + Fraction(own) for w, own in zip(W, b, strict=True)]
-            if any(sign * part < 0 for sign, part in zip(nodes.fixed[0][i], f, strict=True)):
+    for z in corners(around):
+        z = [Fraction(part) for part in z]
+        f = [exact_dot(w, z) + Fraction(own) for w, own in zip(W, b, strict=True)]
+        g = [max(part, Fraction(0)) for part in f]
+        logits = [exact_dot(v, g) + Fraction(own) for v, own in zip(V, c, strict=True)]
+        value = exact_dot(row, logits)
+        for i, fixed in enumerate(nodes.fixed[0]):
+            if any(sign * part < 0 for sign, part in zip(fixed, f, strict=True)):
                 continue
-            g = [max(part, Fraction(0)) for part in f]
-            logits = [exact_dot(v, g) + Fraction(own) for v, own in zip(V, c, strict=True)]
-            assert exact_dot(A, z) + Fraction(constant) <= exact_dot(row, logits)
+            A, constant = found.bound.A[i, 0], found.bound.constant[i, 0] - found.bound.error[i, 0]
+            assert exact_dot(A, z) + Fraction(constant) <= value
 
 
 def exact_dot(weights, values):

@@ -118,10 +118,9 @@ def check_certificate(net: Network, path: str | os.PathLike[str]) -> list[Checke
     >>> import tempfile
     >>> import refmmr as rm
     >>> net = rm.Network([rm.Linear([[3, 4]], [0]), rm.Linear([[1], [0]], [0, 1])], 2)
+    >>> asked = {"p": 2, "box": None, "eps": 0.7, "method": "bab"}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     rm.certify(
-    ...         net, [[1.0, 0.5]], [0], p=2, box=None, eps=0.7, method="bab", certificate=folder
-    ...     ).status
+    ...     rm.certify(net, [[1.0, 0.5]], [0], **asked, certificate=folder).status
     ...     rm.check_certificate(net, folder)
     array(['robust'], dtype='<U11')
     [CheckedCertificate(0.npz: class 0 within l_2 0.7, 1 nodes, proved)]

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from refmmr import _files
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     """Lines of a table: the names of its columns, and a line for each row of cells."""
@@ -25,8 +27,5 @@ def in_words(machine: dict[str, object]) -> str:
 
 def write(path: Path, report: dict, page: str) -> None:
     """The report as ``.json``, the page as ``.md``; a stop in the middle leaves the former ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for ending, text in ((".json", json.dumps(report, indent=1) + "\n"), (".md", page)):
-        draft = path.with_suffix(ending + ".new")
-        draft.write_text(text)
-        draft.replace(path.with_suffix(ending))
+    _files.write_text(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
+    _files.write_text(path.with_suffix(".md"), page)

@@ -26,6 +26,7 @@ from _machine import machine
 from _markdown import in_words, percent, table, write
 
 import refmmr as rm
+from refmmr import _files
 
 RESULTS = Path(__file__).parent / "results"
 EPS = 0.1
@@ -139,8 +140,7 @@ def write_points(path: Path, records: list[dict]) -> None:
         told += [row["settled_by"] or "undecided", f"{row['lower']:.6g}", f"{row['upper']:.6g}"]
         told.append(f"{sum(row['seconds'].values()):.4f}")
         lines.append(",".join(map(str, told)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    _files.write_text(path, "\n".join(lines) + "\n")
 
 
 def markdown(report: dict) -> str:

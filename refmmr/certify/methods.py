@@ -142,8 +142,8 @@ def _attacked(net, X, y, p, box, deadline, brief):
             Z, distances = _minimal_attack.minimal_attack(
                 net, X[some], y[some], p, box, *effort, np.random.default_rng(0), deadline
             )
-            nearer = np.flatnonzero(some)[distances < upper[some]]
             keep = distances < upper[some]
+            nearer = np.flatnonzero(some)[keep]
             upper[nearer], adversarial[nearer] = distances[keep], Z[keep]
         some &= np.isinf(upper)
     return upper, adversarial

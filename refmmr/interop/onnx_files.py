@@ -18,8 +18,8 @@ Left out at the very end, with a warning
 
 An image with the channels as its last axis (NHWC) that goes to a convolution becomes the (channels,
 height, width) of this library, unless all three are equal, which the shape would not show;
-`read_model` tells the order.  A sequence (channels, length) that
-goes to a convolution is an image of one row.
+`read_model` tells the order.  A sequence (channels, length) that goes to a convolution is an image
+of one row.
 
 Everything else is refused by the name of the operator and of its node.  Weights may be float16,
 bfloat16 (both become float32), float32 or float64; they may lie in a file in the model's folder.

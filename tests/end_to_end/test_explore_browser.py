@@ -110,8 +110,21 @@ class Browser:
         return answer["result"].get("value")
 
     def frame(self):
-        """Wait until what was asked for is drawn."""
-        self.run("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
+        """Wait until what was asked for is drawn, and the canvases keep their places.
+
+        What a drawing says below the map can make the map smaller, and then it is drawn again:
+        of three frames, one is for the drawing, one to see its new size, one to draw it in that.
+        """
+        self.run(
+            """new Promise((go) => {
+              const places = () => JSON.stringify([...document.querySelectorAll("canvas")].map(
+                (canvas) => [canvas.width, canvas.height, canvas.getBoundingClientRect()]));
+              const after = (frames, task) =>
+                requestAnimationFrame(() => frames > 1 ? after(frames - 1, task) : task());
+              const look = (before) => after(3, () => places() === before ? go() : look(places()));
+              look(places());
+            })"""
+        )
 
     def open(self, url, width=1200, height=800, scheme="light", phone=False):
         self.events.clear()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _machine import machine
+from _records import is_open
 from _table1_files import (
     METHODS,
     OUT,
@@ -29,7 +30,7 @@ from _table1_files import (
     write_card,
     write_points,
 )
-from _table1_summary import curve_radii, is_open, proved_radius, summary, text
+from _table1_summary import curve_radii, proved_radius, summary, text
 
 import refmmr as rm
 

@@ -39,27 +39,6 @@ COLORS = {
 }
 
 
-def draw(blocks: dict[str, list[Row]]) -> dict[str, str]:
-    """Draw the figures of the blocks; their files, and what they show in words."""
-    mpl.use("Agg")
-    images = {}
-    for block, rows in blocks.items():
-        here, measured = _rows_with(rows, "card"), _rows_with(rows, "radii")
-        drawn = {
-            "curves": draw_curves(title(block), measured) if measured else None,
-            "radii": draw_radii(measured) if measured else None,
-            "regions": draw_regions(here) if here else None,
-            "filters": draw_filters(here) if here and "-fc1-" in block else None,
-        }
-        for name, figure in drawn.items():
-            if figure is not None:
-                save(figure, IMAGES / f"table1-{block}-{name}.png")
-                of = ", ".join(row.scheme for row in (here if name in OF_ALL else measured))
-                images[f"table1-{block}-{name}.png"] = f"{SHOWN[name]}: {of}; {title(block)}"
-    return images
-
-
-OF_ALL = ("regions", "filters")
 SHOWN = {
     "curves": "Certified accuracy (solid) and accuracy under attack (dashed) over the radius",
     "radii": "Histograms of the certified radii of the first test images",
@@ -69,10 +48,39 @@ SHOWN = {
 """What the figures show, for those who do not see them."""
 
 
-def _rows_with(rows: list[Row], what: str) -> list[Row]:
-    """Rows with a network, or with radii of its points."""
+def draw(blocks: dict[str, list[Row]]) -> None:
+    """Draw the figures of the blocks."""
+    mpl.use("Agg")
+    drawn_by = {
+        "curves": draw_curves, "radii": draw_radii, "regions": draw_regions, "filters": draw_filters
+    }  # fmt: skip
+    for block, rows in blocks.items():
+        for name, shown in shown_by(block, rows).items():
+            save(drawn_by[name](shown), IMAGES / file_of(block, name))
+
+
+def texts(block: str, rows: list[Row]) -> dict[str, str]:
+    """The files of a block's figures, and what they show in words."""
+    return {
+        file_of(block, name): f"{SHOWN[name]}: {', '.join(r.scheme for r in shown)}; {title(block)}"
+        for name, shown in shown_by(block, rows).items()
+    }
+
+
+def shown_by(block: str, rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows that each figure of a block shows; a figure without any is not drawn."""
     here = [row for row in rows if row.card]
-    return here if what == "card" else [r for r in here if r.found and r.found["radii"]]
+    measured = [row for row in here if row.found and row.found["radii"]]
+    found = {
+        "curves": measured, "radii": measured, "regions": here,
+        "filters": here if "-fc1-" in block else [],
+    }  # fmt: skip
+    return {name: shown for name, shown in found.items() if shown}
+
+
+def file_of(block: str, name: str) -> str:
+    """The file of a figure, in the folder of the documentation's images."""
+    return f"table1-{block}-{name}.png"
 
 
 def save(figure: plt.Figure, path: Path) -> None:
@@ -93,7 +101,7 @@ def draw_radii(rows: list[Row]) -> plt.Figure:
     certificates = {}
     for row in rows:
         assert row.card is not None
-        _, points = read_points(POINTS / f"{row.name}.csv.gz")
+        _, points = read_points(POINTS / f"{row.card.name}.csv.gz")
         measured = [point for point in points.values() if "region" in point]
         lower = certified_radii(measured, row.card.preset)
         upper = np.array([point["attack"] for point in measured])
@@ -110,7 +118,7 @@ def draw_radii(rows: list[Row]) -> plt.Figure:
     return figure
 
 
-def draw_curves(name: str, rows: list[Row]) -> plt.Figure:
+def draw_curves(rows: list[Row]) -> plt.Figure:
     """Certified accuracy, and accuracy under attack, of the schemes of a block."""
     figure, ax = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
     for row in rows:
@@ -127,7 +135,8 @@ def draw_curves(name: str, rows: list[Row]) -> plt.Figure:
     assert eps is not None
     ax.axvline(eps, color="black", lw=0.8, ls=":")
     ax.annotate("eps", (eps, 100), (3, -10), textcoords="offset points", fontsize=10)
-    ax.set(title=name, xlabel="radius", ylabel="test points, %", xlim=(0, None), ylim=(0, 100))
+    ax.set_title(title(rows[0].name.rpartition("-")[0]))
+    ax.set(xlabel="radius", ylabel="test points, %", xlim=(0, None), ylim=(0, 100))
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(
         frameon=False, title="solid: certified, dashed: not attacked", ncols=len(rows),

@@ -6,13 +6,13 @@ network are a dash.
 
 from __future__ import annotations
 
-import json
-
+import _readme
+from _markdown import write as write_report
 from _table1_cells import NONE, THEIRS, Row, interval, markdown, percent, table, title
 from _table1_claims import claims
 from _table1_differences import CELLS, differences, experiments
 from _table1_evaluate import refresh
-from _table1_figures import draw
+from _table1_figures import draw, texts
 from _table1_files import ROOT, ZOO, write_checksums
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,17 +58,18 @@ and split anew; the number of runs of PGD; the solver and the time limit of exac
 
 def write() -> None:
     """Write the page, its figures, the README's table and the checksums."""
-    # Only here: the README's script imports this file.
-    import readme
-
     for path in ZOO.glob("*.json"):
         refresh(path.stem)
     write_checksums()
     blocks = table()
-    (RESULTS / "table1.md").write_text(page(blocks, draw(blocks)))
-    found = {r.name: figures_of(r) for rows in blocks.values() for r in rows if r.card}
-    (RESULTS / "table1.json").write_text(json.dumps(found, indent=1) + "\n")
-    readme.replace("paper's table", short_table(blocks))
+    draw(blocks)
+    write_report(RESULTS / "table1", report(blocks), page(blocks))
+    _readme.replace("paper's table", short_table(blocks))
+
+
+def report(blocks: dict[str, list[Row]]) -> dict[str, dict]:
+    """The figures of each row that has a network, for other programs."""
+    return {r.name: figures_of(r) for rows in blocks.values() for r in rows if r.card}
 
 
 def figures_of(row: Row) -> dict:
@@ -85,16 +86,14 @@ def figures_of(row: Row) -> dict:
     }
 
 
-def page(blocks: dict[str, list[Row]], images: dict[str, str]) -> str:
-    """Claims, all blocks, and the differences, in Markdown; `images` are texts by file."""
+def page(blocks: dict[str, list[Row]]) -> str:
+    """Claims, all blocks with their figures, and the differences, in Markdown."""
     parts = ["# The paper's table", INTRODUCTION]
     parts += ["## The paper's three claims", *claims(blocks)]
     for block, rows in blocks.items():
         parts += [f"## {title(block)}", compared(rows), *measured(rows)]
         parts += [
-            f"![{text}](../../docs/images/{file})"
-            for file, text in images.items()
-            if file.startswith(f"table1-{block}-")
+            f"![{text}](../../docs/images/{file})" for file, text in texts(block, rows).items()
         ]
     parts += ["## Differences of more than one point", differences(blocks), DIFFERENCES]
     return "\n\n".join(parts + experiments()) + "\n"
@@ -149,10 +148,10 @@ def _settled(row: Row) -> list[str]:
         settled["bab"] - by_bab,
     )  # fmt: skip
     shares = [percent(100 * count / points) for count in counts]
-    return [row.scheme, f"{points}", *shares, is_open(found), percent(100 * found["kw"])]
+    return [row.scheme, f"{points}", *shares, open_share(found), percent(100 * found["kw"])]
 
 
-def is_open(found: dict) -> str:
+def open_share(found: dict) -> str:
     """The share of points that are neither proved nor attacked, and the time they were given."""
     share, exact = percent(100 * found["open"] / found["points"]), found["exact"]
     tried = 0 if exact is None else exact["points"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from _records import is_open, pgd_error
 from _table1_files import METHODS, STAGES, Records
 
 import refmmr as rm
@@ -22,7 +23,7 @@ def summary(records: Records, preset: rm.Preset) -> dict[str, Any]:
     return {
         **shares(rows),
         "test_error": float(np.mean([row["misclassified"] for row in rows])),
-        "pgd": float(np.mean([row["settled_by"] in ("misclassified", "attack") for row in rows])),
+        "pgd": pgd_error(rows),
         "kw": float(np.mean([not row["kw"] for row in rows])),
         "exact": shares(tried) if tried else None,
         "max_seconds": max(row["limit"] for row in rows),
@@ -67,11 +68,6 @@ def _searched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     )
     first = rows[: next(waiting, len(rows))]
     return first if any("minimal" in row for row in first) else []
-
-
-def is_open(row: dict[str, Any]) -> bool:
-    """Whether a point is neither proved nor attacked."""
-    return not (row["certified"] or row["attacked"])
 
 
 def radii_summary(rows: list[dict[str, Any]], preset: rm.Preset) -> dict[str, Any]:

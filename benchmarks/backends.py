@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import _command
 import _floor
 import _jobs
 import numpy as np
@@ -91,7 +92,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _command.parser(__doc__)
     parser.add_argument("--jobs", default="*", help="patterns of names, as mmr-fc1-*,pgd-*")
     parser.add_argument("--backends", help="names, separated by commas; all that run here")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+import _command
 import _jobs
 import numpy as np
 from _machine import machine
@@ -78,7 +79,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _command.parser(__doc__)
     parser.add_argument("--rows", default="*", help="patterns of names, as crown-*,methods-fc1-*")
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--quick", action="store_true", help="few points; results in out/bench")

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _command
 import numpy as np
 from _markdown import in_words, table
 
@@ -97,9 +98,7 @@ class Problem:
 
 def main() -> None:
     """Run a part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _command.parser(__doc__)
     parser.add_argument("part", choices=[*PARTS, "report"])
     parser.add_argument("--batches", type=int, default=30, help="of the trainings that are timed")
     parser.add_argument("--seconds", type=float, default=120, help="of the training of a row")
@@ -331,9 +330,14 @@ def machine(runs: list[Any]) -> dict[str, Any]:
 
 
 def report(path: Path | None = None) -> None:
-    """Write ``gpu.md`` beside ``gpu.json``: a column for each run."""
+    """Write ``gpu.md`` beside ``gpu.json``."""
     path = path or OUT / "gpu.json"
-    runs = json.loads(path.read_text())["runs"]
+    path.with_suffix(".md").write_text(markdown(json.loads(path.read_text())))
+
+
+def markdown(found: dict) -> str:
+    """The runs as a page, with a column for each."""
+    runs = found["runs"]
     lines = ["# The CuPy backend on a GPU", "", "Written by `benchmarks/gpu.py`.", ""]
     for number, run in enumerate(runs, 1):
         lines.append(f"- run {number}: {in_words(run['machine'])}")
@@ -361,7 +365,7 @@ def report(path: Path | None = None) -> None:
         if "train" in run:
             lines += ["", f"## Training, run {number}", ""]
             lines += [f"- {key}: {value}" for key, value in run["train"].items()]
-    path.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
 
 
 def _cell(part: str, value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import _command
 import matplotlib as mpl
 import numpy as np
 
@@ -24,6 +25,7 @@ IMAGE = Path(__file__).parents[1] / "docs" / "images" / "ladder.png"
 
 def main() -> None:
     """Train, certify one image with all methods, draw."""
+    _command.parser(__doc__).parse_args()
     mpl.use("Agg")
     data = rm.datasets.load("digits")
     net, _ = rm.fit(

@@ -9,11 +9,11 @@ again.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from pathlib import Path
 
+import _command
 import numpy as np
 from _machine import machine
 from _markdown import in_words, table, write
@@ -29,7 +29,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Train, certify, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _command.parser(__doc__)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("out/mnist_fc1_mmr"), help="checkpoints")
     options = parser.parse_args()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import _command
 import _floor
 import _jobs
 from _machine import machine
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "profile_mmr.md"
 
 def main() -> None:
     """Profile, write."""
+    _command.parser(__doc__).parse_args()
     parts = ["# Where the time of an MMR step goes", ""]
     where = in_words(machine())
     parts.append(f"Written by `benchmarks/profile_mmr.py`: one thread, float32, l_2; {where}.")

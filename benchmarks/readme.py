@@ -7,11 +7,12 @@ of ``benchmarks/gpu.sh``.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 
+import _command
+import _readme
 import _table1_report
 import rsl18a
 import wk17a
@@ -22,7 +23,6 @@ from training import EPOCH
 from refmmr import demo
 
 ROOT = Path(__file__).parent.parent
-README = ROOT / "README.md"
 # What is shown of results/backends.json, and the name that a reader is told.
 SHOWN = {
     "mmr-fc1-l2-init": "MMR gradient, FC1, 128 images, at initialisation",
@@ -44,28 +44,28 @@ IMPLEMENTATIONS = ("numpy", "numba", "torch (a)", "torch (b)", "torch (c)")
 
 def main() -> None:
     """Replace what stands between the marks."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _command.parser(__doc__)
     parser.add_argument("--no-demo", action="store_true", help="leave the demo's table as it is")
     if not parser.parse_args().no_demo:
-        replace("demo table", demo_table(run_demo()))
-    replace("backends table", backends_table(results("backends")))
-    replace("training table", training_table(results("training"), results("gpu")["runs"][-1]))
-    replace("certification table", certification_table(results("wk17a")))
-    replace("open table", open_table(results("rsl18a")))
-    replace("paper's table", _table1_report.short_table(_table1_report.table()))
+        _readme.replace("demo table", demo_table(run_demo()))
+    for name, text in stored_tables().items():
+        _readme.replace(name, text)
+
+
+def stored_tables() -> dict[str, str]:
+    """What stands between the marks, from the files in ``results`` and ``zoo``; not the demo's."""
+    return {
+        "backends table": backends_table(results("backends")),
+        "training table": training_table(results("training"), results("gpu")["runs"][-1]),
+        "certification table": certification_table(results("wk17a")),
+        "open table": open_table(results("rsl18a")),
+        "paper's table": _table1_report.short_table(_table1_report.table()),
+    }
 
 
 def results(name: str) -> dict:
     """What a benchmark wrote."""
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
-
-
-def replace(name: str, text: str) -> None:
-    """Put a text between the marks of this name."""
-    start, end = f"<!-- {name}: written by benchmarks/readme.py -->", f"<!-- end of {name} -->"
-    before, rest = README.read_text().split(start)
-    _, after = rest.split(end)
-    README.write_text(before + start + "\n" + text + end + after)
 
 
 def run_demo() -> dict:

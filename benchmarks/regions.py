@@ -29,6 +29,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import _command
 import numpy as np
 from _machine import machine
 from _markdown import table, write
@@ -80,7 +81,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _command.parser(__doc__)
     parser.add_argument("--only", default="*", metavar="NAME", help="patterns, as 2-*,million")
     parser.add_argument(
         "--tools",

@@ -11,7 +11,6 @@ one thread.  Stopped, it goes on from the last epoch, or the last panel, when st
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import _command
 import numpy as np
 from _machine import machine
 from matplotlib import pyplot as plt
@@ -88,7 +88,7 @@ class Plane(NamedTuple):
 
 def main() -> None:
     """Train, enumerate, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _command.parser(__doc__)
     parser.add_argument("--fc1-epochs", type=int, default=15)
     parser.add_argument("--cnn-epochs", type=int, default=10)
     parser.add_argument("--work", type=Path, default=Path("out/regions_figure"), help="checkpoints")

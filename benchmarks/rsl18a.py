@@ -25,10 +25,11 @@ import os
 import time
 from pathlib import Path
 
+import _command
 import numpy as np
 from _machine import machine
 from _markdown import in_words, percent, table, write
-from wk17a import RESULTS, pgd_error, seconds, times_table
+from _records import is_open, pgd_error, seconds, times_table
 
 import refmmr as rm
 from refmmr import _files
@@ -37,6 +38,7 @@ EPS = 0.1
 PUBLISHED = {"test error": "4.18 %", "robust error": "14.36 to 30.81 %"}
 METHODS = ("crown", "attack", "bab")
 COUNTS = ("point", "class", "misclassified", "attacked", "certified")
+RESULTS = Path(__file__).parent / "results"
 LIMITS = (3.0, 30.0, 300.0)
 """Seconds a point, one pass after the other."""
 
@@ -73,7 +75,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _command.parser(__doc__)
     parser.add_argument("--n", type=int, help="only the first points")
     parser.add_argument("--part", type=int, default=500, help="points between two results")
     parser.add_argument("--limits", type=float, nargs="+", default=LIMITS, help="s a point")
@@ -167,11 +169,6 @@ def write_points(path: Path, records: dict[int, dict]) -> None:
         times = (row["seconds"].get(name) for name in METHODS)
         lines.append(",".join(told + ["" if time is None else f"{time:.4f}" for time in times]))
     _files.write_text(path, "\n".join(lines) + "\n")
-
-
-def is_open(row: dict) -> bool:
-    """Whether a point is neither certified nor attacked."""
-    return not (row["attacked"] or row["certified"])
 
 
 def spent(row: dict) -> float:

@@ -39,6 +39,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import _command
 import _table1_evaluate
 import _table1_files
 import _table1_report
@@ -73,7 +74,7 @@ def main(words: list[str] | None = None) -> None:
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
     """Return what the command line, or `words`, asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _command.parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     queue = commands.add_parser("train")
     queue.add_argument("rows", nargs="*", metavar="ROW", help="all that are not finished")

@@ -23,6 +23,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import _command
 import numpy as np
 from _markdown import in_words, table, write
 
@@ -54,7 +55,7 @@ RIVAL = "torch (c)"
 
 def main() -> None:
     """Time all cases, or serve them to the process that does."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _command.parser(__doc__)
     parser.add_argument("--against", default="053960c", help="the other commit")
     parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES, metavar="CASE")
     parser.add_argument("--batches", type=int, default=4, help="batches of a round")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import _command
 from _machine import machine
 from _markdown import in_words, table, write
 from sklearn.model_selection import train_test_split
@@ -24,6 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Train the grid, write the table."""
+    _command.parser(__doc__).parse_args()
     data = rm.datasets.load("digits")
     X, X_val, y, y_val = train_test_split(
         data.X_train, data.y_train, test_size=0.2, random_state=0, stratify=data.y_train

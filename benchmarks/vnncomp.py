@@ -18,6 +18,7 @@ import os
 import time
 from pathlib import Path
 
+import _command
 from _machine import machine
 from _markdown import in_words, table, write
 
@@ -52,7 +53,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _command.parser(__doc__)
     parser.add_argument("--only", default="", help="networks whose names contain this")
     parser.add_argument("--limit", type=float, help="s a question, the competition's by default")
     parser.add_argument("--backend", default="numba")

@@ -21,9 +21,11 @@ import os
 import time
 from pathlib import Path
 
+import _command
 import numpy as np
 from _machine import machine
 from _markdown import in_words, percent, table, write
+from _records import pgd_error, seconds, times_table
 
 import refmmr as rm
 from refmmr import _files
@@ -84,7 +86,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = _command.parser(__doc__)
     parser.add_argument("--n", type=int, help="only the first points")
     parser.add_argument("--restarts", type=int, default=1, help="of PGD")
     parser.add_argument("--max-seconds", type=float, default=600.0, help="a point, for the MIP")
@@ -107,28 +109,6 @@ def network(path: Path) -> rm.Network:
         ],
         (1, 28, 28),
     )
-
-
-def pgd_error(records: list[dict]) -> float:
-    """Share of points that are misclassified, or that PGD alone breaks."""
-    return float(np.mean([row["settled_by"] in ("misclassified", "attack") for row in records]))
-
-
-def seconds(records: list[dict]) -> dict[str, dict[str, float]]:
-    """What each method took: all together, and for the slowest point."""
-    spent: dict[str, list[float]] = {}
-    for row in records:
-        for method, time_ in row["seconds"].items():
-            spent.setdefault(method, []).append(time_)
-    return {
-        method: {
-            "points": len(times),
-            "total": sum(times),
-            "median": float(np.median(times)),
-            "largest": max(times),
-        }
-        for method, times in spent.items()
-    }
 
 
 def write_points(path: Path, records: list[dict]) -> None:
@@ -178,22 +158,6 @@ def compared(report: dict) -> list[str]:
         ["", "published", "here"],
         ([name, f"{value:.2f} %", here[name]] for name, value in PUBLISHED.items()),
     )
-
-
-def times_table(spent: dict[str, dict[str, float]]) -> list[str]:
-    """Lines of a table of `seconds`."""
-    head = ["method, in this order", "points tried", "s in all", "median ms", "slowest point, s"]
-    rows = (
-        [
-            method,
-            row["points"],
-            f"{row['total']:.0f}",
-            f"{1e3 * row['median']:.1f}",
-            f"{row['largest']:.2f}",
-        ]
-        for method, row in spent.items()
-    )
-    return table(head, rows)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def scripts(monkeypatch):
     names = [path.stem for path in FOLDER.glob("_table1_*.py")]
     modules = {name.removeprefix("_table1_"): importlib.import_module(name) for name in names}
     yield SimpleNamespace(**modules, table1=importlib.import_module("table1"))
-    for name in [*names, "table1", "_machine"]:
+    for name in [*names, "table1", "_machine", "_markdown", "_readme", "_records", "_command"]:
         sys.modules.pop(name, None)
 
 
@@ -263,7 +263,7 @@ def test_page(scripts, stored):
     stored(ROW, scripts.summary.summary(points, rm.presets[ROW]))
     stored("mnist-fc1-l2-kw")
     blocks = scripts.cells.table()
-    page = scripts.report.page(blocks, {"table1-mnist-fc1-l2-radii.png": "Histograms"})
+    page = scripts.report.page(blocks)
     assert "## MNIST, FC1, l_2, eps = 0.3\n" in page
     assert "## CIFAR-10, CNN, l_inf, eps = 2/255\n" in page
     assert "| LB paper, by PGD | LB here | UB paper, by KW | UB here |" in page
@@ -274,7 +274,8 @@ def test_page(scripts, stored):
     assert "| MMR | 2.40 | 2.62 | 5.9 | 0.00, by PGD | 8.8 | 50.00, by KW |" in page
     assert "| MMR | 2 | 0.00 | 0.00 | 0.00 | 50.00 | 0.00 | 50.00, 3 s | 50.00 |" in page
     assert "| MMR | 0.300, 0.300 | 100.00 | – | 60 | 4 | 50 |" in page
-    assert "![Histograms](../../docs/images/table1-mnist-fc1-l2-radii.png)" in page
+    assert "![Histograms of the certified radii of the first test images: MMR; MNIST, FC1" in page
+    assert "](../../docs/images/table1-mnist-fc1-l2-radii.png)" in page
     listed = page.split("## Differences")[1]
     assert f"| {ROW} | UB | 8.8 | 50.00 | +41.20 | unknown; not measured: seed |" in listed
     assert "| mnist-fc1-l2-kw | TE | 1.19 | 2.62 | +1.43 |" in listed
@@ -304,7 +305,7 @@ def test_minimal_perturbations_on_the_page(scripts):
     ],
 )
 def test_what_is_open(scripts, changes, text):
-    assert scripts.report.is_open(measured_as() | changes) == text
+    assert scripts.report.open_share(measured_as() | changes) == text
 
 
 def test_sources_of_figures(scripts):
@@ -436,7 +437,9 @@ def test_figures(scripts, stored, monkeypatch):
     monkeypatch.setattr(figures, "read_points", lambda _: ({}, points))
     stored(ROW, scripts.summary.summary(points, rm.presets[ROW]))
     stored("mnist-fc1-l2-at")
-    images = figures.draw({"mnist-fc1-l2": scripts.cells.table()["mnist-fc1-l2"]})
+    block = {"mnist-fc1-l2": scripts.cells.table()["mnist-fc1-l2"]}
+    figures.draw(block)
+    images = figures.texts("mnist-fc1-l2", block["mnist-fc1-l2"])
     assert [name for _, name in saved] == list(images)
     assert [len(figure.axes) for figure, _ in saved] == [1, 1, 4, 2 * figures.FILTERS]
     for figure, _ in saved:

@@ -21,7 +21,7 @@ from refmmr.regions.decision import DecisionBoundary
 from refmmr.regions.domains import AffineDomain
 from refmmr.regions.faces import face_counts
 from refmmr.regions.facets import Facets, facet_table
-from refmmr.regions.graph import AffineMaps, LinearRegions
+from refmmr.regions.graph import AffineMaps, LinearRegions, read_only
 from refmmr.regions.measures import BoundaryDistance
 from refmmr.regions.ragged import Ragged
 from refmmr.regions.verify import Verification, verify
@@ -69,7 +69,7 @@ class RegionComplex(LinearRegions):
             self.exact_raw, self.exact_points = regions, regions.points
             # Volumes of slivers would be lost in the rounding of their vertices.
             self.exact_volumes = volumes.volumes(regions)
-            self.volumes = self.exact_volumes.astype(np.float64)
+            self.volumes = read_only(self.exact_volumes.astype(np.float64))
             regions = regions._replace(
                 points=regions.points.astype(np.float64), maps=_floats(regions.maps)
             )
@@ -87,7 +87,7 @@ class RegionComplex(LinearRegions):
         """The logits of each region as an affine map of the domain's coordinates."""
         return AffineMaps.of_rows(self.raw.maps)
 
-    @property
+    @cached_property
     def breakpoints(self) -> np.ndarray:
         """The ends of a segment and all vertices between them, shape (V,), in ascending order.
 
@@ -100,7 +100,7 @@ class RegionComplex(LinearRegions):
             raise ValueError(
                 f"breakpoints: expected a line, got a domain of {self.dimension} dimensions"
             )
-        return np.sort(self.points[:, 0])
+        return read_only(np.sort(self.points[:, 0]))
 
     @cached_property
     def volumes(self) -> np.ndarray:
@@ -112,7 +112,7 @@ class RegionComplex(LinearRegions):
         found = np.maximum(_kernels.volumes(self.raw), 0)
         if self.dimension > 2 and self.uncertain.any():
             measures.mend_volumes(self, found)
-        return found
+        return read_only(found)
 
     @property
     def areas(self) -> np.ndarray:
@@ -123,7 +123,7 @@ class RegionComplex(LinearRegions):
     def centers(self) -> np.ndarray:  # type: ignore[override]  # computed at first use
         """The mean of the vertices of each region, (n_regions, n)."""
         sums = np.add.reduceat(self.vertices.flat, self.vertex_numbers.starts[:-1])
-        return sums / self.vertex_numbers.sizes[:, None]
+        return read_only(sums / self.vertex_numbers.sizes[:, None])
 
     @property
     def facets(self) -> Facets:  # type: ignore[override]  # computed at first use
@@ -247,8 +247,8 @@ class RegionComplex(LinearRegions):
     def classes(self) -> np.ndarray:
         """Class of the largest logit at each region's centre, the first of equals; (n_regions,)."""
         if self.exact_raw is None or np.isfinite(self.logit_errors).all():
-            return self._classes_in_floats()
-        return decision.exact_classes(self)
+            return super().classes
+        return read_only(decision.exact_classes(self))
 
     @cached_property
     def contested(self) -> np.ndarray:

@@ -114,7 +114,7 @@ def _feature(kind: str, coordinates: list[Any], properties: dict[str, Any]) -> d
 def _patterns(cx: RegionComplex) -> list[str]:
     """Activation patterns as text, such as "0110|01" for two layers."""
     starts = [units.start for units in cx.net.unit_slices]
-    letters = np.where(cx.patterns, b"1", b"0")
+    letters = np.where(cx.patterns_of(slice(None)), b"1", b"0")
     letters = np.insert(letters, starts[1:], b"|", axis=1)
     return [row.tobytes().decode() for row in letters]
 

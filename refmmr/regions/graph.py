@@ -53,7 +53,8 @@ class AffineMaps(NamedTuple):
 class LinearRegions:
     """Linear regions and their facets: the base class of `RegionComplex` and `RegionGraph`.
 
-    These provide `facets` and `centers`.
+    These provide `facets` and `centers`.  What is computed from them is kept after its first use,
+    in arrays that are read-only: a copy may be changed.
 
     Attributes
     ----------
@@ -94,13 +95,16 @@ class LinearRegions:
 
     # ---- Patterns and affine maps.
 
-    @property
+    @cached_property
     def patterns(self) -> np.ndarray:
-        """Activation pattern of each region, (n_regions, n_hidden) bool, unpacked at every use."""
-        return _unpacked(self.packed_patterns, self.net.n_hidden)
+        """Activation pattern of each region, (n_regions, n_hidden) bool.
+
+        This takes eight times the memory of `packed_patterns`; see `patterns_of` for some regions.
+        """
+        return read_only(self.patterns_of(slice(None)))
 
     def patterns_of(self, which: Sequence[int] | np.ndarray | slice) -> np.ndarray:
-        """Activation patterns of some regions, (m, n_hidden) bool."""
+        """Activation patterns of some regions, (m, n_hidden) bool, unpacked at every call."""
         return _unpacked(self.packed_patterns[which], self.net.n_hidden)
 
     @cached_property
@@ -128,7 +132,7 @@ class LinearRegions:
     @cached_property
     def classes(self) -> np.ndarray:
         """Class of the largest logit at each region's centre, the first of equals; (n_regions,)."""
-        return self._classes_in_floats()
+        return read_only(self._classes_in_floats())
 
     def _classes_in_floats(self) -> np.ndarray:
         V, a = self.affine_maps
@@ -153,14 +157,14 @@ class LinearRegions:
             if units.stop % 8:
                 prefix[:, -1] &= 2 ** (units.stop % 8) - 1
             counts.append(len(np.unique(prefix, axis=0)))
-        return np.array(counts)
+        return read_only(np.array(counts))
 
     # ---- Facets and neighbours.
 
-    @property
+    @cached_property
     def neighbours(self) -> np.ndarray:
         """Pairs of regions that share a facet, (m, 2), the smaller first: the dual graph."""
-        return self.facets.cells[self.facets.cells[:, 1] >= 0]
+        return read_only(self.facets.cells[self.facets.cells[:, 1] >= 0])
 
     @cached_property
     def facets_of(self) -> Ragged:
@@ -307,7 +311,9 @@ class LinearRegions:
             If networkx is not installed.
         """
         graph: networkx.Graph = require("networkx", "to_networkx").Graph()
-        for i, (pattern, winner) in enumerate(zip(self.patterns, self.classes, strict=True)):
+        for i, (pattern, winner) in enumerate(
+            zip(self.patterns_of(slice(None)), self.classes, strict=True)
+        ):
             text = "".join("01"[int(bit)] for bit in pattern)
             graph.add_node(i, pattern=text, winner=int(winner))
         inner = self.facets.cells[:, 1] >= 0
@@ -342,6 +348,12 @@ class RegionGraph(LinearRegions):
         self.facets = Facets(walk.hyperplanes, walk.cells, no_vertices)
         self.centers, self.radii = walk.centers, walk.radii
         self.undecided = walk.undecided
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """The array, which nobody may change from now on: its owner keeps it."""
+    array.setflags(write=False)
+    return array
 
 
 def _packed(patterns: np.ndarray) -> np.ndarray:

@@ -129,7 +129,7 @@ def to_frame(cx: RegionComplex) -> pandas.DataFrame:
             "inradius": inradii(cx),
             "facets": cx.facets_of.sizes,
             "vertices": cx.vertex_numbers.sizes,
-            "active": cx.patterns.sum(axis=1),
+            "active": cx.patterns_of(slice(None)).sum(axis=1),
             "jacobian_norm": np.linalg.norm(cx.affine_maps.V, ord=2, axis=(1, 2)),
         }
     )

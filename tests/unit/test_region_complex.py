@@ -64,6 +64,18 @@ def test_octants():
         } == expected
 
 
+@pytest.mark.parametrize("method", ["split", "walk"])
+def test_arrays_are_computed_once_and_read_only(method):
+    cx = rm.enumerate_regions(network([2, 4, 2]), box(2), method=method)
+    names = ["patterns", "neighbours", "classes", "layer_counts"]
+    names += ["volumes", "areas", "centers"] if method == "split" else []
+    for name in names:
+        array = getattr(cx, name)
+        assert getattr(cx, name) is array
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = array[0]
+
+
 def test_vertices_are_within_their_half_spaces(cx):
     for i, vertices in enumerate(cx.vertices):
         A, b = cx.halfspaces(i)

@@ -18,6 +18,7 @@ from refmmr.reference import (
     loss,
     network,
     objective,
+    radius,
     wong_kolter,
 )
 from refmmr.reference import distances as _distances
@@ -36,7 +37,7 @@ robust_loss_gradient = kernel(wong_kolter.robust_loss_gradient, "numba")
 adam_update = kernel(adam.update, "numba", "cupy")
 pgd = kernel(_pgd.pgd, "numba", "cupy")
 layer_bounds = kernel(backward_bound.layer_bounds, "numba")
-margin_bounds = kernel(backward_bound.margin_bounds, "numba")
+margin_function = kernel(radius.margin_function, "numba")
 row_bounds = kernel(backward_bound.row_bounds, "numba")
 ascend = kernel(ascent.ascend, "numba")
 bound = kernel(ascent.bound, "numba")

@@ -8,15 +8,21 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import testing
 from refmmr._backend import kernel
-from refmmr.reference import backward_bound, relaxation
+from refmmr.reference import backward_bound, radius, relaxation
 
 pytest.importorskip("numba", reason="the numba backend needs numba")
 
 RUN_LAYERS = kernel(backward_bound.layer_bounds)
-RUN_MARGINS = kernel(backward_bound.margin_bounds)
+MARGIN_FUNCTION = kernel(radius.margin_function)
 RUN_ROWS = kernel(backward_bound.row_bounds)
 NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
 RADII = st.sampled_from([1e-6, 1e-2, 0.3, 2.0, 100.0])
+
+
+def margins_of(net, X, y, p, radii, box, method):
+    """The margin bounds of all points, from the last to the first: points may be chosen."""
+    rows = np.arange(len(X))[::-1]
+    return MARGIN_FUNCTION(net, X, y, p, box, method)(radii[rows], rows)[rows]
 
 
 def scale(net, X, radii):
@@ -49,7 +55,7 @@ def test_same_bounds(method, data):
     rows = np.random.default_rng(len(X)).normal(size=(1, 3, net.n_classes))
     with rm.use_backend("numba"):
         layers = RUN_LAYERS(net, X, p, radii, box, method)
-        margins = RUN_MARGINS(net, X, y, p, radii, box, method)
+        margins = margins_of(net, X, y, p, radii, box, method)
         linear = RUN_ROWS(net, X, rows, p, radii, box, method)
     sizes = list(scale(net, X, radii))
     for size, found, expected in zip(
@@ -79,8 +85,8 @@ def test_many_samples_on_several_threads(p):
     box = (np.zeros(40), np.ones(40))
     expected = backward_bound.margin_bounds(net, X[-3:], y[-3:], p, radii[-3:], box, "crown")
     with rm.use_backend("numba"):
-        found = RUN_MARGINS(net, X, y, p, radii, box, "crown")
-        alone = RUN_MARGINS(net, X[:1], y[:1], p, radii[:1], box, "crown")
+        found = margins_of(net, X, y, p, radii, box, "crown")
+        alone = margins_of(net, X[:1], y[:1], p, radii[:1], box, "crown")
     # The bounds on the rounding errors need not be equally good.
     np.testing.assert_allclose(found[-3:], expected, atol=1e-8)
     np.testing.assert_allclose(found[:1], alone, rtol=1e-10)

@@ -5,7 +5,7 @@ import pytest
 
 import refmmr as rm
 from refmmr.certify.bounds import linear
-from refmmr.reference import backward_bound, relaxation
+from refmmr.reference import backward_bound, radius, relaxation
 from refmmr.reference.ball import ball
 from refmmr.reference.intervals import through
 
@@ -101,7 +101,7 @@ def test_radius_of_an_affine_network_is_exact(p, method):
         net, np.array([[1.0, 0.5]]), np.array([0]), p, None, method=method
     )
     expected = {1: 1.0, 2: 0.8, np.inf: 4 / 7}[p]
-    assert expected * (1 - 2 * linear.PRECISION) <= found.lower[0] < expected
+    assert expected * (1 - 2 * radius.PRECISION) <= found.lower[0] < expected
     assert found.upper[0] == np.inf
     assert np.isnan(found.adversarial).all()
 
@@ -233,8 +233,8 @@ def test_underflow_certifies_nothing_wrong(method, backend, name):
 def test_radius_of_a_network_with_tiny_weights(scale, method):
     """No square of a weight and no half of a number is taken for 0."""
     net = rm.Network([rm.Linear([[3 * scale, 4 * scale], [0, 0]], [0, 1e-6 * scale])], 2)
-    for p, box, radius in (
+    for p, box, largest in (
         (np.inf, None, 1), (2, None, 7 / 5), (1, None, 7 / 4), (2, UNIT, 2**0.5), (1, UNIT, 2)
     ):  # fmt: skip
         found = linear.relaxed_bounds(net, np.ones((1, 2)), np.zeros(1, int), p, box, method=method)
-        assert found.lower[0] <= radius
+        assert found.lower[0] <= largest

@@ -11,6 +11,9 @@ is an image of one pixel.  Only units that intervals leave unstable have rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
+
 import numpy as np
 
 from refmmr._backend import implements
@@ -25,9 +28,10 @@ from refmmr.backends._numba.backward_bound_kernels import (
     relax_rows,
     relax_units,
 )
-from refmmr.backends._numba.layers import Buffers, Conv, Dense
+from refmmr.backends._numba.layers import Buffers, Conv, Dense, Layer
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.reference import backward_bound as reference
+from refmmr.reference import radius
 from refmmr.reference.hyperplanes import dual_norm
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import SMALLEST_NORMAL, backward_factor, rounding_factor
@@ -39,18 +43,18 @@ SAMPLES = 128
 """Samples whose intervals a thread computes together, for the same reason."""
 
 
-@implements("numba", reference.margin_bounds)
-def margin_bounds(
+@implements("numba", radius.margin_function)
+def margin_function(
     net: Network,
     X: np.ndarray,
     y: np.ndarray,
     p: float,
-    eps: np.ndarray,
     box: tuple[np.ndarray, np.ndarray] | None,
     method: str,
-) -> np.ndarray:
-    """Twin of `refmmr.reference.backward_bound.margin_bounds`."""
-    return _Bounds(net, X, p, eps, box, method).margins(y)
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Twin of `refmmr.reference.radius.margin_function`."""
+    points = _Points(net, X, p, box, method)
+    return lambda eps, rows: _Bounds(points, eps, rows).margins(y[rows])
 
 
 @implements("numba", reference.row_bounds)
@@ -64,7 +68,7 @@ def row_bounds(
     method: str,
 ) -> np.ndarray:
     """Twin of `refmmr.reference.backward_bound.row_bounds`."""
-    return _Bounds(net, X, p, eps, box, method).rows(rows)
+    return _Bounds(_Points(net, X, p, box, method), eps).rows(rows)
 
 
 @implements("numba", reference.layer_bounds)
@@ -77,7 +81,7 @@ def layer_bounds(
     method: str,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Twin of `refmmr.reference.backward_bound.layer_bounds`."""
-    bounds = _Bounds(net, X, p, eps, box, method)
+    bounds = _Bounds(_Points(net, X, p, box, method), eps)
     bounds.bound(len(net.affine))
     shapes = [*net.unit_shapes, net.shapes[-1]]
     units = bounds.layout.units
@@ -87,21 +91,63 @@ def layer_bounds(
     ]
 
 
-class _Bounds:
-    """Bounds, relaxations and magnitudes on the balls of all samples, layer after layer."""
+class _Weights:
+    """What the bounds of a layer read of its weights, besides themselves."""
 
-    def __init__(self, net, X, p, eps, box, method):
+    def __init__(self, layer: Layer, behind: bool) -> None:
+        copies = 1 if isinstance(layer, Dense) else layer.geometry.positions
+        self.b = np.tile(layer.b, copies)  # of all units
+        self.size = np.abs(layer.W)
+        self.sums = self.size.sum(axis=1)
+        # Terms of at least 0, behind a ReLU: see `intervals.through`.
+        self.sure = np.tile((layer.W >= 0).all(axis=1) & (layer.b >= 0) & behind, copies)
+
+
+class _Points:
+    """Points within a box, the layers, and all that does not depend on the radius."""
+
+    def __init__(self, net, X, p, box, method):
         self.layout = layout = Layout(net, X)
-        self.layers = layout.layers
-        self.net, self.p, self.method = net, p, method
+        self.net, self.p, self.method, self.layers = net, p, method, layout.layers
         self.factor = backward_factor(net)
-        self.n = len(X)
-        x, radius = layout.inputs(X), np.ascontiguousarray(eps, dtype=np.float64)
-        lo, hi = np.full((1, x.shape[1]), -np.inf), np.full((1, x.shape[1]), np.inf)
+        self.weights = [_Weights(layer, k > 0) for k, layer in enumerate(self.layers)]
+        self.x, self.boxed = layout.inputs(X), box is not None
+        self.lo, self.hi = (np.full((1, self.x.shape[1]), s * np.inf) for s in (-1, 1))
         if box is not None:  # one for all, or one for each point
             sides = (side if side.shape == X.shape else side[None] for side in box)
-            lo, hi = (layout.inputs(side) for side in sides)
-        self.balls = Balls(x, radius, p == 1, box is not None, lo, hi)
+            self.lo, self.hi = (layout.inputs(side) for side in sides)
+        # The images before the layers.
+        self.images = [
+            layout.images[k] if k <= layout.n_convs and layout.images else (1, 1, layer.inputs)
+            for k, layer in enumerate(self.layers)
+        ]
+
+    @cached_property
+    def norms(self) -> np.ndarray:
+        """Dual norms of the rows of a dense first layer, (units,)."""
+        return dual_norm(self.layers[0].W, self.p)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Pre-activations of a dense first layer at the points, (n, units)."""
+        return self.x @ self.layers[0].W.T + self.layers[0].b
+
+
+class _Bounds:
+    """Bounds, relaxations and magnitudes on balls around some of the points, layer after layer."""
+
+    def __init__(self, points: _Points, eps: np.ndarray, rows: np.ndarray | None = None) -> None:
+        self.points, self.layout, self.layers = points, points.layout, points.layers
+        self.net, self.p, self.method, self.factor = (
+            points.net, points.p, points.method, points.factor
+        )  # fmt: skip
+        self.images = points.images
+        self.chosen = np.arange(len(points.x)) if rows is None else rows
+        self.n = len(self.chosen)
+        x, radius = points.x[self.chosen], np.ascontiguousarray(eps, dtype=np.float64)
+        own = self.chosen if len(points.lo) > 1 else slice(None)
+        lo, hi = points.lo[own], points.hi[own]
+        self.balls = Balls(x, radius, self.p == 1, points.boxed, lo, hi)
         self.lowest = np.maximum(x - radius[:, None], lo)
         self.highest = np.minimum(x + radius[:, None], hi)
         # Of the pre-activations of each layer, (n, units).  IBP reads the last layer behind its
@@ -109,20 +155,13 @@ class _Bounds:
         self.low: list[np.ndarray] = []
         self.high: list[np.ndarray] = []
         self.hidden: list[Relaxed] = []
-        # The images before the layers.
-        self.images = [
-            layout.images[k] if k <= layout.n_convs and layout.images else (1, 1, layer.inputs)
-            for k, layer in enumerate(self.layers)
-        ]
 
     def margins(self, y: np.ndarray) -> np.ndarray:
         """Lower bounds of ``f_y - f_s``, (n, K)."""
         last = len(self.layers) - 1
         self.bound(last)
         layer = self.layers[last]
-        terms, inputs = self._magnitude(
-            layer, np.abs(layer.W), layer.b, *self._before(last, slice(None))
-        )
+        terms, inputs = self._magnitude(last, *self._before(last, slice(None)))
         classes = len(layer.b)
         samples = np.repeat(np.arange(self.n), classes)
         own, rival = np.repeat(y, classes), np.tile(np.arange(classes), self.n)
@@ -143,9 +182,7 @@ class _Bounds:
         last = len(self.layers) - 1
         self.bound(last)
         layer = self.layers[last]
-        terms, inputs = self._magnitude(
-            layer, np.abs(layer.W), layer.b, *self._before(last, slice(None))
-        )
+        terms, inputs = self._magnitude(last, *self._before(last, slice(None)))
         m = rows.shape[1]
 
         def start(some):
@@ -159,11 +196,18 @@ class _Bounds:
     def bound(self, count: int) -> None:
         """Bounds of the first affine layers."""
         for k in range(count):
-            low, high, terms, inputs = self._intervals(k)
+            everything = k == len(self.layers) - 1 or self.method == "ibp"
+            norms = k == 0 and self.p != np.inf and isinstance(self.layers[0], Dense)
+            if norms and not everything and count == 1:
+                low, high, terms, inputs = self._by_norms()
+            else:  # later layers read the bounds of stable units, too
+                low, high, terms, inputs = self._intervals(k)
+                if norms and not everything:
+                    below, above, _, _ = self._by_norms()
+                    unstable = (low < 0) & (high > 0)
+                    np.maximum(low, below, out=low, where=unstable)
+                    np.minimum(high, above, out=high, where=unstable)
             if (self.p != np.inf) if k == 0 else (self.method != "ibp"):
-                everything = k == len(self.layers) - 1 or self.method == "ibp"
-                if k == 0 and not everything and isinstance(self.layers[0], Dense):
-                    self._without_box(low, high, terms, inputs)
                 samples, units = np.nonzero((low < 0) & (high > 0) | everything)
                 for sign, side in ((1, low), (-1, high)):
                     found = self._units(k, samples, units, sign, terms, inputs)
@@ -179,15 +223,13 @@ class _Bounds:
                 crown = self.method == "crown"
                 relax_units(low, high, crown, rounding_factor(8), self.hidden[k])
 
-    def _without_box(self, low, high, terms, inputs):
-        """Better bounds of unstable units of a dense first layer, on the balls without the box."""
-        layer = self.layers[0]
-        middle = self.balls.x @ layer.W.T + layer.b
-        spread = self.balls.radius[:, None] * dual_norm(layer.W, self.p)
-        error = self._error(terms + spread, inputs[:, None])
-        unstable = (low < 0) & (high > 0)
-        np.maximum(low, middle - spread - error, out=low, where=unstable)
-        np.minimum(high, middle + spread + error, out=high, where=unstable)
+    def _by_norms(self):
+        """Bounds of a dense first layer on the balls without the box, and its magnitude."""
+        terms, inputs = self._magnitude(0, self.lowest, self.highest)
+        middle = self.points.values[self.chosen]
+        spread = self.balls.radius[:, None] * self.points.norms
+        reach = spread + self._error(terms + spread, inputs[:, None])
+        return middle - reach, middle + reach, terms, inputs
 
     def _before(self, k, samples):
         """Bounds of what layer k reads, before the ReLU: two arrays (n, inputs)."""
@@ -197,41 +239,37 @@ class _Bounds:
 
     def _intervals(self, k):
         """Twin of `intervals.through`; the magnitude of the layer comes with it."""
-        layer = self.layers[k]
+        layer, weights = self.layers[k], self.points.weights[k]
         low = np.empty((self.n, layer.outputs))
         high, terms, inputs = np.empty_like(low), np.empty_like(low), np.empty(self.n)
-        size = np.abs(layer.W)
-        b = layer.b if isinstance(layer, Dense) else np.tile(layer.b, layer.geometry.positions)
         factor = rounding_factor(2 * layer.W.shape[1] + 32)
-        sure = (layer.W >= 0).all(axis=1) & (layer.b >= 0) & (k > 0)
-        sure = np.tile(sure, layer.outputs // len(sure))
 
         def part(first, stop):
             for some in runs(first, stop, SAMPLES):
                 below, above = self._before(k, some)
-                terms[some], inputs[some] = self._magnitude(layer, size, b, below, above)
+                terms[some], inputs[some] = self._magnitude(k, below, above)
                 if k > 0:
                     below, above = np.maximum(below, 0), np.maximum(above, 0)
-                middle = _linear(layer, below + above, layer.W) / 2 + b
-                spread = _linear(layer, above - below, size) / 2
+                middle = _linear(layer, below + above, layer.W) / 2 + weights.b
+                spread = _linear(layer, above - below, weights.size) / 2
                 slack = factor * terms[some]
                 low[some] = middle - spread - slack
-                low[some, sure] = np.maximum(low[some, sure], 0)
+                low[some, weights.sure] = np.maximum(low[some, weights.sure], 0)
                 high[some] = middle + spread + slack
 
         threads.spread(part, self.n, least=max(1, 10**6 // layer.products))
         return low, high, terms, inputs
 
-    @staticmethod
-    def _magnitude(layer, size, b, low, high):
-        """Twin of `rounding.Magnitude`, or more."""
+    def _magnitude(self, k, low, high):
+        """Twin of `rounding.Magnitude` of layer k, or more."""
+        layer, weights = self.layers[k], self.points.weights[k]
         largest = np.maximum(np.abs(low), np.abs(high))
         if isinstance(layer, Dense):
             # Without a matrix product: rounding errors are small enough.
-            terms = np.outer(largest.max(axis=1), size.sum(axis=1))
+            terms = np.outer(largest.max(axis=1), weights.sums)
         else:
-            terms = _linear(layer, largest, size)
-        return terms + np.abs(b) + SMALLEST_NORMAL, largest.sum(axis=1)
+            terms = _linear(layer, largest, weights.size)
+        return terms + np.abs(weights.b) + SMALLEST_NORMAL, largest.sum(axis=1)
 
     def _error(self, terms, inputs):
         """Twin of `rounding.backward_errors` for rows of single units."""

@@ -2,9 +2,7 @@
 
 At a given radius these methods bound all margins from below on the whole ball
 (`refmmr.reference.backward_bound`); if the bounds are positive, every point of the ball has the
-class of its center.  A bracketing root finder searches for the largest such radius.  The result is
-the end of the bracket at which the bounds *were* positive, so the precision of the search never
-makes a certificate wrong.
+class of its center.  The largest such radius is searched for by `refmmr.reference.radius`.
 """
 
 from __future__ import annotations
@@ -20,13 +18,7 @@ from refmmr.certify.bounds import Bounds
 from refmmr.reference import loss
 from refmmr.reference.hyperplanes import dual_norm, norm
 from refmmr.reference.network import Network
-
-PRECISION = 1e-6
-"""Relative width of the last bracket: the radius is at most this far below the largest one that the
-method proves, less than the digits that a table shows."""
-
-DOUBLINGS = 64
-"""Doublings of the first guess, at most, where no box bounds the radius."""
+from refmmr.reference.radius import largest_radii
 
 
 def relaxed_bounds(
@@ -75,15 +67,14 @@ def _relaxed_bounds(net, X, y, p, box, goal, method, deadline):
     upper = np.where(wrong, 0, np.inf)
     flat = X.reshape(len(X), -1)
     if len(right):
-        find = partial(_worst_margins, net, X[right], y[right], p, box, method)
-        if deadline < np.inf:
-            find = _until(deadline, find)
+        bounds = _kernels.margin_function(net, X[right], y[right], p, box, method)
+        find = _until(deadline, lambda eps, samples: bounds(eps, samples).min(axis=1))
         if goal is not None:
             lower[right] = np.where(find(goal[right], np.arange(len(right))) > 0, goal[right], 0)
         else:
             farthest = farthest_distance(X[right], p, box)
-            guess = np.minimum(_guess(net, X[right], y[right], margins[right], p), farthest)
-            lower[right] = _largest(find, margins[right], guess, farthest)
+            tangent = _tangent_root(net, X[right], y[right], p)
+            lower[right] = largest_radii(find, margins[right], tangent, farthest)
     found = np.where((upper == 0)[:, None], flat, np.nan)
     return Bounds(lower, upper, found.reshape(X.shape))
 
@@ -91,11 +82,6 @@ def _relaxed_bounds(net, X, y, p, box, goal, method, deadline):
 ibp_bounds = partial(relaxed_bounds, method="ibp")
 fast_lin_bounds = partial(relaxed_bounds, method="fast-lin")
 crown_bounds = partial(relaxed_bounds, method="crown")
-
-
-def _worst_margins(net, X, y, p, box, method, eps, samples):
-    """The smallest margin bound of some samples at radii eps; -inf where floats overflow."""
-    return _kernels.margin_bounds(net, X[samples], y[samples], p, eps, box, method).min(axis=1)
 
 
 def _until(deadline, find):
@@ -117,60 +103,24 @@ def _until(deadline, find):
     return find_in_time
 
 
-def _largest(find, margins, guess, farthest):
-    """The certified end of a bracket around the radius where the margin bound is 0."""
-    from scipy.optimize import elementwise
+def _tangent_root(net, X, y, p):
+    """Distance to the decision boundary with the second class of the network's affine map at x.
 
-    samples = np.arange(len(margins))
-    safe, safe_value = np.zeros(len(margins)), margins.copy()
-    bad, bad_value = guess.copy(), np.full(len(margins), np.nan)
-    growing = samples
-    for _ in range(DOUBLINGS):
-        value = find(bad[growing], growing)
-        bad_value[growing] = value
-        growing = growing[value > 0]
-        safe[growing], safe_value[growing] = bad[growing], bad_value[growing]
-        growing = growing[safe[growing] < farthest[growing]]
-        if not len(growing):
-            break
-        bad[growing] = np.minimum(2 * bad[growing], farthest[growing])
-    lower = np.where((safe_value > 0) & (safe >= farthest), np.inf, safe)
-    open_ = samples[bad_value <= 0]
-    if len(open_):
-
-        def steer(eps, i):
-            """Finite values other than 0: the root finder stops at others, and only signs count."""
-            value = find(eps, i)
-            value = np.where(value == 0, -np.finfo(np.float64).tiny, value)
-            return np.clip(value, -1e3 * margins[i], 1e3 * margins[i])
-
-        result = elementwise.find_root(
-            steer, (safe[open_], bad[open_]), args=(open_,),
-            tolerances={"xatol": 0, "xrtol": PRECISION, "fatol": 0, "frtol": 0},
-        )  # fmt: skip
-        ends, values = np.array(result.bracket), np.array(result.f_bracket)
-        lower[open_] = np.where(values > 0, ends, 0).max(axis=0)
-    return lower
-
-
-def _guess(net, X, y, margins, p):
-    """Distance to the nearest decision boundary of the network's affine map at x."""
+    There the tangent of the margin bound, as a function of the radius, is 0; infinite if it is
+    constant.
+    """
     cache = net.forward(X)
-    nearest = np.full(len(X), np.inf)
-    flat = cache.outputs[-1].reshape(len(X), -1)
+    logits = cache.outputs[-1].reshape(len(X), -1).copy()
     rows = np.arange(len(X))
-    for s in range(net.n_classes):
-        direction = np.zeros_like(flat)
-        direction[rows, y] += 1
-        direction[:, s] -= 1
-        deltas = net.backward(cache, net.at_logits(direction))
-        slope = dual_norm(net.input_gradient(deltas).reshape(len(X), -1), p)
-        gap = flat[rows, y] - flat[:, s]
-        with np.errstate(over="ignore"):
-            distance = np.where(slope > 0, gap / np.where(slope > 0, slope, 1), np.inf)
-        distance[s == y] = np.inf
-        nearest = np.minimum(nearest, distance)
-    return np.where(np.isfinite(nearest) & (nearest > 0), nearest, 1)
+    own = logits[rows, y]
+    logits[rows, y] = -np.inf
+    second = logits.argmax(axis=1)
+    unit = np.eye(net.n_classes)
+    deltas = net.backward(cache, net.at_logits(unit[y] - unit[second]))
+    slope = dual_norm(net.input_gradient(deltas).reshape(len(X), -1), p)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        root = (own - logits[rows, second]) / slope
+    return np.where(root > 0, root, np.inf)
 
 
 def farthest_distance(X: np.ndarray, p: float, box: Box | None) -> np.ndarray:

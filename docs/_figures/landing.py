@@ -54,8 +54,8 @@ def train(scheme: str, data: rm.datasets.Dataset) -> rm.Network:
 
 def draw(found, plane, X, colours, path: Path) -> None:
     """Two maps side by side."""
-    mpl.rcParams.update({"svg.hashsalt": "refmmr", "font.size": 13, "text.color": colours["ink"]})
-    figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
+    mpl.rcParams.update({"svg.hashsalt": "refmmr", "font.size": 12, "text.color": colours["ink"]})
+    figure, axes = plt.subplots(1, 2, figsize=(6.6, 4.1), layout="constrained")
     for ax, (name, (cx, radii)) in zip(axes, found.items(), strict=True):
         pieces = cx.class_polygons()
         faces = [CLASS_COLORS[winner % len(CLASS_COLORS)] for winner, _ in pieces]
@@ -66,19 +66,19 @@ def draw(found, plane, X, colours, path: Path) -> None:
             )
         )
         ax.add_collection(
-            LineCollection(list(cx.bent_lines()[0]), colors=colours["faint"], linewidths=0.7)
+            LineCollection(list(cx.bent_lines()[0]), colors=colours["faint"], linewidths=0.6)
         )
         boundary = list(cx.decision_boundary().segments)
         ax.add_collection(
-            LineCollection(boundary, colors=colours["ink"], linewidths=3, capstyle="round")
+            LineCollection(boundary, colors=colours["ink"], linewidths=2.5, capstyle="round")
         )
         for x, z, radius, side in zip(X, plane.points, radii, (-1, -1, 1), strict=True):
             ax.add_patch(plt.Circle(z, radius, facecolor=PROVED, alpha=0.45, zorder=3))
-            ax.add_patch(plt.Circle(z, radius, fill=False, edgecolor=PROVED, lw=2.5, zorder=4))
-            ax.plot(*z, "o", color=PROVED, ms=3.5, zorder=5)
-            image = OffsetImage(x.reshape(8, 8), zoom=4.2, cmap="gray_r", interpolation="nearest")
+            ax.add_patch(plt.Circle(z, radius, fill=False, edgecolor=PROVED, lw=2, zorder=4))
+            ax.plot(*z, "o", color=PROVED, ms=3, zorder=5)
+            image = OffsetImage(x.reshape(8, 8), zoom=2.8, cmap="gray_r", interpolation="nearest")
             frame = {"edgecolor": colours["ink"], "facecolor": "white", "lw": 1}
-            place = (0, side * (36 if side > 0 else 66))
+            place = (0, side * (24 if side > 0 else 44))
             ax.add_artist(
                 AnnotationBbox(
                     image, z, place, boxcoords="offset points", pad=0.1, bboxprops=frame, zorder=6
@@ -90,10 +90,10 @@ def draw(found, plane, X, colours, path: Path) -> None:
             spine.set_color(colours["faint"])
         ax.set_facecolor("none")
         ax.set_title(
-            f"{NAMES[name]}: {len(cx)} linear regions\n"
+            f"{NAMES[name]}\n{len(cx)} linear regions\n"
             f"proved radius {min(radii):.2g} to {max(radii):.2g}",
             color=colours["ink"],
-            fontsize=14,
+            fontsize=12,
         )
     figure.savefig(path, transparent=True, metadata={"Date": None})
     plt.close(figure)

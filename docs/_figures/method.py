@@ -1,6 +1,7 @@
 """Draw the figures of the pages on the method, once for light and once for dark pages.
 
 ``python docs/_figures/method.py`` writes ``docs/_static/method-*-light.svg`` and ``-dark.svg``.
+Figures are at most 6.6 inches wide: on a phone of 390 pixels their letters are half as large.
 """
 
 from pathlib import Path
@@ -72,7 +73,7 @@ def regions(colours: dict[str, str]) -> plt.Figure:
     cx = rm.enumerate_regions(net, rm.Box([-1.6, -1], [1.6, 1]), progress=False)
     inner = [i for i, v in enumerate(cx.vertices) if (np.abs(v) < [1.59, 0.99]).all()]
     largest = max(inner, key=lambda i: cx.areas[i])
-    figure, ax = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6, 4.4), layout="constrained")
     segments, units = cx.bent_lines()
     for layer, colour, width in ((0, "blue", 2.2), (1, "orange", 1.6)):
         own = (units >= 6) == bool(layer)
@@ -80,14 +81,14 @@ def regions(colours: dict[str, str]) -> plt.Figure:
         ax.add_collection(lines)
         ax.plot([], [], color=colours[colour], lw=width, label=f"layer {layer + 1}")
     pattern = "".join(map(str, cx.patterns[largest].astype(int)))
-    label = f"Q(x), pattern\n{pattern[:6]} {pattern[6:]}"
+    label = f"Q(x): {pattern[:6]} {pattern[6:]}"
     ax.fill(*cx.vertices[largest].T, color=colours["blue"], alpha=0.3, lw=0, label=label)
     x = cx.vertices[largest].mean(axis=0)
     ax.plot(*x, "o", color=colours["ink"])
     ax.annotate("x", x, (6, 5), textcoords="offset points", fontsize=14, style="italic")
     bare(ax)
     ax.set(xlim=(-1.6, 1.6), ylim=(-1, 1))
-    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3)
     return figure
 
 
@@ -96,7 +97,7 @@ def distances(colours: dict[str, str]) -> plt.Figure:
     w, v = np.array([1.0, 2.0]), -2.0
     angle = np.linspace(0, 2 * np.pi, 401)
     circle = np.column_stack([np.cos(angle), np.sin(angle)])
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(6.6, 3), layout="constrained")
     names = {1: "$l_1$: |v| / max|w|", 2: "$l_2$: |v| / length of w"}
     names[np.inf] = "$l_\\infty$: |v| / sum|w|"
     for ax, (p, name) in zip(axes, names.items(), strict=True):
@@ -109,7 +110,7 @@ def distances(colours: dict[str, str]) -> plt.Figure:
         ax.annotate("", step, (0, 0), arrowprops=arrow)
         ax.plot(0, 0, "o", color=colours["ink"])
         ax.text(0.1, -0.25, "x", style="italic", fontsize=14)
-        ax.set_title(f"{name} = {distance:.3f}", fontsize=12)
+        ax.set_title(f"{name}\n= {distance:.3f}", fontsize=12)
         bare(ax)
         ax.set(xlim=(-1.5, 1.5), ylim=(-1.15, 1.85))
     return figure
@@ -117,7 +118,7 @@ def distances(colours: dict[str, str]) -> plt.Figure:
 
 def certificates(colours: dict[str, str]) -> plt.Figure:
     """The two cases of the theorems."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(6.6, 3.2), layout="constrained")
     x = np.array([0.15, 0.0])
     normals = np.roll(TRIANGLE, -1, axis=0) - TRIANGLE
     normals = np.column_stack([-normals[:, 1], normals[:, 0]])
@@ -150,7 +151,7 @@ def certificates(colours: dict[str, str]) -> plt.Figure:
 
 def mmr(colours: dict[str, str]) -> plt.Figure:
     """The hinge, and what its gradient does."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.4), layout="constrained")
     d = np.array([0.12, 0.3, 0.42, 0.55, 0.85, 1.1])
     hinge = np.maximum(0, 1 - d / 0.6)
     left.plot([0, 0.6, 1.3], [1, 0, 0], color=colours["blue"], lw=2)
@@ -198,7 +199,7 @@ def mmr(colours: dict[str, str]) -> plt.Figure:
 
 def numerics(colours: dict[str, str]) -> plt.Figure:
     """The computed distance, its error bound, and the certified radius."""
-    figure, ax = plt.subplots(figsize=(8, 1.9), layout="constrained")
+    figure, ax = plt.subplots(figsize=(6.6, 1.8), layout="constrained")
     ax.annotate(
         "",
         (1, 0),

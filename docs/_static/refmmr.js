@@ -10,6 +10,24 @@ addEventListener("load", async () => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
 });
+/* A phone shrinks figures and their labels: there each opens alone, where fingers enlarge it. */
+if (matchMedia("(max-width: 48rem)").matches) {
+  for (const image of document.querySelectorAll(
+    "article :is(.cell_output, .plot-directive, figure) img")) {
+    if (image.closest("a")) continue;
+    const link = document.createElement("a");
+    link.href = image.src;
+    image.replaceWith(link);
+    link.append(image);
+  }
+}
+/* Cells of wide tables of words know the head of their column: a phone shows it beside them. */
+for (const table of document.querySelectorAll("article table.entries")) {
+  const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent.trim());
+  for (const row of table.tBodies[0].rows) {
+    for (const cell of [...row.cells].slice(1)) cell.dataset.head = heads[cell.cellIndex];
+  }
+}
 /* Captions of the sidebar are headings; say of which level. */
 for (const caption of document.querySelectorAll("p.caption[role=heading]")) {
   caption.ariaLevel = "2";

@@ -32,8 +32,8 @@ NAMES = {
 
 
 def norm_name(p: float) -> str:
-    """The name of a norm on axes."""
-    return "l_inf" if p == np.inf else f"l_{p}"
+    """The name of a norm on axes, as a formula of Matplotlib."""
+    return "$l_\\infty$" if p == np.inf else f"$l_{p}$"
 
 
 def ladder(

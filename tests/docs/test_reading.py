@@ -45,6 +45,10 @@ WIDE = """(scrolling) => {
     return [...wide, ...formulas].map((box) => box.tagName + ': ' + box.textContent.split('\\n')
         .reduce((a, b) => (a.length < b.length ? b : a), '').slice(0, 120));
 }"""
+NARROW = """() => [...document.querySelectorAll('article table:not(.indextable)')]
+    .filter((table) => (table.rows[0].cells.length <= 3 || table.classList.contains('entries'))
+        && table.scrollWidth > (table.closest('.table-wrapper') ?? table.parentElement).clientWidth)
+    .map((table) => table.textContent.replace(/\\s+/g, ' ').slice(0, 80))"""
 AXE = os.environ.get("REFMMR_AXE")
 EXPLORER = "iframe[title='Linear regions, interactive']"
 
@@ -67,6 +71,21 @@ def test_a_phone_scrolls_one_way(site, text_name, reader_in):
     assert page.evaluate(OVERFLOW) == []
     # Wide code and tables scroll in a box of their own; formulas fit.
     assert page.evaluate(WIDE, True) == []
+
+
+def test_tables_of_words_fit_a_phone(site, text_name, reader_in):
+    """Tables of up to three columns and those shown as cards do not scroll sideways."""
+    page = reader_in("phone").open(site / text_name)
+    assert page.evaluate(NARROW) == []
+
+
+def test_a_phone_opens_figures(site, reader_in, reader):
+    """Labels are small there: a figure is a link to itself, by its alternative text."""
+    name = site / "tutorials" / "01-patchwork.html"
+    links = reader_in("phone").open(name).locator("article .cell_output a:has(> img)")
+    assert links.count() >= 4
+    assert links.first.get_attribute("href") == links.first.locator("img").get_attribute("src")
+    assert reader.open(name).locator("article .cell_output a:has(> img)").count() == 0
 
 
 def test_nothing_is_cut(site, text_name, reader):

@@ -106,7 +106,7 @@ def test_ladder_has_a_bar_a_method_and_a_diamond_an_example(attack):
     np.testing.assert_allclose(bars[:3], [c.lower[0] for c in rungs.values()])
     diamonds = [x for line in ax.lines if line.get_marker() == "D" for x in line.get_xdata()]
     np.testing.assert_allclose(diamonds, [rungs["region"].upper[0], *[attack] * bool(attack)])
-    assert "l_inf" in ax.get_xlabel()
+    assert r"$l_\infty$" in ax.get_xlabel()
     texts = [text.get_text() for text in ax.texts]
     assert texts[0] == "0.4, exact"
 

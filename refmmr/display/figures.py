@@ -190,10 +190,10 @@ def radii(certificates: Mapping[str, Certificates], eps: float | None = None) ->
        >>> data = rm.datasets.load("digits")
        >>> X, y = data.X_test[:60], data.y_test[:60]
        >>> found = {}
-       >>> for scheme, options in {"plain": {}, "mmr": {"lam": 2.0, "gamma": 0.5}}.items():
+       >>> for scheme, options in {"plain": {}, "mmr": {"lam": 1.0, "gamma": 0.5}}.items():
        ...     net, _ = rm.fit(
-       ...         rm.Network.mlp([64, 32, 10], rng=0), data.X_train, data.y_train, scheme,
-       ...         epochs=5, progress=False, **options
+       ...         rm.Network.mlp([64, 24, 10], rng=0), data.X_train, data.y_train, scheme,
+       ...         p=2, epochs=5, batch_size=64, lr=8e-3, progress=False, **options
        ...     )
        ...     found[scheme] = rm.certify(net, X, y, p=2, progress=False)
        >>> figure = rm.plot.radii(found, eps=0.2)
@@ -213,11 +213,13 @@ def radii(certificates: Mapping[str, Certificates], eps: float | None = None) ->
         if eps is not None:
             ax.axvline(eps, color="black", lw=1, ls="--")
             text += f"\n{100 * (c.lower > eps).mean():.0f}% beyond eps"
-        ax.text(0.985, 0.92, text, transform=ax.transAxes, ha="right", va="top")
+        paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+        ax.text(0.985, 0.92, text, transform=ax.transAxes, ha="right", va="top", bbox=paper)
         ax.spines[["top", "right"]].set_visible(False)
     if eps is not None:
         ax = axes[0, 0]
-        ax.text(eps, 0.97, f" eps = {eps:g}", transform=ax.get_xaxis_transform(), va="top")
+        above = {"ha": "center", "va": "bottom", "transform": ax.get_xaxis_transform()}
+        ax.text(eps, 1, f"eps = {eps:g}", **above)
     norm = norm_name(next(iter(certificates.values())).p)
     figure.supylabel("test points, %")
     axes[-1, 0].set_xlabel(f"certified radius ({norm} distance in input space)")
@@ -258,7 +260,7 @@ def adversarial_examples(
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")
        >>> net = rm.Network.mlp([64, 16, 10], rng=0)
-       >>> net, _ = rm.fit(net, data.X_train, data.y_train, epochs=8, progress=False)
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, batch_size=32, epochs=8, progress=False)
        >>> X, y = data.X_test[:4], data.y_test[:4]
        >>> found = rm.certify(net, X, y, p=2, method="search", max_seconds=2, progress=False)
        >>> classes = net.predict(found.adversarial)

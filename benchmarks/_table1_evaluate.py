@@ -5,14 +5,14 @@ network and the machine; the figures are on its card.  An evaluation goes on fro
 are missing are evaluated, those that a time limit left open are tried again with a longer one.
 Cheap methods come first for all points: an evaluation that is stopped has the paper's figures, and
 exact ones of the first points.  Minimal perturbations, which the paper's table does not need, come
-last.
+last.  MMR-Universal is measured in three norms, with points of their own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,8 @@ from _table1_files import (
     write_card,
     write_points,
 )
-from _table1_summary import curve_radii, proved_radius, summary, text
+from _table1_rows import measured_in
+from _table1_summary import curve_radii, proved_radius, summary, text, union_summary
 
 import refmmr as rm
 
@@ -56,9 +57,10 @@ class Limits(NamedTuple):
 
 
 class Task(NamedTuple):
-    """A network, its points, and how much work they are worth."""
+    """A network, its points, a norm and a radius, and how much work they are worth."""
 
     name: str
+    """That of the file of points."""
     sha256: str
     preset: rm.Preset
     net: rm.Network
@@ -71,44 +73,52 @@ class Task(NamedTuple):
 def evaluate(name: str, n: int | None, limits: Limits, jobs: int) -> None:
     """Evaluate the first n test points of a network, or those that are not done yet.
 
-    Without n these are the paper's: 1000 in l_inf, all in l_2.
+    Without n these are the paper's: all in l_2, otherwise 1000.
     """
-    card, preset = read_card(name), rm.zoo.card(name).preset
-    if preset.eps is None:
-        raise SystemExit(f"{name}: expected a row with a norm and a radius, got MMR-Universal")
+    card = rm.zoo.card(name)  # an error with a way out, for a network that is not there
+    sha256, preset = card.sha256, card.preset
     data = rm.datasets.load(preset.data, images=preset.network == "cnn", dtype=np.float64)
-    if n is None and preset.p == np.inf:
+    if n is None and preset.p != 2:
         n = 1000
-    X, y = data.X_test[:n], data.y_test[:n]
-    net = rm.zoo.load(name).astype(np.float64)
-    task = Task(name, card["sha256"], preset, net, X, y, limits, jobs)
-    about = {"sha256": card["sha256"], "machine": machine()}
-    records = points_of(name, card["sha256"])
+    given = (rm.zoo.load(name).astype(np.float64), data.X_test[:n], data.y_test[:n], limits, jobs)
     for wanted, work, part in (
         (_missing, bounds, PART),
         (_without_radii, radii, PART),
         (_open, exact, PART),
         (_unknown, minimal, MINIMAL_PART),
     ):
-        todo = [i for i in range(len(X)) if wanted(i, records, limits)]
-        for start in range(0, len(todo), part):
-            some = todo[start : start + part]
-            for i, found in zip(some, _run(task, some, work), strict=True):
-                records[i] = _joined(records.get(i, {"point": i}), found)
-            check(records, preset)
-            write_points(POINTS / f"{name}.csv.gz", about, records)
-            card["evaluation"] = summary(records, preset) | {"machine": about["machine"]}
-            write_card(card)
-            print(f"{name}: {text(card['evaluation'])}", flush=True)
+        for points, one in measured_in(name, preset).items():
+            for _ in _continued(Task(points, sha256, one, *given), wanted, work, part):
+                refresh(name)
+                if found := read_card(name).get("evaluation"):
+                    print(f"{name}: {text(found)}", flush=True)
+
+
+def _continued(task: Task, wanted: Callable, work: Callable, part: int) -> Iterator[None]:
+    """Do one kind of work on the points that want it, with a stop after each result on disk."""
+    about = {"sha256": task.sha256, "machine": machine()}
+    records = points_of(task.name, task.sha256)
+    todo = [i for i in range(len(task.X)) if wanted(i, records, task.limits)]
+    for start in range(0, len(todo), part):
+        some = todo[start : start + part]
+        for i, found in zip(some, _run(task, some, work), strict=True):
+            records[i] = _joined(records.get(i, {"point": i}), found)
+        check(records, task.preset)
+        write_points(POINTS / f"{task.name}.csv.gz", about, records)
+        yield
 
 
 def refresh(name: str) -> None:
-    """Put the figures of the points on a card, if there are any of its network."""
+    """Put the figures of the points on a card, if there are any of its network in all norms."""
     card = read_card(name)
-    records = points_of(name, card["sha256"])
-    if records:
-        about, _ = read_points(POINTS / f"{name}.csv.gz")
-        found = summary(records, rm.zoo.card(name).preset)
+    presets = measured_in(name, rm.zoo.card(name).preset)
+    parts = {points: points_of(points, card["sha256"]) for points in presets}
+    if all(parts.values()):
+        about, _ = read_points(POINTS / f"{next(iter(parts))}.csv.gz")
+        if len(parts) == 1:
+            found = summary(parts[name], presets[name])
+        else:
+            found = union_summary(parts, presets)
         write_card(card | {"evaluation": found | {"machine": about["machine"]}})
 
 
@@ -205,9 +215,20 @@ def radii(task: Task, folder: Path) -> list[dict[str, Any]]:
             **_seconds(near["seconds"], region="region"),
             **_seconds(proved["seconds"], crown="radius"),
             **_seconds(attacked["seconds"], attack="curve"),
+            **extra,
         }
-        for near, proved, attacked in zip(*minimal.values(), curve, strict=True)
+        for near, proved, attacked, extra in zip(
+            *minimal.values(), curve, universal_radii(task), strict=True
+        )
     ]
+
+
+def universal_radii(task: Task) -> list[dict[str, float]]:
+    """For MMR-Universal the radii that follow from the regions' in l_1 and l_inf."""
+    if task.preset.scheme != "mmr-universal":
+        return [{}] * len(task.X)
+    found = rm.certify_universal(task.net, task.X, task.y, task.preset.p)
+    return [{"universal": float(radius)} for radius in found]
 
 
 def minimal(task: Task, folder: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ STAGES = ("kw", *METHODS, "region", "radius", "curve", "minimal")
 "minimal" attack, search and branch and bound for the minimal perturbation."""
 FLAGS = ("misclassified", "kw", "certified", "attacked", "region_exact")
 WORDS = ("settled_by", "minimal_by")
-NUMBERS = ("limit", "region", "crown", "attack", "minimal", "minimal_limit")
+NUMBERS = ("limit", "region", "crown", "attack", "minimal", "minimal_limit", "universal")
 FIELDS = ("point", "class", *FLAGS, *WORDS, *NUMBERS, *(f"{name}_s" for name in STAGES))
 Records = dict[int, dict[str, Any]]
 

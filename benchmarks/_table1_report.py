@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import _readme
 from _markdown import write as write_report
-from _table1_cells import NONE, THEIRS, Row, interval, markdown, percent, table, title
+from _table1_cells import NONE, THEIRS, Row, cards, interval, markdown, percent, table, title
 from _table1_claims import claims
 from _table1_differences import CELLS, differences, experiments
 from _table1_evaluate import refresh
 from _table1_figures import draw, texts
 from _table1_files import ROOT, ZOO, write_checksums
+
+import refmmr as rm
 
 RESULTS = ROOT / "benchmarks" / "results"
 AUTHORS = 360
@@ -55,6 +57,12 @@ units at the border of the first convolution; *random start* of the attack. The 
 Not measured by any training here: the split of Fashion-MNIST, whose 70,000 images the authors pool
 and split anew; the number of runs of PGD; the solver and the time limit of exact answers."""
 
+UNIVERSAL = """\
+Networks trained with MMR in l_1 and l_inf at once (Croce and Hein 2020), in the box and in percent.
+*all*: for an attacker who may choose among the three norms, each with its radius. *radius*: the
+largest that any method proves, mean and median; *from l_1 and l_inf*: that which follows from the
+regions' radii in these two norms, which is one for every l_p (`rm.certify_universal`)."""
+
 
 def write() -> None:
     """Write the page, its figures, the README's table and the checksums."""
@@ -95,8 +103,38 @@ def page(blocks: dict[str, list[Row]]) -> str:
         parts += [
             f"![{text}](../../docs/images/{file})" for file, text in texts(block, rows).items()
         ]
+    parts += universal()
     parts += ["## Differences of more than one point", differences(blocks), DIFFERENCES]
     return "\n\n".join(parts + experiments()) + "\n"
+
+
+def universal() -> list[str]:
+    """MMR-Universal, which is no row of the paper's table; nothing if no network is evaluated."""
+    found = {name: card for name, (_, card) in cards().items() if card.preset.p is None}
+    lines = [line for name, card in found.items() if card.evaluation for line in _norms(name, card)]
+    if not lines:
+        return []
+    head = ["", "TE", "eps", "points", "LB", "UB", "open, after", "KW"]
+    head += ["radius", "from l_1 and l_inf"]
+    return ["## MMR-Universal", UNIVERSAL, markdown(head, lines)]
+
+
+def _norms(name: str, card: rm.zoo.Card) -> list[list[str]]:
+    """A line for an attacker who may choose the norm, and one for each norm."""
+    union = card.evaluation
+    assert union is not None
+    line = [percent(100 * union[bound]) for bound in ("lower_bound", "upper_bound")]
+    open_ = percent(100 * union["open"] / union["points"])
+    lines = [[name, percent(100 * card.test_error), "all", f"{union['points']}", *line, open_]]
+    for points, found in union["norms"].items():
+        bounds = [percent(100 * found[bound]) for bound in ("lower_bound", "upper_bound")]
+        radii = found["radii"] or {}
+        lines.append(
+            [points, "", f"{found['eps']:g}", f"{found['points']}", *bounds,
+             open_share(found), percent(100 * found["kw"]),
+             *(_mean_and_median(radii.get(kind)) for kind in ("best", "universal"))]
+        )  # fmt: skip
+    return [line + [NONE] * (10 - len(line)) for line in lines]
 
 
 def compared(rows: list[Row]) -> str:
@@ -166,15 +204,18 @@ def _radii_and_cost(row: Row) -> list[str]:
     assert found is not None
     assert card is not None
     radii, seconds = found["radii"], found["seconds"]
-    best, known = NONE, NONE
+    best, known = _mean_and_median(radii and radii["best"]), NONE
     if radii is not None:
-        best = f"{radii['best']['mean']:.3f}, {radii['best']['median']:.3f}"
         known = percent(100 * radii["known_by_region"])
     at_eps = sum(seconds[name] for name in ("crown", "attack", "bab")) / found["points"]
     return [
         row.scheme, best, known, _minimal(found.get("minimal")), f"{card.seconds:.0f}",
         f"{sum(seconds.values()):.0f}", f"{100 * at_eps:.0f}",
     ]  # fmt: skip
+
+
+def _mean_and_median(found: dict | None) -> str:
+    return NONE if found is None else f"{found['mean']:.3f}, {found['median']:.3f}"
 
 
 def _minimal(found: dict | None) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import refmmr as rm
 
 SEED = 0
@@ -26,6 +28,20 @@ CHANGES: dict[str, dict[str, Any]] = {
 "fullfilter" is the authors' rule for border units of the first convolution, "nostart" an attack
 that begins at the sample itself, which the authors' code does not do.
 """
+
+UNIVERSAL = {"l1": (1, 1.0), "l2": (2, 0.3), "linf": (np.inf, 0.1)}
+"""Norms and radii at which MMR-Universal is measured: the paper's in l_2 and l_inf, and in l_1 the
+distance that its training aims at, on MNIST and on Fashion-MNIST."""
+
+
+def measured_in(name: str, preset: rm.Preset) -> dict[str, rm.Preset]:
+    """The evaluations of a network by the name of their points, each with a norm and a radius.
+
+    A row of the paper's table has one, of its own name, MMR-Universal one for each of `UNIVERSAL`.
+    """
+    if preset.p is not None:
+        return {name: preset}
+    return {f"{name}-{n}": preset._replace(p=p, eps=eps) for n, (p, eps) in UNIVERSAL.items()}
 
 
 class Training(NamedTuple):

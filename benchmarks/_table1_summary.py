@@ -12,6 +12,8 @@ import refmmr as rm
 
 CURVE = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 """Radii of the attacks for the robustness curve, as multiples of eps."""
+RADII = ("region", "crown", "universal")
+"""Radii that a method proves; "universal" is that of `refmmr.certify_universal`."""
 
 
 def summary(records: Records, preset: rm.Preset) -> dict[str, Any]:
@@ -32,6 +34,28 @@ def summary(records: Records, preset: rm.Preset) -> dict[str, Any]:
         "radii": radii_summary(measured, preset) if measured else None,
         "minimal": minimal_summary(searched) if searched else None,
     }
+
+
+def union_summary(parts: dict[str, Records], presets: dict[str, rm.Preset]) -> dict[str, Any]:
+    """The figures of a network in several norms, and for an attacker who may choose among them.
+
+    The points of the latter are those that are evaluated in all norms: attacked where they are in
+    one, certified where they are in all.
+    """
+    common = sorted(set.intersection(*map(set, parts.values())))
+    rows = [
+        {
+            "certified": all(records[i]["certified"] for records in parts.values()),
+            "attacked": any(records[i]["attacked"] for records in parts.values()),
+        }
+        for i in common
+    ]
+    norms = {
+        name: {"p": str(presets[name].p), "eps": presets[name].eps}
+        | summary(records, presets[name])
+        for name, records in parts.items()
+    }
+    return {**shares(rows), "norms": norms}
 
 
 def shares(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,8 +104,7 @@ def radii_summary(rows: list[dict[str, Any]], preset: rm.Preset) -> dict[str, An
         **{
             name: {"mean": float(np.mean(values)), "median": float(np.median(values))}
             for name, values in (
-                ("region", [row["region"] for row in rows]),
-                ("crown", [row["crown"] for row in rows]),
+                *((name, [row[name] for row in rows]) for name in RADII if name in rows[0]),
                 ("best", lower),
             )
         },
@@ -130,7 +153,11 @@ def proved_radius(row: dict[str, Any], preset: rm.Preset) -> float:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The figures in a line."""
+    """The figures in a line; those of several norms together, and of each."""
+    if "norms" in found:
+        either = f"{100 * found['lower_bound']:.2f} to {100 * found['upper_bound']:.2f} %"
+        parts = [f"{name}: {text(part)}" for name, part in found["norms"].items()]
+        return "; ".join([f"{found['points']} points, robust error in all norms {either}", *parts])
     said = {name: f"{100 * found[name]:.2f}" for name in ("lower_bound", "upper_bound", "kw")}
     return (
         f"{found['points']} points, robust error {said['lower_bound']} to "

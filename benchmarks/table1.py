@@ -18,7 +18,8 @@ names say what they are, and their networks lie in ``zoo`` beside the others::
 ``evaluate`` measures the rows that are in ``zoo``, or those that are named, and continues likewise:
 test error; Wong and Kolter without the box, as in the paper; CROWN, PGD, and branch and bound
 within the box; radii that the region and CROWN prove; minimal perturbations by search and by branch
-and bound.  The points are in ``results/table1/ROW.csv.gz``, the figures in ``zoo/ROW.json``.
+and bound.  MMR-Universal is measured in l_1, l_2 and l_inf.  The points are in
+``results/table1/ROW.csv.gz``, the figures in ``zoo/ROW.json``.
 A point of a CNN takes a core about 0.07 s for the bounds, 0.4 s for the radii, and at most
 ``--max-seconds`` for branch and bound where it is open after that: with ``--jobs 2`` a row in l_inf
 takes about ten minutes.  Where most points are open (plain, at), ``--max-seconds 1`` is enough.
@@ -37,6 +38,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import _command
@@ -66,7 +68,7 @@ def main(words: list[str] | None = None) -> None:
             asked.max_seconds, asked.minimal_points, asked.minimal_seconds
         )
         for row in asked.rows or rm.zoo.names():
-            _table1_evaluate.evaluate(row, asked.n, limits, asked.jobs)
+            _table1_evaluate.evaluate(training(row).name, asked.n, limits, asked.jobs)
     else:
         rm.set_backend(os.environ.get("REFMMR_BACKEND", "numba"))
         _table1_report.write()
@@ -218,4 +220,9 @@ def records_of(checkpoint: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues")
+    except FileNotFoundError as error:
+        sys.exit(f"error: {error}")

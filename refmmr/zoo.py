@@ -313,7 +313,8 @@ def _missing(name: str, why: str) -> FileNotFoundError:
     return FileNotFoundError(
         f"{name}: expected the files {name}.npz and {name}.json in the folder that the environment "
         f"variable REFMMR_ZOO names, or in zoo/ of a clone; {why}; in a clone "
-        f"benchmarks/table1.py train {name} makes both"
+        f"benchmarks/table1.py train {name} makes both, and anywhere refmmr train --preset {name} "
+        "--out net.npz makes such a network, for rm.load"
     )
 
 

@@ -15,14 +15,14 @@ from refmmr import _validate as check
 from refmmr._presets import presets
 from refmmr.certify import METHODS
 from refmmr.cli.app import interruptible, main
-from refmmr.cli.options import BACKEND, DATA, NORM, check_fit, geometry, headless
+from refmmr.cli.options import BACKEND, DATA, NORM, ROW, check_fit, geometry, headless
 
 
 @main.command()
 @click.argument("model", type=click.Path(dir_okay=False, path_type=Path), required=False)
 @click.option(
     "--preset",
-    type=click.Choice(list(presets), case_sensitive=False),
+    type=ROW,
     metavar="NAME",
     help="Data, norm and radius of a row of the paper's table, such as mnist-cnn-linf-mmr+at; "
     "options beside it replace single ones.",
@@ -157,10 +157,13 @@ def _write_certificates(folder, net, X, y, p, eps, rows, start, max_seconds):
 def _settings(preset: str, data: str, p: str, eps: str) -> tuple[str, str, str]:
     """Data, norm and radius of a preset, where the command line does not say others."""
     row, context = presets[preset], click.get_current_context()
-    if row.p is None:
-        raise ValueError(f"preset: expected a row with a norm, got {preset}, which has several")
-    rows = {"data": (data, row.data), "p": (p, str(row.p)), "eps": (eps, repr(row.eps))}
     default = click.core.ParameterSource.DEFAULT
+    if row.p is None and default in map(context.get_parameter_source, ("p", "eps")):
+        raise ValueError(
+            f"preset: expected --p and --eps beside {preset}, which is trained for all norms, "
+            "such as --p inf --eps 0.1"
+        )
+    rows = {"data": (data, row.data), "p": (p, str(row.p)), "eps": (eps, repr(row.eps))}
     found = [
         of_row if context.get_parameter_source(name) == default else given
         for name, (given, of_row) in rows.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 import refmmr as rm
 from refmmr import datasets
 from refmmr._backend import set_backend
+from refmmr._presets import presets
 
 
 def _choose_backend(ctx: click.Context, option: click.Parameter, name: str | None) -> None:
@@ -45,6 +47,26 @@ NORM = click.option(
     show_default=True,
     help="Norm.",
 )
+
+
+class _Row(click.Choice):
+    """A name of `refmmr.presets`; for another one the nearest names, not all of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            near = difflib.get_close_matches(str(value).lower(), presets, cutoff=0)
+            self.fail(
+                f"expected a data set (mnist, fmnist, gts, cifar10), a network (fc1, cnn), a norm "
+                f"(linf, l2) and a scheme (plain, at, kw, mmr, mmr+at), or mnist-cnn-universal, "
+                f"fmnist-cnn-universal, got {value!r}; near to it: {', '.join(near)}",
+                param,
+                ctx,
+            )
+
+
+ROW = _Row(list(presets), case_sensitive=False)
 MODEL = click.argument("model", type=click.Path(dir_okay=False, path_type=Path))
 
 

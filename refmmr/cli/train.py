@@ -13,7 +13,7 @@ from refmmr import datasets
 from refmmr._files import npz_path
 from refmmr._presets import presets
 from refmmr.cli.app import interruptible, main
-from refmmr.cli.options import BACKEND, NORMS, headless
+from refmmr.cli.options import BACKEND, NORMS, ROW, headless
 from refmmr.training import SCHEMES
 from refmmr.training.plan import BORDERS, NEAREST
 
@@ -66,7 +66,7 @@ def _one_or_two(ctx: click.Context, option: click.Parameter, text: str | None) -
 @main.command()
 @click.option(
     "--preset",
-    type=click.Choice(list(presets), case_sensitive=False),
+    type=ROW,
     metavar="NAME",
     help="Settings of a row of the paper's table, such as mnist-cnn-linf-mmr+at; options beside it "
     "replace single ones.",

@@ -165,9 +165,10 @@ def has_pooch() -> bool:
 
 
 def _missing(name: str, why: str) -> FileNotFoundError:
+    folder = os.environ.get("REFMMR_DATA")
     return FileNotFoundError(
         f"{name}: expected the environment variable REFMMR_DATA to name a folder "
-        f"that holds {WANTED[name]}; {why}"
+        f"that holds {WANTED[name]}, got {repr(folder) if folder else 'none'}; {why}"
     )
 
 

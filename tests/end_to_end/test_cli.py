@@ -169,7 +169,13 @@ def test_certify_a_row_of_the_papers_table(moons, monkeypatch, tmp_path):
     assert result.exit_code == 1
     assert "Error: mnist-fc1-linf-mmr: expected the files" in result.output
     result = run("certify", moons, "--preset", "mnist-cnn-universal")
-    assert "preset: expected a row with a norm, got mnist-cnn-universal" in result.output
+    assert "preset: expected --p and --eps beside mnist-cnn-universal" in result.output
+    row = ("--preset", "mnist-cnn-universal", "--n", 3, "--p", 1, "--eps", 0.1)
+    result = run("certify", moons, *row, "--data", "moons")
+    assert result.output.startswith("3 points, l_1, eps = 0.1\n")
+    result = run("certify", moons, "--preset", "mnist-cnn-lin-mmr")
+    assert "got 'mnist-cnn-lin-mmr'; near to it: mnist-cnn-linf-mmr" in result.output
+    assert "gts-fc1" not in result.output
     assert "Missing argument 'MODEL', or --preset" in run("certify").output
 
 

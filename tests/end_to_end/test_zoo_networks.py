@@ -16,7 +16,13 @@ import refmmr as rm
 
 POINTS = Path(__file__).parents[2] / "benchmarks" / "results" / "table1"
 NAMES = [name for name in rm.zoo.names() if rm.presets[name].data in ("mnist", "fashion-mnist")]
-EVALUATED = [name for name in NAMES if rm.zoo.card(name).evaluation]
+EVALUATED = [
+    (name, points)
+    for name in NAMES
+    for points in (rm.zoo.card(name).evaluation or {"norms": []}).get("norms", [name])
+]
+"""Networks, and the files of their points: MMR-Universal has one for each norm."""
+NETWORKS = {points: name for name, points in EVALUATED}
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +48,19 @@ def stored(request, data_folder):
     return net, preset, X.reshape(-1, *net.input_shape), y
 
 
-def records(name):
-    """The points whose radii were measured, with what is proved for each."""
-    with gzip.open(POINTS / f"{name}.csv.gz", "rt", newline="") as file:
+def norm(preset, points):
+    """The norm and the radius at which the points of a file were measured."""
+    if preset.p is not None:
+        return preset.p, preset.eps
+    part = rm.zoo.card(NETWORKS[points]).evaluation["norms"][points]
+    return float(part["p"]), part["eps"]
+
+
+def records(points):
+    """The points of a file whose radii were measured, with what is proved for each."""
+    with gzip.open(POINTS / f"{points}.csv.gz", "rt", newline="") as file:
         measured_on = json.loads(file.readline().removeprefix("# "))
-        assert measured_on["sha256"] == rm.zoo.card(name).sha256
+        assert measured_on["sha256"] == rm.zoo.card(NETWORKS[points]).sha256
         rows = [row for row in csv.DictReader(file) if row["region"]]
     radii = [(float(row["region"]), float(row["crown"])) for row in rows]
     certified = np.array([row["certified"] == "1" for row in rows])
@@ -63,36 +77,38 @@ def test_error(stored, name):
     net, _, X, y = stored
     wrong = net.predict(X) != y
     card = rm.zoo.card(name)
-    if card.evaluation:
-        rows, _, _ = records(name)
+    for points in [points for network, points in EVALUATED if network == name]:
+        rows, _, _ = records(points)
         assert wrong[: len(rows)].tolist() == [row["misclassified"] == "1" for row in rows]
     # The card has that of all points: four standard deviations of a sample.
     spread = 4 * np.sqrt(card.test_error * (1 - card.test_error) / 1000)
     assert abs(wrong.mean() - card.test_error) < spread
 
 
-@pytest.mark.parametrize(("stored", "name"), [(n, n) for n in EVALUATED], indirect=["stored"])
-def test_certificates_are_proved_again(stored, name):
+@pytest.mark.parametrize(("stored", "points"), EVALUATED, indirect=["stored"])
+def test_certificates_are_proved_again(stored, points):
     net, preset, X, y = stored
-    radius = records(name)[1]
+    radius = records(points)[1]
     some = spread(np.flatnonzero(radius), 20)
+    p, _ = norm(preset, points)
     again = rm.robust_error(
-        net, X[some], y[some], preset.p, eps=radius[some] * (1 - 1e-6), methods=("crown", "region")
+        net, X[some], y[some], p, eps=radius[some] * (1 - 1e-6), methods=("crown", "region")
     )
     assert again.certified.all()
 
 
-@pytest.mark.parametrize(("stored", "name"), [(n, n) for n in EVALUATED], indirect=["stored"])
-def test_no_attack_is_within_a_certified_radius(stored, name):
+@pytest.mark.parametrize(("stored", "points"), EVALUATED, indirect=["stored"])
+def test_no_attack_is_within_a_certified_radius(stored, points):
     net, preset, X, y = stored
-    _, radius, certified = records(name)
-    radius[certified] = np.maximum(radius[certified], preset.eps)
+    _, radius, certified = records(points)
+    p, at_eps = norm(preset, points)
+    radius[certified] = np.maximum(radius[certified], at_eps)
     some = spread(np.flatnonzero(radius), 200)
     # Many points share a radius of the attack: the largest of some that are not beyond their own.
-    levels = np.sort([*np.geomspace(radius[some].min(), radius[some].max(), 10), preset.eps])
+    levels = np.sort([*np.geomspace(radius[some].min(), radius[some].max(), 10), at_eps])
     level = np.searchsorted(levels, radius[some], side="right") - 1
     for j in np.unique(level):
-        points = some[level == j]
+        here = some[level == j]
         eps = levels[j] * (1 - 1e-9)  # no rounded example lies beyond the radius
-        Z = rm.pgd(net, X[points], y[points], preset.p, eps=eps, restarts=2)
-        assert (net.predict(Z) == y[points]).all()
+        Z = rm.pgd(net, X[here], y[here], p, eps=eps, restarts=2)
+        assert (net.predict(Z) == y[here]).all()

@@ -112,34 +112,47 @@ def test_whose_minimal_perturbation_is_looked_for(scripts):
     assert wanted(by_bab | {"minimal_by": ""}, limits._replace(minimal_seconds=2.0))
 
 
-def test_evaluation_of_a_small_network(scripts, monkeypatch, tmp_path):
+@pytest.fixture
+def stored_network(scripts, monkeypatch, tmp_path):
+    """A function that puts a network of two inputs into the place of a row; its card, X and y."""
+
+    def store(name):
+        evaluate, rng = scripts.evaluate, np.random.default_rng(12)
+        shapes = ((2, 8), (8, 3))
+        net = rm.Network(
+            [rm.Linear(rng.normal(size=(m, n)), rng.normal(size=m)) for n, m in shapes], 2
+        )
+        X = rng.uniform(size=(4, 2))
+        about = {"preset": rm.presets[name], "sha256": "0" * 64}
+        cards = {name: {"name": name, "sha256": "0" * 64}}
+        data = SimpleNamespace(X_test=X, y_test=net.predict(X))
+        data.y_test[0] += 1
+        data.y_test[0] %= 3
+        monkeypatch.setattr(evaluate, "POINTS", tmp_path)
+        monkeypatch.setattr(scripts.files, "POINTS", tmp_path)
+        monkeypatch.setattr(evaluate, "OUT", tmp_path / "out")
+        monkeypatch.setattr(evaluate, "read_card", cards.get)
+        monkeypatch.setattr(evaluate, "write_card", lambda card: cards.update({name: card}))
+        monkeypatch.setattr(rm.zoo, "card", lambda _: SimpleNamespace(**about))
+        monkeypatch.setattr(rm.zoo, "load", lambda _: net)
+        monkeypatch.setattr(rm.datasets, "load", lambda *_, **__: data)
+        return SimpleNamespace(cards=cards, net=net, X=X, y=data.y_test)
+
+    return store
+
+
+def test_evaluation_of_a_small_network(scripts, stored_network, monkeypatch):
     """Each stage on a network of two inputs; what is done is not done again."""
-    evaluate, preset = scripts.evaluate, rm.presets[ROW]
-    rng = np.random.default_rng(12)
-    net = rm.Network(
-        [rm.Linear(rng.normal(size=(m, n)), rng.normal(size=m)) for n, m in ((2, 8), (8, 3))], 2
-    )
-    X = rng.uniform(size=(4, 2))
-    card = {"name": ROW, "sha256": "0" * 64}
-    data = SimpleNamespace(X_test=X, y_test=net.predict(X))
-    data.y_test[0] += 1
-    data.y_test[0] %= 3
-    monkeypatch.setattr(evaluate, "POINTS", tmp_path)
-    monkeypatch.setattr(scripts.files, "POINTS", tmp_path)
-    monkeypatch.setattr(evaluate, "OUT", tmp_path / "out")
-    monkeypatch.setattr(evaluate, "read_card", lambda _: card)
-    monkeypatch.setattr(evaluate, "write_card", lambda _: None)
-    monkeypatch.setattr(rm.zoo, "card", lambda _: SimpleNamespace(preset=preset))
-    monkeypatch.setattr(rm.zoo, "load", lambda _: net)
-    monkeypatch.setattr(rm.datasets, "load", lambda *_, **__: data)
+    evaluate, preset, one = scripts.evaluate, rm.presets[ROW], stored_network(ROW)
     limits = evaluate.Limits(seconds=5.0, minimal_points=3, minimal_seconds=5.0)
     evaluate.evaluate(ROW, None, limits, 1)
-    found = card["evaluation"]
+    found = one.cards[ROW]["evaluation"]
     assert (found["points"], found["test_error"], found["open"]) == (4, 1 / 4, 0)
     assert found["lower_bound"] == found["upper_bound"]
     assert found["minimal"]["points"] <= 3
     assert found["minimal"]["known"] + found["minimal"]["misclassified"] == pytest.approx(1)
-    exact = rm.minimal_perturbations(net, X, data.y_test, 2, methods=("search",))
+    assert "universal" not in found["radii"]
+    exact = rm.minimal_perturbations(one.net, one.X, one.y, 2, methods=("search",))
     records = scripts.files.points_of(ROW, "0" * 64)
     for i, row in records.items():
         assert scripts.summary.proved_radius(row, preset) <= exact.upper[i] * (1 + 1e-12)
@@ -149,12 +162,35 @@ def test_evaluation_of_a_small_network(scripts, monkeypatch, tmp_path):
     evaluate.evaluate(ROW, None, limits, 1)
 
 
-def test_rows_without_a_radius_are_refused(scripts, monkeypatch):
-    name = "mnist-cnn-universal"
-    monkeypatch.setattr(scripts.evaluate, "read_card", lambda _: {})
-    monkeypatch.setattr(rm.zoo, "card", lambda _: SimpleNamespace(preset=rm.presets[name]))
-    with pytest.raises(SystemExit, match=f"{name}: expected a row with a norm and a radius"):
-        scripts.evaluate.evaluate(name, None, scripts.evaluate.Limits(*LIMITS), 1)
+def test_evaluation_of_mmr_universal(scripts, stored_network, monkeypatch, capsys):
+    """In three norms, and for an attacker who may choose among them."""
+    name, evaluate = "mnist-cnn-universal", scripts.evaluate
+    one = stored_network(name)
+    limits = evaluate.Limits(seconds=5.0, minimal_points=0, minimal_seconds=5.0)
+    evaluate.evaluate(name, 3, limits, 1)
+    found = one.cards[name]["evaluation"]
+    assert (found["points"], found["open"]) == (3, 0)
+    union, errors = np.zeros(3, bool), []
+    for points, part in found["norms"].items():
+        p, eps = float(part["p"]), part["eps"]
+        exact = rm.certify(one.net, one.X[:3], one.y[:3], p, method="search")
+        assert exact.exact.all()
+        union |= exact.lower <= eps
+        errors.append((exact.lower <= eps).mean())
+        assert part["lower_bound"] == part["upper_bound"] == errors[-1]
+        radii = rm.certify_universal(one.net, one.X[:3], one.y[:3], p)
+        assert part["radii"]["universal"]["mean"] == pytest.approx(radii.mean())
+        records = scripts.files.points_of(points, "0" * 64)
+        assert [records[i]["universal"] for i in range(3)] == radii.tolist()
+    assert list(found["norms"]) == [f"{name}-{norm}" for norm in ("l1", "l2", "linf")]
+    assert found["lower_bound"] == found["upper_bound"] == union.mean() > min(errors)
+    assert "robust error in all norms" in capsys.readouterr().out
+    card = card_of(name, found)
+    monkeypatch.setattr(scripts.report, "cards", lambda: {name: (None, card)})
+    section = "\n".join(scripts.report.universal())
+    error = f"{100 * union.mean():.2f}"
+    assert f"| {name} | 2.62 | all | 3 | {error} | {error} | 0.00 | – | – | – |" in section
+    assert f"| {name}-linf | | 0.1 | 3 |" in section
 
 
 def test_summary(scripts):

@@ -71,7 +71,8 @@ def shares(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def settled(rows: list[dict[str, Any]]) -> dict[str, int]:
     """How many points each method decided, and in which direction branch and bound did."""
     counts = {
-        name: sum(row["settled_by"] == name for row in rows) for name in ("misclassified", *METHODS)
+        name: sum(row["settled_by"] == name for row in rows)
+        for name in ("misclassified", "kw", *METHODS)
     }
     attacked = sum(row["settled_by"] == "bab" and row["attacked"] for row in rows)
     return counts | {"bab_attacked": attacked}

@@ -23,11 +23,12 @@ AUTHORS = 360
 INTRODUCTION = """\
 Figures of the paper are those of Croce, Andriushchenko, Hein (2019), Table 1. Networks here are
 trained with the preset of their name (`rm.presets`) and seed 0, by `benchmarks/table1.py train
-ROW`, and measured by `benchmarks/table1.py evaluate ROW`, with ROW such as mnist-fc1-linf-mmr;
-`refmmr train --preset ROW` and `refmmr certify --preset ROW` are the same for a network of one's
-own. `rm.zoo.load(ROW)` is the network, `rm.zoo.card(ROW)` says how it was made. Plain training
-knows no norm: its rows in l_inf and in l_2 are one network here. In percent, each with the methods
-that gave it:
+ROW`, and measured by `benchmarks/table1.py evaluate ROW`, with ROW such as mnist-fc1-linf-mmr.
+`rm.zoo.load(ROW)` is the network, `rm.zoo.card(ROW)` says how it was made. For a network of one's
+own `refmmr train --preset ROW --out net.npz` trains it likewise, and `refmmr certify --preset ROW
+net.npz`, in l_inf with `--n 1000`, gives its test error and its robust error in the box. Plain
+training knows no norm: its rows in l_inf and in l_2 are one network here. In percent, each with the
+methods that gave it:
 
 - **TE**, the test error: of the whole test set.
 - **LB**, a lower bound of the robust error: points with an adversarial example, in l_inf of the

@@ -157,7 +157,7 @@ def text(found: dict[str, Any]) -> str:
     """The figures in a line; those of several norms together, and of each."""
     if "norms" in found:
         either = f"{100 * found['lower_bound']:.2f} to {100 * found['upper_bound']:.2f} %"
-        parts = [f"{name}: {text(part)}" for name, part in found["norms"].items()]
+        parts = [f"p = {part['p']}: {text(part)}" for part in found["norms"].values()]
         return "; ".join([f"{found['points']} points, robust error in all norms {either}", *parts])
     said = {name: f"{100 * found[name]:.2f}" for name in ("lower_bound", "upper_bound", "kw")}
     return (

@@ -354,8 +354,9 @@ def implementations_table(
             figures += [""] * (len(head) - 1)
             if "median_ms" in found:
                 figures = cells(row, found)
-            lines.append([key.split("@")[0], row["threads"], name, *figures])
-    return table(["job", "threads", "implementation", *head], lines)
+            about = [key.split("@")[0], row["machine"]["date"], row["threads"]]
+            lines.append([*about, name, *figures])
+    return table(["job", "date", "threads", "implementation", *head], lines)
 
 
 def ratios(row: dict, found: dict) -> list[str]:

@@ -151,7 +151,7 @@ def payload(
         "sizes": encode([len(vertices) for vertices in cx.vertices], "<u4"),
         "areas": encode(cx.areas, "<f8"),
         "winners": encode(cx.classes, "<u4"),
-        "patterns": encode(np.packbits(cx.patterns_of(slice(None)), axis=1), "u1"),
+        "patterns": encode(np.packbits(cx.patterns, axis=1), "u1"),
         "V": encode(cx.affine_maps.V, "<f8"),
         "a": encode(cx.affine_maps.a, "<f8"),
         "neighbours": encode(cx.neighbours, "<u4"),

@@ -10,10 +10,10 @@ addEventListener("load", async () => {
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
 });
-/* A phone shrinks figures and their labels: there each opens alone, where fingers enlarge it. */
+/* A phone shrinks figures and their labels: there each opens alone, where fingers enlarge it.
+   Those of notebooks are links already. */
 if (matchMedia("(max-width: 48rem)").matches) {
-  for (const image of document.querySelectorAll(
-    "article :is(.cell_output, .plot-directive, figure) img")) {
+  for (const image of document.querySelectorAll("article figure img")) {
     if (image.closest("a")) continue;
     const link = document.createElement("a");
     link.href = image.src;

@@ -6,7 +6,7 @@ authors' own bound, 5.82 %, and the exact robust error, 4.38 %, by mixed-integer
 commercial solver (Tjeng, Xiao, Tedrake 2019).
 
 Here each bound alone comes first: Fast-Lin, which is the authors' bound, without and with the box
-of the images, and CROWN.  Then PGD, CROWN and the branching of ``method="mip"`` settle one point
+of the images, and CROWN.  Then PGD, CROWN and branch and bound (``method="bab"``) settle one point
 after the other.  The records of a run are in ``out/wk17a``: after an interruption the same command
 goes on from there.  Written are ``results/wk17a.csv``, a line a point, and the summary
 ``results/wk17a.json`` and ``.md``.
@@ -43,7 +43,7 @@ BOUNDS = {
     "Fast-Lin (KW), within the box": ("fast-lin", (0, 1)),
     "CROWN, within the box": ("crown", (0, 1)),
 }
-METHODS = ("attack", "crown", "mip")
+METHODS = ("attack", "crown", "bab")
 
 
 def main() -> None:
@@ -89,7 +89,9 @@ def arguments() -> argparse.Namespace:
     parser = _command.parser(__doc__)
     parser.add_argument("--n", type=int, help="only the first points")
     parser.add_argument("--restarts", type=int, default=1, help="of PGD")
-    parser.add_argument("--max-seconds", type=float, default=600.0, help="a point, for the MIP")
+    parser.add_argument(
+        "--max-seconds", type=float, default=600.0, help="a point, for branch and bound"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--out", type=Path, default=Path("out/wk17a"), help="records")

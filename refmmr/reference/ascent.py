@@ -50,7 +50,7 @@ class Nodes(NamedTuple):
     bounds: list[Bounds]  # of the pre-activations of counterexamples in the node
     fixed: list[np.ndarray]  # 1 active, -1 inactive, 0 not fixed
     slopes: list[np.ndarray]  # alpha, between 0 and 1
-    multipliers: list[np.ndarray]  # beta >= 0, read where a unit is fixed
+    multipliers: list[np.ndarray]  # beta >= 0 of fixed units; of unstable: `split_multiplier`
 
     def take(self, rows: np.ndarray) -> Nodes:
         """Some of the nodes."""
@@ -150,7 +150,21 @@ def ascend(net: Network, ball: Ball, rows: np.ndarray, nodes: Nodes, steps: int)
             move = rate * size * adam_direction(moments[1][k], beta_gradient, step)
             betas[k] = np.maximum(betas[k] + move, 0)
     averages = [mean / weights for mean in means]
+    best_betas = [
+        np.where((lower < 0) & (upper > 0), split_multiplier(g), beta)
+        for (lower, upper), g, beta in zip(nodes.bounds, G, best_betas, strict=True)
+    ]
     return Ascent(best_slopes, best_betas, best, score(current, G, averages), points)
+
+
+def split_multiplier(G: np.ndarray) -> np.ndarray:
+    """What an unstable unit keeps for its split: ``max(G, 0)``, 0 where it overflowed.
+
+    A unit with ``G > 0`` has ``alpha G f`` in the bound.  Fixed inactive, with ``beta = alpha G``,
+    or fixed active, with ``beta = (1 - alpha) G``, it has the same: so both halves begin with the
+    bound of their parent, or a better one (`refmmr.reference.branch_and_bound.split`).
+    """
+    return np.where(np.isfinite(G), np.maximum(G, 0), 0).astype(G.dtype)
 
 
 def mean_size(G: np.ndarray, upper: np.ndarray) -> np.ndarray:

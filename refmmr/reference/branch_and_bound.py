@@ -34,16 +34,21 @@ LAST_STEPS = 400
 
 
 def split(nodes: Nodes, units: np.ndarray) -> Nodes:
-    """Fix one unit of each node, given by its number among all N: inactive first, then active."""
+    """Fix one unit of each node, given by its number among all N: inactive first, then active.
+
+    Its multipliers are such that both halves begin with the bound of their parent
+    (`refmmr.reference.ascent.split_multiplier`).
+    """
     n = len(units)
     both = nodes.take(np.repeat(np.arange(n), 2))
     for i, unit in enumerate(np.repeat(units, 2)):
         sign = 2 * (i % 2) - 1
-        for (lower, upper), fixed in zip(both.bounds, both.fixed, strict=True):
+        for (lower, upper), fixed, alpha, beta in zip(*both, strict=True):
             if unit < fixed[i].size:
                 place = (i, *np.unravel_index(unit, fixed[i].shape))
                 fixed[place] = sign
                 (lower if sign > 0 else upper)[place] = 0
+                beta[place] *= 1 - alpha[place] if sign > 0 else alpha[place]
                 break
             unit -= fixed[i].size
     return both

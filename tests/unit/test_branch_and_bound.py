@@ -84,6 +84,23 @@ def test_multipliers_hold_in_their_node():
     assert sorted(map(tuple, flat(nodes.fixed)[:, [3, 14]])) == [(-1, -1), (-1, 1), (1, -1), (1, 1)]
 
 
+@pytest.mark.parametrize("p", NORMS)
+def test_both_halves_begin_with_the_bound_of_their_parent(p):
+    """Where the unit's coefficient is positive; with one hidden layer it is the output weight."""
+    net, around, bounds, _ = case(p, sizes=(6, 12, 3))
+    row = np.array([[1.0, -1.0, 0.0]])
+    best = ascent.ascend(net, around, row, ascent.root(bounds), 20)
+    parent = ascent.root(bounds)._replace(slopes=best.slopes, multipliers=best.multipliers)
+    value = ascent.bound(net, around, row, parent).minimum(around)[0, 0]
+    G = (row @ net.parameters[-1][0])[0]
+    units = np.flatnonzero((bounds[0][0][0] < 0) & (bounds[0][1][0] > 0) & (G > 0))
+    assert len(units) >= 2
+    for unit in units:
+        halves = bb.split(parent, np.array([unit]))
+        found = ascent.bound(net, around, row[[0, 0]], halves).minimum(around)[:, 0]
+        assert (found >= value - 1e-12).all()
+
+
 def test_clipping_in_linf_solves_the_linear_program():
     _, around, _, rng = case(np.inf)
     A, constant, c = rng.normal(size=(7, 6)), rng.normal(size=7), rng.normal(size=6)

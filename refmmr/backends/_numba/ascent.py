@@ -17,7 +17,15 @@ from refmmr.backends._numba import ascent_kernels as kernels
 from refmmr.backends._numba.layers import Buffers, Dense, Layer
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.reference import ascent as reference
-from refmmr.reference.ascent import MOMENTS, TIE, Ascent, Nodes, mean_size, step_length
+from refmmr.reference.ascent import (
+    MOMENTS,
+    TIE,
+    Ascent,
+    Nodes,
+    mean_size,
+    split_multiplier,
+    step_length,
+)
 from refmmr.reference.backward_bound import LinearBound
 from refmmr.reference.ball import Ball
 from refmmr.reference.network import Network
@@ -252,6 +260,8 @@ class _Ascent:
                 G[k], means[k], dtype.type(1 / weights), self.lines[k], slopes[k], dtype.type(TIE),
                 scores[k],
             )  # fmt: skip
+            found = best[count + k]
+            found[:] = np.where(self.lines[k].unstable, split_multiplier(G[k]), found)
         return best, scores
 
     def _relax_back(self, k, rows, factors, products, constant):

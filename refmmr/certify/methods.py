@@ -116,23 +116,29 @@ def _run(method, net, X, y, p, box, goal, options, known=None):
         arguments["goal"] = goal
     # Overflow gives NaN or an infinite error, which prove nothing: a bound of 0, never a wrong one.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        least: np.ndarray | float = 0.0
         if method.guided:
             if known is None and not (method.attacks and goal is not None):
                 limit, begin = options.get("max_seconds"), time.monotonic()
                 deadline = np.inf if limit is None else begin + limit
-                known = _attacked(net, X, y, p, box, deadline, method.attacks)
+                lower, *attacked = _attacked(net, X, y, p, box, deadline, method.attacks)
+                known = attacked[0], attacked[1]
+                if goal is None:  # with one, the lower bound is the goal or 0
+                    least = lower
                 if limit is not None:
                     arguments["max_seconds"] = max(0.0, limit - (time.monotonic() - begin))
             if known is not None:
                 arguments["upper"], arguments["adversarial"] = known
-        return method.load()(net, X, y, p, box, **arguments)
+        found = method.load()(net, X, y, p, box, **arguments)
+        return found._replace(lower=np.maximum(found.lower, least))
 
 
 def _attacked(net, X, y, p, box, deadline, brief):
-    """Distances (n,) and adversarial examples (n, *input_shape) that are known before a search.
+    """What is known before a search: lower bounds (n,), distances (n,) and adversarial examples.
 
-    They are the projections of `region_bounds` where these are minimal, else those of the attack:
-    a brief one first, if it may be, and the whole one for points at which that finds nothing.
+    The bounds are those of `region_bounds`.  The examples are its projections where these are
+    minimal, else those of the attack: a brief one first, if it may be, and the whole one for points
+    at which that finds nothing.
     """
     found = region.region_bounds(net, X, y, p, box)
     upper, adversarial = found.upper.copy(), found.adversarial.copy()
@@ -146,7 +152,7 @@ def _attacked(net, X, y, p, box, deadline, brief):
             nearer = np.flatnonzero(some)[keep]
             upper[nearer], adversarial[nearer] = distances[keep], Z[keep]
         some &= np.isinf(upper)
-    return upper, adversarial
+    return found.lower, upper, adversarial
 
 
 def is_exact(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

@@ -45,6 +45,17 @@ def test_evaluations_that_would_end_too_late_are_not_begun(monkeypatch):
     assert values == [1, 1, 1, -np.inf, -np.inf]
 
 
+@pytest.mark.parametrize("method", ["search", "bab"])
+def test_without_any_time_the_bound_of_the_region_is_returned(method):
+    net = rm.Network.mlp([6, 20, 3], rng=0)
+    X = np.random.default_rng(0).uniform(size=(3, 6))
+    region = rm.certify(net, X, None, 2).lower
+    assert (region > 0).all()
+    found = rm.certify(net, X, None, 2, method=method, max_seconds=1e-9, progress=False)
+    assert (found.lower >= region * (1 - 1e-12)).all()
+    assert (found.lower <= found.upper).all()
+
+
 def test_what_is_proved_by_the_deadline_is_kept():
     """The bracket ends where time is up, at a radius that was certified."""
     net = random_biases(3, 8, 8, 2)

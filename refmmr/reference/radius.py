@@ -91,7 +91,7 @@ def largest_radii(
     # The last three radii and their values, and the last three brackets, the newest first.
     radii, values, widths = np.zeros((3, n)), np.tile(first, (3, 1)), np.full((3, n), np.inf)
     eps = np.minimum(np.where(np.isfinite(tangent), tangent, 1), farthest)
-    open_ = np.arange(n)
+    open_: np.ndarray = np.arange(n)
     for turn in range(EVALUATIONS):
         new, value = eps, np.nan_to_num(find(eps, open_), nan=-np.inf)
         value = np.maximum(value, -STEEPEST * first[open_])

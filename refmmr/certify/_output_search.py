@@ -14,7 +14,7 @@ import numpy as np
 from refmmr import _kernels
 from refmmr._boxes import Box
 from refmmr.certify._leaves import prove_leaves
-from refmmr.certify.bounds import _place, _tree
+from refmmr.certify.bounds import _place, _tree, _unit_trees
 from refmmr.network import Network
 from refmmr.reference.ball import ball
 from refmmr.reference.pgd import project, random_start, steepest
@@ -106,7 +106,7 @@ def _smallest(start, values, lower, width, deadline):
         if not (lower < target and time.monotonic() < deadline):
             break
         values.goal = target
-        tree = _tree_of(start, values, deadline)
+        start, tree = _tree_of(start, values)
         if tree is None:
             break
         if tree.proved:
@@ -119,17 +119,20 @@ def _smallest(start, values, lower, width, deadline):
     return min(lower, values.best)
 
 
-def _tree_of(start, values, deadline):
-    """The tree for whether ``<row, f>`` is above the goal on the whole ball; None out of time."""
+def _tree_of(start, values):
+    """The tree for whether ``<row, f>`` is above the goal on the whole ball; None out of time.
+
+    And the start, with the bounds of the units so far.
+    """
     row = values.row.reshape(start.place.net.logits_shape)
     try:
         tree = _tree.Tree(start, row, values, -values.goal)
+        start, (tree,) = _unit_trees.run(start, [tree])
     except _place.OutOfTimeError:
-        return None
-    tree.run(deadline)
+        return start, None
     if tree.done:
         prove_leaves(tree, start)
-    return tree
+    return start, tree
 
 
 class _Values:

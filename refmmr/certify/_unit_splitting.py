@@ -15,7 +15,7 @@ from refmmr.certify._conjunctions import continued, largest_row
 from refmmr.certify._counterexamples import Examples
 from refmmr.certify._input_terms import carry_inputs
 from refmmr.certify._leaves import prove_leaves
-from refmmr.certify.bounds import _place, _tree
+from refmmr.certify.bounds import _place, _tree, _unit_trees
 from refmmr.network import Network
 from refmmr.reference.ball import ball
 
@@ -95,7 +95,10 @@ class _Clauses:
             )
             start, row = continued(start, net), np.ones(1)
         tree = _tree.Tree(start, row, self.examples, constant)
-        tree.run(start.place.deadline)
+        start, (tree,) = _unit_trees.run(start, [tree])
+        # Other clauses begin with the bounds of the units so far.
+        shared = slice(len(self.start.bounds))
+        self.start = self.start._replace(bounds=start.bounds[shared], forms=start.forms[shared])
         if tree.done:
             prove_leaves(tree, start)
         return tree.proved

@@ -13,6 +13,10 @@ bring it up, the last one without end:
 
 `search` does this until all nodes are proved, or a point with ``f(z) <= 0`` is met (Bunel et al.
 2018).  All bounds that count are backward bounds, with their rounding errors subtracted.
+
+The pre-activation of a unit is such a function, too, of the network that ends at its layer.  Where
+several layers of relaxations are stacked, bounds of units are wide; the production code brings them
+up in the same four steps (`refmmr.certify.bounds._unit_trees`).
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def test_no_stable_unit_is_split_where_floats_overflow(monkeypatch):
     tree = tree_of(net, X[0], 0.3, np.eye(3)[y[0]] - np.eye(3)[(y[0] + 1) % 3], constant=-5.0)
     assert tree._queue
     assert all(part.base is None for node in tree._queue for part in node)  # no view of a batch
-    nodes, _, scores = tree._pop()
+    nodes, _, scores, _ = tree._pop()
     scores[:] = -1
     scores[0, 20] = 0.5
     bound = _tree._kernels.bound

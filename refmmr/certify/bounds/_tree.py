@@ -149,6 +149,7 @@ class Tree:
         self._output_weights = _output_weights(start.place.net, row)
         self._queue: list[tuple[np.ndarray, ...]] = []
         self._values = np.zeros(0)
+        self._stuck = 0.0  # the smallest bound of the nodes in `stuck`, or 0
         self._root(start.bounds)
 
     @property
@@ -157,9 +158,20 @@ class Tree:
         return not (self.refuted or self._queue or self.stuck)
 
     @property
+    def lower(self) -> float:
+        """No point of the ball has a smaller value of the function, where that is at most 0."""
+        return float(min(self._values.min(initial=0), self._stuck))
+
+    @property
     def done(self) -> bool:
         """Nothing is left to split."""
         return self.refuted or not self._queue
+
+    def anew(self, start: Start) -> Tree:
+        """The tree of the same function from another start; it counts the nodes of both."""
+        tree = Tree(start, self.row, self.check, self.constant)
+        tree.nodes += self.nodes
+        return tree
 
     def run(self, deadline: float = np.inf, max_nodes: float = np.inf) -> None:
         """Split nodes until all are proved, a counterexample is found or a limit is reached."""
@@ -208,6 +220,7 @@ class Tree:
             self._push(now)
         else:
             self.stuck.append(np.zeros(0, np.int8))  # an affine function: nothing to split
+            self._stuck = min(self._stuck, float(value))
 
     def _clip_root(self, bounds, c, e):
         """Bounds of all units in a half-space, layer after layer; None if it is empty."""
@@ -240,9 +253,11 @@ class Tree:
 
     def step(self) -> None:
         """Split some nodes, and bound their halves."""
-        nodes, centers, scores = self._pop()
+        nodes, centers, scores, values = self._pop()
         nodes = split(nodes, self._choose(nodes, scores))
         now = self._relax(nodes, np.repeat(centers, 2, axis=0), self._steps)
+        # What holds on a node holds on its halves; few gradient steps can end below it.
+        now = now._replace(values=np.fmax(now.values, np.repeat(values, 2)))
         left = np.flatnonzero(~(now.values > 0))
         if not len(left):
             return
@@ -308,6 +323,7 @@ class Tree:
         scores[(lower >= 0) | (upper <= 0)] = -1
         leaf = scores.max(axis=1, initial=-1) < 0
         self.stuck += list(np.where(lower >= 0, 1, -1).astype(np.int8)[leaf])
+        self._stuck = min(self._stuck, float(now.values[leaf].min(initial=0)))
         keep = np.flatnonzero(~leaf)
         columns = [lower, upper, *parts, now.centers, scores]
         # Copies: a view of one row would keep the arrays of the whole batch.
@@ -315,7 +331,7 @@ class Tree:
         self._values = np.concatenate([self._values, now.values[keep]])
 
     def _pop(self):
-        """The nodes with the smallest bounds; the newest where the queue is large."""
+        """The nodes with the smallest bounds, and these; the newest where the queue is large."""
         count = min(BATCH, len(self._queue))
         size = sum(part.nbytes for part in self._queue[0])
         if size * len(self._queue) > MAX_BYTES:
@@ -328,8 +344,8 @@ class Tree:
         kept = np.ones(len(self._queue), dtype=bool)
         kept[chosen] = False
         self._queue = [self._queue[i] for i in np.flatnonzero(kept)]
-        self._values = self._values[kept]
+        values, self._values = self._values[chosen], self._values[kept]
         lower, upper, fixed, slopes, betas, centers, scores = columns
         bounds = list(zip(unflat(lower, self._shapes), unflat(upper, self._shapes), strict=True))
         fields = [unflat(part, self._shapes) for part in (fixed, slopes, betas)]
-        return Nodes(bounds, *fields), centers, scores
+        return Nodes(bounds, *fields), centers, scores, values

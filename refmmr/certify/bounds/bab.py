@@ -22,7 +22,7 @@ import numpy as np
 
 from refmmr import _examples, _kernels
 from refmmr._examples import Box
-from refmmr.certify.bounds import EXACT, Bounds, _place, _tree
+from refmmr.certify.bounds import EXACT, Bounds, _place, _tree, _unit_trees
 from refmmr.certify.bounds._ball_examples import BallExamples
 from refmmr.certify.bounds._incumbent import Incumbent
 from refmmr.certify.bounds._proofs import Record, complete_proof
@@ -263,7 +263,7 @@ def decide(
 
 
 def _decide(place, x, y, eps, box, max_nodes):
-    net, p, deadline = place.net, place.ball.p, place.deadline
+    net, p = place.net, place.ball.p
     bounds = _kernels.layer_bounds(net, x[None], p, place.ball.radius, box, "crown")[:-1]
     start = _place.start(place, bounds)
     targets = np.array([s for s in range(net.n_classes) if s != y])
@@ -287,10 +287,10 @@ def _decide(place, x, y, eps, box, max_nodes):
     proved = np.array([tree.proved for tree in trees])
     if examples.found is None and not proved.all():
         examples.descents(rows[left[~proved]], RESTARTS)
+    if examples.found is None:
+        start, trees = _unit_trees.run(start, trees, max_nodes)
     radius = eps
     for i, tree in zip(left, trees, strict=False):
-        if examples.found is None:
-            tree.run(deadline, max_nodes)
         if examples.found is not None or not tree.done:
             radius = 0.0
             break

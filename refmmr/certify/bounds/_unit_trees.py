@@ -1,11 +1,10 @@
 """Trees whose hidden units are bounded by trees, too, where relaxations are stacked.
 
 The relaxation of a unit costs as much as its bounds are wide, and behind several layers of
-relaxations they are wide: a margin of a network of four hidden layers that 100,000 nodes leave open
-may be proved at the root once the bounds of the units are nearly exact.  The pre-activation of a
-unit is an output of a shorter network, the layers up to its own, so a tree
-(`refmmr.certify.bounds._tree`) improves its bounds as well, layer after layer.  Tjeng et al. (2019)
-solve a mixed-integer program for each unit instead.
+relaxations they are wide: a margin that a large tree leaves open may be proved at the root once the
+bounds of the units are nearly exact.  The pre-activation of a unit is an output of a shorter
+network, the layers up to its own, so a tree (`refmmr.certify.bounds._tree`) improves its bounds as
+well, layer after layer.  Tjeng et al.  (2019) solve a mixed-integer program for each unit instead.
 """
 
 from __future__ import annotations

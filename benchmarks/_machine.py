@@ -11,6 +11,8 @@ from importlib.util import find_spec
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from refmmr.backends.threads import get_threads
+
 
 def machine() -> dict[str, object]:
     """Processor, cores, date and versions, as they go beside every figure."""
@@ -20,6 +22,7 @@ def machine() -> dict[str, object]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "blas_threads": max((pool["num_threads"] for pool in blas), default=1),
+        "threads": get_threads(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "refmmr": version("refmmr"),

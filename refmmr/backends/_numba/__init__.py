@@ -29,7 +29,7 @@ function of the reference            its twin, in `refmmr.backends._numba`
 ``ascent.bound``                     ``ascent.bound``
 ``envelope.ascend``                  ``envelope.ascend``; ``envelope_kernels``
 ``backward_bound.layer_bounds``      ``backward_bound.layer_bounds``; ``backward_bound_kernels``
-``radius.margin_function``           ``backward_bound.margin_function``
+``radius.margin_function``           ``radius.margin_function``; ``backward_bound.Bounds``
 ``backward_bound.row_bounds``        ``backward_bound.row_bounds``
 ``clipping.clip_nodes``              ``clipping.clip_nodes``; ``ascent_kernels``
 ``enumeration.enumerate_regions``    ``enumeration.enumerate_regions``
@@ -58,6 +58,7 @@ from refmmr.backends._numba import (
     network,
     objective,
     pgd,
+    radius,
     volumes,
     wong_kolter,
 )
@@ -76,6 +77,7 @@ __all__ = [
     "network",
     "objective",
     "pgd",
+    "radius",
     "volumes",
     "wong_kolter",
 ]

@@ -11,7 +11,6 @@ is an image of one pixel.  Only units that intervals leave unstable have rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -31,7 +30,6 @@ from refmmr.backends._numba.backward_bound_kernels import (
 from refmmr.backends._numba.layers import Buffers, Conv, Dense, Layer
 from refmmr.backends._numba.layout import Layout, runs
 from refmmr.reference import backward_bound as reference
-from refmmr.reference import radius
 from refmmr.reference.hyperplanes import dual_norm
 from refmmr.reference.network import Network
 from refmmr.reference.rounding import SMALLEST_NORMAL, backward_factor, rounding_factor
@@ -41,20 +39,6 @@ NUMBERS = 2**18
 
 SAMPLES = 128
 """Samples whose intervals a thread computes together, for the same reason."""
-
-
-@implements("numba", radius.margin_function)
-def margin_function(
-    net: Network,
-    X: np.ndarray,
-    y: np.ndarray,
-    p: float,
-    box: tuple[np.ndarray, np.ndarray] | None,
-    method: str,
-) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Twin of `refmmr.reference.radius.margin_function`."""
-    points = _Points(net, X, p, box, method)
-    return lambda eps, rows: _Bounds(points, eps, rows).margins(y[rows])
 
 
 @implements("numba", reference.row_bounds)
@@ -68,7 +52,7 @@ def row_bounds(
     method: str,
 ) -> np.ndarray:
     """Twin of `refmmr.reference.backward_bound.row_bounds`."""
-    return _Bounds(_Points(net, X, p, box, method), eps).rows(rows)
+    return Bounds(Points(net, X, p, box, method), eps).rows(rows)
 
 
 @implements("numba", reference.layer_bounds)
@@ -81,7 +65,7 @@ def layer_bounds(
     method: str,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Twin of `refmmr.reference.backward_bound.layer_bounds`."""
-    bounds = _Bounds(_Points(net, X, p, box, method), eps)
+    bounds = Bounds(Points(net, X, p, box, method), eps)
     bounds.bound(len(net.affine))
     shapes = [*net.unit_shapes, net.shapes[-1]]
     units = bounds.layout.units
@@ -103,7 +87,7 @@ class _Weights:
         self.sure = np.tile((layer.W >= 0).all(axis=1) & (layer.b >= 0) & behind, copies)
 
 
-class _Points:
+class Points:
     """Points within a box, the layers, and all that does not depend on the radius."""
 
     def __init__(self, net, X, p, box, method):
@@ -133,10 +117,10 @@ class _Points:
         return self.x @ self.layers[0].W.T + self.layers[0].b
 
 
-class _Bounds:
+class Bounds:
     """Bounds, relaxations and magnitudes on balls around some of the points, layer after layer."""
 
-    def __init__(self, points: _Points, eps: np.ndarray, rows: np.ndarray | None = None) -> None:
+    def __init__(self, points: Points, eps: np.ndarray, rows: np.ndarray | None = None) -> None:
         self.points, self.layout, self.layers = points, points.layout, points.layers
         self.net, self.p, self.method, self.factor = (
             points.net, points.p, points.method, points.factor

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import refmmr as rm
 from refmmr import _examples, testing
 from refmmr.certify.bounds import linear, region
-from refmmr.reference import backward_bound, loss, pgd, relaxation
+from refmmr.reference import backward_bound, loss, pgd, radius, relaxation
 from refmmr.testing import exact_network, fractions
 
 NETWORKS = st.one_of(testing.networks(), testing.conv_networks())
@@ -99,7 +99,7 @@ def test_a_relaxation_proves_what_the_region_proves(method, data):
     assume((loss.margins(net.logits(X), y) > 1e8 * margin_errors(net, X)[:, 0]).all())
     proved = region.region_bounds(net, X, y, p, box).lower
     found = linear.relaxed_bounds(net, X, y, p, box, method=method).lower
-    assert (found >= np.minimum(proved, 1e12) * (1 - 2 * linear.PRECISION)).all()
+    assert (found >= np.minimum(proved, 1e12) * (1 - 2 * radius.PRECISION)).all()
 
 
 @pytest.mark.parametrize("method", METHODS)

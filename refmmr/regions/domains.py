@@ -157,8 +157,8 @@ class Slice(AffineDomain):
     """
 
     axis_labels = (
-        "distance along the plane (l_2, from point 1 to point 2)",
-        "distance across (l_2, towards point 3)",
+        "distance along the plane ($l_2$, from point 1 to point 2)",
+        "distance across ($l_2$, towards point 3)",
     )
 
     def __init__(

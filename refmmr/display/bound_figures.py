@@ -87,7 +87,8 @@ def ladder(
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")
        >>> net = rm.Network.mlp([64, 16, 10], rng=0)
-       >>> net, _ = rm.fit(net, data.X_train, data.y_train, batch_size=32, epochs=8, progress=False)
+       >>> options = {"batch_size": 32, "epochs": 8, "progress": False}
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, **options)
        >>> x, y = data.X_test[:1], data.y_test[:1]
        >>> found = {
        ...     method: rm.certify(net, x, y, p=2, method=method, progress=False)
@@ -246,7 +247,8 @@ def robustness_curve(curve: RobustnessCurve, ax: Axes | None = None) -> Axes:
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")
        >>> net = rm.Network.mlp([64, 32, 10], rng=0)
-       >>> net, _ = rm.fit(net, data.X_train, data.y_train, batch_size=32, epochs=8, progress=False)
+       >>> options = {"batch_size": 32, "epochs": 8, "progress": False}
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, **options)
        >>> curve = rm.robustness_curve(
        ...     net, data.X_test[:60], data.y_test[:60], p=2,
        ...     radii=[0.05, 0.1, 0.2, 0.3, 0.4, 0.6],

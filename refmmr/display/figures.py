@@ -260,7 +260,8 @@ def adversarial_examples(
        >>> import refmmr as rm
        >>> data = rm.datasets.load("digits")
        >>> net = rm.Network.mlp([64, 16, 10], rng=0)
-       >>> net, _ = rm.fit(net, data.X_train, data.y_train, batch_size=32, epochs=8, progress=False)
+       >>> options = {"batch_size": 32, "epochs": 8, "progress": False}
+       >>> net, _ = rm.fit(net, data.X_train, data.y_train, **options)
        >>> X, y = data.X_test[:4], data.y_test[:4]
        >>> found = rm.certify(net, X, y, p=2, method="search", max_seconds=2, progress=False)
        >>> classes = net.predict(found.adversarial)

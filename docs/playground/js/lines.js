@@ -73,8 +73,10 @@ export class Editor {
     return this._set({ 2: Math.atan2(v - y, u - x) - Math.PI / 2 });
   }
 
+  // A quick click may come before the drawing that disables the button.
   _add() {
     const { units } = this.state();
+    if (units.length >= MOST) return;
     const t = 2.4 * units.length; // about the golden angle: no two new lines are parallel
     this.change({ units: [...units, [0.5, 0.5, Math.atan2(Math.sin(t), Math.cos(t)), 4, 4]],
       selected: units.length });
@@ -82,6 +84,7 @@ export class Editor {
 
   _remove() {
     const { units, selected } = this.state();
+    if (units.length <= 1) return;
     this.change({ units: units.toSpliced(selected, 1),
       selected: Math.min(selected, units.length - 2) });
   }
